@@ -1,0 +1,1 @@
+"""Detectors: one suspicion score per sample, higher is more suspicious."""

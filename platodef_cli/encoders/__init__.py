@@ -1,0 +1,1 @@
+"""Encoder backends: resolving, checking and running vision encoders, trusted or not."""

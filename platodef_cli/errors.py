@@ -1,0 +1,69 @@
+"""The error tree: one exit code per class, one message per error.
+
+::
+
+    PlatodefError                3
+    ├── UsageError               2   bad argument, policy, file or value given by the user
+    │   └── UnknownNameError     2   a name that is not in a table; lists the choices
+    ├── RefusedError             5   unsafe format, configuration or file; nothing of it was loaded
+    ├── IncompleteError          3   the work could not be completed: memory, crash, disk
+    │   └── HubError             3   network, authorisation, missing repository
+    └── InconclusiveError        4   too little or contradictory evidence for an answer
+
+Messages say what was wrong, with which file or value, and what to do, in one line.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_PASS = 0
+EXIT_FAIL = 1
+EXIT_USAGE = 2
+EXIT_INCOMPLETE = 3
+EXIT_INCONCLUSIVE = 4
+EXIT_REFUSED = 5
+EXIT_INTERRUPTED = 130
+
+
+class PlatodefError(Exception):
+    """Base of every error that platodef raises on purpose."""
+
+    exit_code = EXIT_INCOMPLETE
+
+
+class UsageError(PlatodefError):
+    """An argument, a file or a value that the user gave is wrong."""
+
+    exit_code = EXIT_USAGE
+
+
+class UnknownNameError(UsageError):
+    """A name that is not in its table; the message lists the choices."""
+
+    def __init__(self, kind: str, name: str, choices: Iterable[str]):
+        known = sorted(choices)
+        close = get_close_matches(name, known, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        super().__init__(f"unknown {kind} {name!r}{hint}; choose one of: {', '.join(known)}")
+
+
+class RefusedError(PlatodefError):
+    """A model, configuration or file is unsafe; nothing of it was loaded."""
+
+    exit_code = EXIT_REFUSED
+
+
+class IncompleteError(PlatodefError):
+    """The work could not be completed (memory, disk, a crashed child process)."""
+
+    exit_code = EXIT_INCOMPLETE
+
+
+class HubError(IncompleteError):
+    """The model hub could not be reached, refused, or served something else than asked."""
+
+
+class InconclusiveError(PlatodefError):
+    """The evidence is too small or contradicts itself."""
+
+    exit_code = EXIT_INCONCLUSIVE

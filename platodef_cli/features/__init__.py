@@ -1,0 +1,1 @@
+"""Feature extraction, the feature file and the feature cache."""

@@ -1,0 +1,65 @@
+"""The contracts of the features room: variants of images, and tuples of features."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Variant(Protocol):
+    """A change of images: a trigger, a benign control, or nothing.
+
+    Attributes:
+        name: Unique name; it encodes every parameter that changes the pixels, because the feature
+            cache uses it as its key (``patch-white-0.31-bottom-right``).
+    """
+
+    name: str
+
+    def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
+        """Return the changed images, uint8 ``[B, 3, H, W]``; the input is left untouched.
+
+        Args:
+            pixels: uint8 ``[B, 3, H, W]``, already resized and cropped for one encoder. Sizes and
+                places in a variant are fractions of H and W, so that encoders of different input
+                sizes see the same change.
+            seeds: int64 ``[B]``, one per image and derived from its content, so that random places
+                and noise do not depend on batch size or order, nor on the encoder.
+        """
+
+
+@dataclass(frozen=True)
+class FeatureTuples:
+    """Features of the same N images by the suspect and by M references.
+
+    Attributes:
+        source: float32 ``[N, D_s]``, the suspect.
+        references: name -> float32 ``[N, D_m]``, in a fixed order.
+        labels: int64 ``[N]`` or None.
+        variants: int64 ``[N]`` (0 clean, i > 0 the i-th trigger) or None.
+        metadata: Strings that describe where the features come from (see ``features/file.py``).
+    """
+
+    source: Tensor
+    references: Mapping[str, Tensor]
+    labels: Tensor | None = None
+    variants: Tensor | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.source.shape[0])
+
+    def select(self, rows: Tensor) -> "FeatureTuples":
+        """Return the given rows (index or boolean mask ``[N]``)."""
+        return FeatureTuples(
+            source=self.source[rows],
+            references={name: value[rows] for name, value in self.references.items()},
+            labels=None if self.labels is None else self.labels[rows],
+            variants=None if self.variants is None else self.variants[rows],
+            metadata=self.metadata,
+        )
+
+    def with_source(self, source: Tensor) -> "FeatureTuples":
+        """Return the same tuples with another source feature ``[N, D_s]``."""
+        return FeatureTuples(source, self.references, self.labels, self.variants, self.metadata)

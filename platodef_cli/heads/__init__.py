@@ -1,0 +1,1 @@
+"""The energy, denoiser and ridge heads: definition, training and storage."""

@@ -1,0 +1,1 @@
+"""Image sources: where an audit gets its calibration images from."""

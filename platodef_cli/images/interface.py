@@ -1,0 +1,45 @@
+"""The contract of an image source, beside its table of implementations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """One image, not yet decoded.
+
+    Attributes:
+        id: Stable name inside the source: a relative path, or ``row-000012``.
+        digest: SHA-256 of the encoded bytes (or of the recipe, for generated images), hex.
+        label: Class index, or None where the source has no labels.
+    """
+
+    id: str
+    digest: str
+    label: int | None
+
+
+class ImageSource(Protocol):
+    """An ordered, finite set of images with stable ids.
+
+    Attributes:
+        uri: What the user wrote, made absolute and pinned (``builtin:shapes?seed=0&count=3000``).
+        classes: Class names in label order, or None where there are no labels.
+        refs: The images in a fixed order.
+        skipped: Images that were listed but cannot be used, as ``(id, reason)``; grows while decoding.
+    """
+
+    uri: str
+    classes: tuple[str, ...] | None
+    refs: Sequence[ImageRef]
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image ``index`` to RGB.
+
+        Raises:
+            ImageError: The image is broken, too large or of a format that is not allowed;
+                the message names the image and the reason. Callers count it and go on.
+        """

@@ -1,0 +1,1 @@
+"""Metrics of detection, purification, alignment and the paper's guarantee."""

@@ -1,0 +1,1 @@
+"""What an audit does to an encoder whose trigger is unknown."""

@@ -1,0 +1,1 @@
+"""Purifiers: regenerate the clean source feature from the references."""

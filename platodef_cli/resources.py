@@ -1,0 +1,23 @@
+"""Where the embedded encoders and heads lie: inside the wheel, or in a source checkout."""
+
+from pathlib import Path
+
+from platodef_cli.errors import IncompleteError
+
+_PACKAGE = Path(__file__).resolve().parent
+_PLACES = {
+    "encoders": (_PACKAGE / "_data" / "encoders", _PACKAGE.parent / "examples" / "encoders"),
+    "pretrained_heads": (_PACKAGE / "_data" / "pretrained_heads", _PACKAGE.parent / "pretrained_heads"),
+}
+
+
+def data_dir(name: str) -> Path:
+    """Return the folder of embedded data called ``name`` (``encoders`` or ``pretrained_heads``).
+
+    Raises:
+        IncompleteError: The installation lacks the folder.
+    """
+    for place in _PLACES[name]:
+        if place.is_dir():
+            return place
+    raise IncompleteError(f"the embedded {name} are missing from this installation; reinstall platodef")
