@@ -1,0 +1,254 @@
+"""Frozen results that cross rooms; to and from JSON; no torch.
+
+:class:`AuditReport` is report version 1; ``platodef schema`` prints its JSON Schema.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = "1.0"
+
+Outcome = Literal["pass", "fail", "inconclusive", "refused", "error"]
+Direction = Literal["higher is more suspicious", "lower is more suspicious", "higher is better", "none"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, no unknown fields, no NaN or infinity in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class FileRecord(Record):
+    """One file whose bytes were really read."""
+
+    path: str = Field(description="path inside the model folder, with forward slashes")
+    sha256: str
+    bytes: int
+
+
+class TransformRecord(Record):
+    """Preprocessing of an encoder, completely; its JSON is hashed into the feature cache key."""
+
+    size: tuple[int, int] = Field(description="input height and width, pixels")
+    resize: tuple[int, int] | int = Field(description="(height, width), or the shorter side before the crop")
+    interpolation: str
+    fill: int = 0
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class EncoderRecord(Record):
+    """Identity and provenance of an encoder."""
+
+    name: str = Field(description="short name used in tables and feature files")
+    uri: str = Field(description="what the user asked for, e.g. org/name@revision or a folder")
+    backend: str = Field(description="timm, open_clip or transformers")
+    architecture: str
+    commit: str | None = Field(description="Hub commit, or None for a local folder")
+    dim: int
+    parameters: int
+    pooling: str
+    dtype: str
+    transform: TransformRecord
+    files: tuple[FileRecord, ...]
+    digest: str = Field(description="SHA-256 over the sorted (path, sha256) pairs of all files read")
+    isolated: bool = Field(description="ran in a child process with a memory limit and without a token")
+
+
+class ImageSetRecord(Record):
+    """The images of an audit."""
+
+    uri: str
+    count: int
+    classes: tuple[str, ...] | None
+    digest: str = Field(description="SHA-256 over the image digests in order")
+    skipped: tuple[tuple[str, str], ...] = Field(description="(image id, reason) of unusable images")
+    fit: int = Field(0, description="images that the heads were fitted on (0 with a ready head)")
+    calibration: int = 0
+    test: int = 0
+
+
+class Interval(Record):
+    """A confidence interval."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class Metric(Record):
+    """One measured number, with what it means."""
+
+    name: str
+    value: float | None
+    interval: Interval | None = None
+    direction: Direction = "none"
+    positive: str | None = Field(None, description="the positive class, for AUROC and rates")
+    n_positive: int | None = None
+    n_negative: int | None = None
+    unit: str | None = Field(None, description="fraction, nats, cosine; None for plain numbers")
+
+
+class Histogram(Record):
+    """Counts of one score for several groups over common edges."""
+
+    name: str
+    edges: tuple[float, ...]
+    counts: dict[str, tuple[int, ...]] = Field(description="group (clean, mismatched, a trigger) -> counts")
+    threshold: float | None = None
+
+
+class Threshold(Record):
+    """A calibrated alarm threshold of one detector."""
+
+    detector: str
+    value: float
+    false_positive_rate: float = Field(description="the stated rate that the conformal quantile guarantees")
+    calibration: int = Field(description="number of calibration samples")
+    measured: Metric = Field(description="false positive rate on the clean test images")
+
+
+class ProbeRecord(Record):
+    """What one trigger, control or found trigger did to the suspect and to the references."""
+
+    name: str
+    family: str
+    kind: Literal["trigger", "control", "found"]
+    parameters: dict[str, float | int | str]
+    auroc: dict[str, Metric] = Field(description="detector -> clean against changed test images")
+    flagged: Metric = Field(description="share of changed images over the threshold of the deciding detector")
+    collapse: Metric = Field(description="mean pairwise cosine of the suspect's standardised features")
+    control_collapse: dict[str, float] = Field(description="the same for every reference")
+    effect: Metric = Field(description="mean shift of the suspect's features, in clean standard deviations")
+    concentration: Metric | None = Field(None, description="largest share of one predicted class (labels only)")
+    concentration_class: str | None = None
+    poisoned_accuracy: Metric | None = Field(None, description="PA without defence (labels only)")
+    purified_accuracy: Metric | None = Field(None, description="PA of purified features (labels only)")
+    suspicious: bool = Field(description="crossed the limits of the policy")
+
+
+class SearchRecord(Record):
+    """One trigger search on one encoder."""
+
+    encoder: str
+    role: Literal["suspect", "control"]
+    kind: str = Field(description="patch or universal")
+    budget: str = Field(description="size of the patch or maximum norm, e.g. 5px, 4/255")
+    place: str | None = Field(None, description="position of the best patch")
+    steps: int
+    collapse: float = Field(description="mean pairwise cosine reached on held-out images")
+    score: float = Field(description="the statistic that the verdict compares with its limit")
+
+
+class FoundTrigger(Record):
+    """The trigger that the search found on the suspect, as evidence."""
+
+    kind: str
+    budget: str
+    place: str | None
+    picture: str = Field(description="the trigger on mid-grey, PNG, base64")
+    examples: tuple[str, ...] = Field(description="example images with the trigger, PNG, base64")
+
+
+class AlignmentRecord(Record):
+    """Alignment of two encoders, with its permutation null."""
+
+    first: str
+    second: str
+    measure: Literal["cka", "cknna"]
+    value: float
+    null_mean: float
+    null_high: float = Field(description="largest value among the permutations")
+    p_value: float
+    n: int
+    k: int | None = None
+
+
+class ProbeAccuracy(Record):
+    """Linear-probe accuracy of one way to use the features (needs labels)."""
+
+    defence: str = Field(description="none, purify all, purify flagged, ... with the purifier's name")
+    trigger: str
+    clean_accuracy: Metric
+    poisoned_accuracy: Metric
+    attack_success: Metric = Field(description="non-target images sent to the concentration class")
+    baseline_success: Metric = Field(description="the same on clean images")
+    target: str
+
+
+class Reason(Record):
+    """Why the verdict is what it is."""
+
+    id: str = Field(description="stable name, e.g. search-patch, battery-ctrl, alignment")
+    outcome: Outcome
+    message: str
+    metric: str | None = None
+    value: float | None = None
+    limit: float | None = None
+
+
+class Finding(Record):
+    """Something that the reader should know and act on."""
+
+    id: str
+    severity: Literal["high", "medium", "low", "info"]
+    message: str
+    waived: bool = False
+
+
+class HeadRecord(Record):
+    """The heads that scored the suspect."""
+
+    name: str
+    origin: Literal["fitted", "cached", "loaded"]
+    digest: str
+    trained_on: str
+    fit_samples: int
+    preset: str
+    metrics: tuple[Metric, ...] = ()
+
+
+class Timing(Record):
+    """The only part of a report that differs between two runs with the same seed."""
+
+    started: str
+    finished: str
+    seconds: dict[str, float] = Field(description="step -> wall seconds")
+    peak_memory_mb: float | None = None
+    cache_hits: int = 0
+    cache_misses: int = 0
+
+
+class AuditReport(Record):
+    """Report version 1."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: str = "platodef"
+    tool_version: str
+    verdict: Outcome
+    exit_code: int
+    summary: str = Field(description="the last line on stderr: verdict, code and the deciding reason")
+    reasons: tuple[Reason, ...]
+    findings: tuple[Finding, ...] = ()
+    waivers: tuple[str, ...] = ()
+    not_examined: tuple[str, ...] = Field((), description="what was not looked at, and why; never 'clean'")
+    warnings: tuple[str, ...] = ()
+    target: EncoderRecord
+    references: tuple[EncoderRecord, ...]
+    images: ImageSetRecord
+    head: HeadRecord | None = None
+    seed: int
+    policy: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    configuration: dict[str, float | int | str | bool | None | tuple[str, ...]] = Field(default_factory=dict)
+    libraries: dict[str, str] = Field(default_factory=dict)
+    device: str
+    metrics: tuple[Metric, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
+    probes: tuple[ProbeRecord, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
+    found: FoundTrigger | None = None
+    alignment: tuple[AlignmentRecord, ...] = ()
+    accuracy: tuple[ProbeAccuracy, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+    timing: Timing
