@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from platodef_cli.errors import UsageError
+from platodef_cli.images.counter import uniform
 from platodef_cli.images.interface import ImageRef
 
 Floats = NDArray[np.floating[Any]]  # float32 throughout; the type checker cannot see it
@@ -41,7 +42,6 @@ MAX_INDEX = 2**62
 _CLUTTER = 5
 _FIELDS = 32  # uniform numbers of one scene, before those of the clutter
 _CLUTTER_FIELDS = 8
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _PIXEL_STREAM = 1_000_000  # the noise of single pixels must not repeat the numbers of the scene
 
 
@@ -70,21 +70,6 @@ class Scene:
     uniform: Floats
 
 
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return the finaliser of SplitMix64 (Steele et al. 2014), a bijection of 64-bit words."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def _uniform(seed: int, indices: NDArray[np.uint64], start: int, count: int) -> Floats:
-    """Return ``[B, count]`` numbers in [0, 1), numbers ``start..start+count`` of each image."""
-    keys = _mix(_mix(np.asarray([seed], np.uint64) + _GOLDEN) + indices * _GOLDEN)
-    counter = np.arange(start + 1, start + count + 1, dtype=np.uint64) * _GOLDEN
-    words = _mix(keys[:, None] + counter)
-    return (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
-
-
 def _colour(lightness: Floats, saturation: Floats, hue: Floats) -> Floats:
     """Return RGB ``[B, 3]`` from three ``[B]`` in 0..1: a cosine wheel around the grey axis."""
     phase = hue[:, None] + np.asarray([0, 1 / 3, 2 / 3], np.float32)
@@ -103,7 +88,7 @@ def scenes(seed: int, indices: ArrayLike) -> Scene:
         raise UsageError(f"builtin:shapes seed={seed} is out of range; give 0 to {MAX_INDEX - 1}")
     if ids.size and not (ids.min() >= 0 and ids.max() < MAX_INDEX):
         raise UsageError(f"builtin:shapes index is out of range; give 0 to {MAX_INDEX - 1}")
-    u = _uniform(seed, ids.astype(np.uint64), 0, _FIELDS + _CLUTTER * _CLUTTER_FIELDS)
+    u = uniform(seed, ids, _FIELDS + _CLUTTER * _CLUTTER_FIELDS)
     radius = 0.42 + 0.26 * u[:, 2]
     reach = (1 - 0.8 * radius)[:, None]
     # The shape differs from its background by a least lightness, or its kind could not be seen.
@@ -228,12 +213,12 @@ def _object(canvas: Floats, scene: Scene, x: Floats, y: Floats, noise: Floats, p
     _paint(canvas, colour, cover)
 
 
-def _render_block(seed: int, ids: NDArray[np.uint64], scene: Scene, size: int) -> NDArray[np.uint8]:
+def _render_block(seed: int, ids: NDArray[np.int64], scene: Scene, size: int) -> NDArray[np.uint8]:
     u = scene.uniform[:, :, None, None]
     pixel = 2 / size
     line = ((np.arange(size, dtype=np.float32) + 0.5) * pixel - 1).astype(np.float32)
     x, y = line[None, None, :], line[None, :, None]
-    noise = _uniform(seed, ids, _PIXEL_STREAM, size * size).reshape(-1, size, size)
+    noise = uniform(seed, ids, size * size, start=_PIXEL_STREAM).reshape(-1, size, size)
 
     turn = 2 * np.pi * u[:, 15]
     ramp = (x * np.cos(turn) + y * np.sin(turn)) * (0.25 * u[:, 16])
@@ -267,7 +252,7 @@ def render(seed: int, indices: ArrayLike, size: int = 32) -> tuple[NDArray[np.ui
     block = max(1, 128 * 32 * 32 // (size * size))  # the working set of a block stays in the cache
     for start in range(0, len(ids), block):
         rows = ids[start : start + block]
-        pixels[start : start + block] = _render_block(seed, rows.astype(np.uint64), scenes(seed, rows), size)
+        pixels[start : start + block] = _render_block(seed, rows, scenes(seed, rows), size)
     return pixels, labels
 
 
