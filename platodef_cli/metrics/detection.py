@@ -1,0 +1,195 @@
+"""Detection metrics: AUROC with DeLong's interval, rates with exact intervals, histograms.
+
+Scores follow the contract of the detectors: higher is more suspicious.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, expit, logit, ndtri
+from scipy.stats import rankdata
+from torch import Tensor
+
+from platodef_cli.errors import InconclusiveError, UsageError
+from platodef_cli.records import Direction, Histogram, Interval, Metric
+
+Scores: TypeAlias = "Tensor | NDArray[Any] | Sequence[float]"
+Array: TypeAlias = NDArray[np.float64]
+
+
+def auroc(negative_scores: Scores, positive_scores: Scores) -> float:
+    """Return the area under the ROC curve, exactly, in O(n log n).
+
+    It is the probability that a random positive scores higher than a random negative; a tie counts
+    one half (Mann and Whitney 1947).
+
+    Args:
+        negative_scores: ``[n]``, infinities allowed.
+        positive_scores: ``[m]``.
+
+    Raises:
+        InconclusiveError: One of the groups is empty.
+        UsageError: A score is NaN.
+    """
+    negative, positive = _scores(negative_scores, "negative"), _scores(positive_scores, "positive")
+    if not len(negative) or not len(positive):
+        raise InconclusiveError(
+            f"AUROC needs scores of both groups, got {len(negative)} negative and {len(positive)} positive"
+        )
+    return float(_placements(negative, positive)[1].mean())
+
+
+def auroc_metric(
+    negative_scores: Scores,
+    positive_scores: Scores,
+    level: float = 0.95,
+    *,
+    name: str = "auroc",
+    positive: str = "triggered",
+) -> Metric:
+    """Return the AUROC with DeLong's confidence interval (DeLong, DeLong and Clarke-Pearson 1988).
+
+    The interval is symmetric on the logit scale, so it stays in [0, 1]. Where the estimated variance
+    is 0 (an AUROC of 0 or 1, or all scores tied), DeLong's interval is empty; then the interval is the
+    exact binomial one of the smaller group's size.
+
+    Args:
+        negative_scores: ``[n]``.
+        positive_scores: ``[m]``.
+        level: Confidence level.
+        name: Name of the metric.
+        positive: Name of the positive class.
+
+    Returns:
+        The metric; its value is None where one of the groups is empty.
+
+    Raises:
+        UsageError: A score is NaN.
+    """
+    low, high = _scores(negative_scores, "negative"), _scores(positive_scores, "positive")
+    value, interval = None, None
+    if len(low) and len(high):
+        value, interval = _delong(low, high, level)
+    return Metric(
+        name=name,
+        value=value,
+        interval=interval,
+        direction="none",
+        positive=positive,
+        n_positive=len(high),
+        n_negative=len(low),
+        unit="fraction",
+    )
+
+
+def rate_metric(
+    k: int,
+    n: int,
+    level: float = 0.95,
+    *,
+    name: str = "rate",
+    positive: str | None = None,
+    direction: Direction = "none",
+) -> Metric:
+    """Return the rate ``k / n`` with the exact binomial interval (Clopper and Pearson 1934).
+
+    The value is None where ``n`` is 0. ``n_positive`` is k and ``n_negative`` n - k.
+
+    Raises:
+        UsageError: ``k`` is not in ``0..n``.
+    """
+    if not 0 <= k <= n:
+        raise UsageError(f"the rate {name!r} counts {k} of {n}; the count must lie between 0 and {n}")
+    return Metric(
+        name=name,
+        value=k / n if n else None,
+        interval=_clopper_pearson(k, n, level) if n else None,
+        direction=direction,
+        positive=positive,
+        n_positive=k,
+        n_negative=n - k,
+        unit="fraction",
+    )
+
+
+def histogram(
+    groups: Mapping[str, Scores], bins: int = 24, *, name: str = "score", threshold: float | None = None
+) -> Histogram:
+    """Return the counts of every group over common, evenly spaced edges.
+
+    The edges span the 1 to 99 % quantiles of every group (and the threshold), so that a few
+    extreme scores do not squeeze the rest into one bin; scores beyond are counted in the end bins.
+
+    Args:
+        groups: Name -> scores ``[n]``; infinities are counted in the end bins.
+        bins: Number of bins.
+        name: Name of the score.
+        threshold: Alarm threshold to carry along.
+
+    Raises:
+        UsageError: A score is NaN, or ``bins`` is below 1.
+    """
+    if bins < 1:
+        raise UsageError(f"a histogram needs at least one bin, got {bins}")
+    scores = {group: _scores(values, group) for group, values in groups.items()}
+    spans = [np.quantile(finite, [0.01, 0.99]) for finite in map(_finite, scores.values()) if len(finite)]
+    limits = np.concatenate(spans or [np.zeros(1)])
+    if threshold is not None and np.isfinite(threshold):
+        limits = np.append(limits, threshold)
+    low, high = float(limits.min()), float(limits.max())
+    # A constant score still needs bins that differ in floating point.
+    margin = max(abs(low), abs(high), 1e-6) * 1e-3 if high - low <= 1e-9 * max(abs(low), abs(high)) else 0.0
+    edges = np.linspace(low - margin, high + margin, bins + 1)
+    counts = {
+        group: tuple(int(count) for count in np.histogram(values.clip(edges[0], edges[-1]), edges)[0])
+        for group, values in scores.items()
+    }
+    return Histogram(name=name, edges=tuple(float(e) for e in edges), counts=counts, threshold=threshold)
+
+
+def _scores(values: Scores, group: str) -> Array:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    if np.isnan(array).any():
+        raise UsageError(f"{int(np.isnan(array).sum())} of {len(array)} {group} scores are NaN")
+    return array
+
+
+def _finite(values: Array) -> Array:
+    return values[np.isfinite(values)]
+
+
+def _placements(negative: Array, positive: Array) -> tuple[Array, Array]:
+    """Return the placement values ``[n]`` of the negatives and ``[m]`` of the positives.
+
+    A positive's placement is the share of negatives below it, a negative's the share of positives
+    above it, ties counting one half; from mid-ranks (Sun and Xu 2014).
+    """
+    n, m = len(negative), len(positive)
+    pooled = rankdata(np.concatenate([negative, positive]))
+    above = (pooled[n:] - rankdata(positive)) / n
+    below = 1 - (pooled[:n] - rankdata(negative)) / m
+    return below, above
+
+
+def _delong(negative: Array, positive: Array, level: float) -> tuple[float, Interval]:
+    n, m = len(negative), len(positive)
+    below, above = _placements(negative, positive)
+    value = float(above.mean())
+    variance = sum(float(part.var(ddof=1)) / len(part) if len(part) > 1 else 0.25 for part in (below, above))
+    if variance < 1e-15 or not 0 < value < 1:
+        size = min(n, m)
+        return value, _clopper_pearson(value * size, size, level)
+    half = float(ndtri((1 + level) / 2)) * variance**0.5 / (value * (1 - value))
+    centre = float(logit(value))
+    return value, Interval(low=float(expit(centre - half)), high=float(expit(centre + half)), level=level)
+
+
+def _clopper_pearson(k: float, n: int, level: float) -> Interval:
+    tail = (1 - level) / 2
+    low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return Interval(low=low, high=high, level=level)
