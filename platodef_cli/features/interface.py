@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Variant(Protocol):
-    """A change of images: a trigger, a benign control, or nothing.
+    """A change of images: a trigger, a benign control, or nothing."""
 
-    Attributes:
-        name: Unique name; it encodes every parameter that changes the pixels, because the feature
-            cache uses it as its key (``patch-white-0.31-bottom-right``).
-    """
+    @property
+    def name(self) -> str:
+        """Unique name, the key of the feature cache: it encodes every parameter that changes the pixels.
 
-    name: str
+        For example ``patch-white-0.3125-bottom-right``.
+        """
 
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Return the changed images, uint8 ``[B, 3, H, W]``; the input is left untouched.
