@@ -1,1 +1,12 @@
-"""Report formats."""
+"""Report formats: one file per format, one row per file in the table."""
+
+from platodef_cli.registry import Table
+
+REPORTS = Table(
+    "report format",
+    {
+        "terminal": "platodef_cli.report.terminal:render",
+        "json": "platodef_cli.report.json:render",
+        "markdown": "platodef_cli.report.markdown:render",
+    },
+)

@@ -1,0 +1,315 @@
+"""The sections of a report that show measurements."""
+
+from collections.abc import Iterable, Sequence
+
+from platodef_cli.records import AuditReport, Metric, ProbeRecord, SearchRecord
+from platodef_cli.report.blocks import Block, Bullets, Column, Drawing, Grid, Section
+from platodef_cli.report.histogram import draw
+from platodef_cli.report.text import compact, measured, number, percent, short_interval
+
+_MAX_DETECTORS_WITH_INTERVAL = 3
+_MAX_CONTROLS = 4
+
+
+def _auroc_level(metrics: Iterable[Metric]) -> str:
+    level = next((metric.interval.level for metric in metrics if metric.interval), 0.95)
+    return f"{100 * level:.0f} %"
+
+
+def _detectors(probes: Sequence[ProbeRecord]) -> list[str]:
+    return list(dict.fromkeys(name for probe in probes for name in probe.auroc))
+
+
+def _strength(probe: ProbeRecord) -> tuple[bool, float, float]:
+    """Order probes of a family: suspicious first, then by the share flagged, then by AUROC."""
+    best = max((metric.value or 0.0 for metric in probe.auroc.values()), default=0.0)
+    return probe.suspicious, probe.flagged.value or 0.0, best
+
+
+def worst_of_each_family(probes: Sequence[ProbeRecord]) -> list[tuple[ProbeRecord, int]]:
+    """Return every suspicious probe and the strongest of each other family, with the family's size."""
+    families: dict[str, list[ProbeRecord]] = {}
+    for probe in probes:
+        families.setdefault(probe.family, []).append(probe)
+    shown = []
+    for family in families.values():
+        ranked = sorted(family, key=_strength, reverse=True)
+        keep = [probe for probe in ranked if probe.suspicious] or ranked[:1]
+        shown += [(probe, len(family)) for probe in keep]
+    return shown
+
+
+def _probe_grids(
+    probes: Sequence[ProbeRecord], detectors: Sequence[str], *, details: bool
+) -> tuple[Block, ...]:
+    chosen = [(probe, 1) for probe in probes] if details else worst_of_each_family(probes)
+    if not chosen:
+        return ()
+    names = [
+        probe.name if details or tried == 1 or probe.suspicious else f"{probe.name} (worst of {tried})"
+        for probe, tried in chosen
+    ]
+    alarms = frozenset(row for row, (probe, _) in enumerate(chosen) if probe.suspicious)
+    with_interval = len(detectors) <= _MAX_DETECTORS_WITH_INTERVAL
+    detection = Grid(
+        (Column("change", numeric=False), *(Column(name) for name in detectors), Column("flagged")),
+        tuple(
+            (
+                name,
+                *(
+                    short_interval(probe.auroc.get(detector))
+                    if with_interval
+                    else number(probe.auroc[detector].value if detector in probe.auroc else None)
+                    for detector in detectors
+                ),
+                percent(probe.flagged.value),
+            )
+            for name, (probe, _) in zip(names, chosen, strict=True)
+        ),
+        alarms,
+    )
+    return detection, _effect_grid(names, [probe for probe, _ in chosen], alarms)
+
+
+def _effect_grid(names: Sequence[str], probes: Sequence[ProbeRecord], alarms: frozenset[int]) -> Grid:
+    """What the changes do to the features themselves; the columns about labels only where there are any."""
+    labelled = any(probe.concentration is not None for probe in probes)
+    columns = [
+        Column("change", numeric=False),
+        Column("shift"),
+        Column("collapse"),
+        Column("refs"),
+    ]
+    if labelled:
+        columns += [Column("one class"), Column("PA"), Column("purified")]
+    rows = []
+    for name, probe in zip(names, probes, strict=True):
+        row = [
+            name,
+            number(probe.effect.value),
+            number(probe.collapse.value),
+            number(max(probe.control_collapse.values(), default=None)),
+        ]
+        if labelled:
+            share = "–" if probe.concentration is None else percent(probe.concentration.value)
+            row += [
+                f"{share} {probe.concentration_class or ''}".rstrip(),
+                "–" if probe.poisoned_accuracy is None else percent(probe.poisoned_accuracy.value),
+                "–" if probe.purified_accuracy is None else percent(probe.purified_accuracy.value),
+            ]
+        rows.append(tuple(row))
+    return Grid(tuple(columns), tuple(rows), alarms)
+
+
+def detection(report: AuditReport, *, details: bool) -> list[Section]:
+    """Return triggers, controls and the validation of the heads: three sections, never mixed."""
+    detectors = _detectors(report.probes)
+    level = _auroc_level(metric for probe in report.probes for metric in probe.auroc.values())
+    by_kind = {
+        kind: [probe for probe in report.probes if probe.kind == kind]
+        for kind in ("found", "trigger", "control")
+    }
+    legend = (
+        "shift: distance moved, in clean standard deviations. collapse: mean pairwise cosine of the "
+        "changed features, 0 when clean. refs: the largest collapse among the references."
+    )
+    if any(probe.concentration is not None for probe in report.probes):
+        legend += " one class: share of images sent to it. PA: accuracy on changed images, then purified."
+    triggers = _probe_grids([*by_kind["found"], *by_kind["trigger"]], detectors, details=details)
+    controls = _probe_grids(by_kind["control"], detectors, details=details)
+    validation = _head_validation(report)
+    return [
+        Section(
+            "Triggers: clean against triggered test images",
+            f"AUROC with its {level} interval, higher is more suspicious; flagged: share over the threshold.",
+            (*triggers, Bullets((legend,))) if triggers else (),
+        ),
+        Section(
+            "Benign controls: clean against harmless changes of equal strength",
+            "A detector that also fires here has found nothing.",
+            controls,
+        ),
+        Section(
+            "Heads: matched against mismatched tuples",
+            "Validates the heads; says nothing about triggers.",
+            validation,
+        ),
+        Section(
+            "Thresholds", "False positive rate, stated and measured on clean images.", _thresholds(report)
+        ),
+    ]
+
+
+def is_validation(metric: Metric) -> bool:
+    """Return whether a metric compares matched with mismatched tuples."""
+    return metric.positive == "mismatched"
+
+
+def _head_validation(report: AuditReport) -> tuple[Block, ...]:
+    head_metrics = report.head.metrics if report.head else ()
+    chosen = [metric for metric in (*report.metrics, *head_metrics) if is_validation(metric)]
+    return _metric_grid(chosen)
+
+
+def _metric_grid(metrics: Sequence[Metric]) -> tuple[Block, ...]:
+    unique = list(dict.fromkeys(metrics))
+    if not unique:
+        return ()
+    rows = tuple(
+        (
+            metric.name,
+            measured(metric),
+            "–" if metric.n_positive is None and metric.n_negative is None else _sample_size(metric),
+        )
+        for metric in unique
+    )
+    return (Grid((Column("measure", numeric=False), Column("value"), Column("n")), rows),)
+
+
+def _sample_size(metric: Metric) -> str:
+    return " + ".join(str(count) for count in (metric.n_positive, metric.n_negative) if count is not None)
+
+
+def _thresholds(report: AuditReport) -> tuple[Block, ...]:
+    if not report.thresholds:
+        return ()
+    rows = tuple(
+        (
+            threshold.detector,
+            compact(threshold.value),
+            percent(threshold.false_positive_rate),
+            measured(threshold.measured),
+            str(threshold.calibration),
+        )
+        for threshold in report.thresholds
+    )
+    columns = (
+        Column("detector", numeric=False),
+        Column("alarm above"),
+        Column("stated"),
+        Column("measured on test images"),
+        Column("calibrated on"),
+    )
+    return (Grid(columns, rows),)
+
+
+def histograms(report: AuditReport, *, width: int) -> list[Section]:
+    """Return one drawing per histogram."""
+    return [
+        Section(
+            f"Histogram: {histogram.name}",
+            "Each group is scaled to its own peak.",
+            (Drawing(tuple(draw(histogram, width))),),
+        )
+        for histogram in report.histograms
+        if len(histogram.edges) > 1 and histogram.counts
+    ]
+
+
+def searches(report: AuditReport) -> list[Section]:
+    """Return the trigger search, the suspect against every control encoder under the same budget."""
+    controls = list(dict.fromkeys(record.encoder for record in report.searches if record.role == "control"))
+    shown = controls[:_MAX_CONTROLS]
+    groups: dict[tuple[str, str], list[SearchRecord]] = {}
+    for record in report.searches:
+        groups.setdefault((record.kind, record.budget), []).append(record)
+    rows = []
+    for (kind, budget), records in groups.items():
+        suspect = next((record for record in records if record.role == "suspect"), None)
+        cells = [f"{kind} {budget}" + (f" at {suspect.place}" if suspect and suspect.place else "")]
+        cells.append("–" if suspect is None else number(suspect.collapse))
+        for name in shown:
+            values = [record.collapse for record in records if record.encoder == name]
+            cells.append(number(max(values, default=None)))
+        cells.append("–" if suspect is None else number(suspect.score))
+        rows.append(tuple(cells))
+    if not rows:
+        return []
+    columns = (
+        Column("search", numeric=False),
+        Column("suspect"),
+        *(Column(name) for name in shown),
+        Column("score"),
+    )
+    note = "Largest collapse reached on held-out images; score: the statistic that the verdict uses."
+    if len(controls) > len(shown):
+        note += f" {len(controls) - len(shown)} more controls are in the JSON report."
+    blocks: list[Block] = [Grid(columns, tuple(rows))]
+    if report.found is not None:
+        place = f" at {report.found.place}" if report.found.place else ""
+        blocks.append(
+            Bullets(
+                (
+                    f"found: a {report.found.kind} of {report.found.budget}{place}; its picture and "
+                    f"{len(report.found.examples)} examples are in the JSON report (found.picture, PNG).",
+                )
+            )
+        )
+    return [Section("Trigger search: the suspect against its controls", note, tuple(blocks))]
+
+
+def accuracy(report: AuditReport) -> list[Section]:
+    """Return linear-probe accuracies with and without defence."""
+    rows = tuple(
+        (
+            entry.defence,
+            entry.trigger,
+            percent(entry.clean_accuracy.value),
+            percent(entry.poisoned_accuracy.value),
+            percent(entry.attack_success.value),
+            percent(entry.baseline_success.value),
+        )
+        for entry in report.accuracy
+    )
+    if not rows:
+        return []
+    columns = (
+        Column("defence", numeric=False),
+        Column("trigger", numeric=False),
+        Column("CA"),
+        Column("PA"),
+        Column("ASR"),
+        Column("clean ASR"),
+    )
+    targets = sorted({entry.target for entry in report.accuracy})
+    note = (
+        "CA, PA: accuracy on clean and triggered images. ASR: non-target images sent to "
+        f"{', '.join(targets)}; clean ASR: the same without trigger."
+    )
+    return [Section("Purification: linear-probe accuracy", note, (Grid(columns, rows),))]
+
+
+def alignment(report: AuditReport) -> list[Section]:
+    """Return CKA and CKNNA beside their permutation null."""
+    rows = tuple(
+        (
+            f"{entry.first} – {entry.second}",
+            entry.measure.upper() + (f" k={entry.k}" if entry.k else ""),
+            number(entry.value, 3),
+            number(entry.null_mean, 3),
+            number(entry.null_high, 3),
+            compact(round(entry.p_value, 4)),
+            str(entry.n),
+        )
+        for entry in report.alignment
+    )
+    if not rows:
+        return []
+    columns = (
+        Column("encoders", numeric=False),
+        Column("measure", numeric=False),
+        Column("value"),
+        Column("null mean"),
+        Column("null max"),
+        Column("p"),
+        Column("n"),
+    )
+    note = "Compare a value with its null only, never across n or k."
+    return [Section("Alignment", note, (Grid(columns, rows),))]
+
+
+def measurements(report: AuditReport) -> list[Section]:
+    """Return the guarantee and every other metric that has no table of its own."""
+    rest = [metric for metric in report.metrics if not is_validation(metric)]
+    blocks: tuple[Block, ...] = _metric_grid(rest)
+    return [Section("Guarantee and other measurements", "", blocks)]

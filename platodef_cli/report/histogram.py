@@ -1,0 +1,79 @@
+"""Histograms drawn with block characters, one panel per group over a common axis."""
+
+from collections.abc import Sequence
+
+from platodef_cli.records import Histogram
+from platodef_cli.report.text import compact, percent
+
+_LEVELS = " ▁▂▃▄▅▆▇█"
+_PANEL_HEIGHT = 3
+
+
+def _columns(counts: Sequence[int], width: int) -> list[float]:
+    """Spread or merge bins to at most ``width`` columns; the total count is kept."""
+    merge = -(-len(counts) // width)
+    merged = [sum(counts[start : start + merge]) for start in range(0, len(counts), merge)]
+    repeat = max(1, width // len(merged))
+    return [count / repeat for count in merged for _ in range(repeat)]
+
+
+def share_above(counts: Sequence[int], edges: Sequence[float], threshold: float) -> float:
+    """Return the share of a group over the threshold, the bin that holds it divided in proportion."""
+    above = 0.0
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        if low >= threshold:
+            above += count
+        elif high > threshold:
+            above += count * (high - threshold) / (high - low)
+    return above / max(1, sum(counts))
+
+
+def _panel(columns: Sequence[float], marker: int | None) -> list[str]:
+    """Draw one group, tallest column full height; an empty cell at the threshold shows a line."""
+    top = max(columns) or 1.0
+    # A column that holds anything at all shows at least the lowest block.
+    eighths = [max(1, round(8 * _PANEL_HEIGHT * value / top)) if value else 0 for value in columns]
+    rows = []
+    for row in reversed(range(_PANEL_HEIGHT)):
+        cells = [_LEVELS[min(8, max(0, level - 8 * row))] for level in eighths]
+        if marker is not None and cells[marker] == " ":
+            cells[marker] = "┊"
+        rows.append("".join(cells).rstrip())
+    return rows
+
+
+def _axis(edges: Sequence[float], width: int, marker: int | None, threshold: float | None) -> list[str]:
+    """Draw the axis with its two ends and the threshold labelled."""
+    line = ["─"] * width
+    labels = [" "] * width
+    low, high = compact(edges[0]), compact(edges[-1])
+    labels[: len(low)] = low
+    labels[width - len(high) :] = high
+    if marker is not None and threshold is not None:
+        line[marker] = "┴"
+        text = f"alarm above {compact(threshold)}"
+        start = max(len(low) + 1, min(marker - len(text) // 2, width - len(high) - 1 - len(text)))
+        labels[start : start + len(text)] = text
+    return ["".join(line), "".join(labels[:width]).rstrip()]
+
+
+def draw(histogram: Histogram, width: int) -> list[str]:
+    """Return the lines of the drawing, each at most ``width`` columns.
+
+    Every group is scaled to its own peak, so that groups of different size can be compared by shape
+    and place; the number of samples and the share over the threshold stand beside its name.
+    """
+    edges, threshold = histogram.edges, histogram.threshold
+    lines: list[str] = []
+    columns_used = len(_columns([0] * (len(edges) - 1), width))
+    marker = None
+    if threshold is not None and edges[0] <= threshold <= edges[-1] and edges[-1] > edges[0]:
+        place = (threshold - edges[0]) / (edges[-1] - edges[0])
+        marker = min(columns_used - 1, int(place * columns_used))
+    for group, counts in histogram.counts.items():
+        note = f"n = {sum(counts)}"
+        if threshold is not None:
+            note += f", {percent(share_above(counts, edges, threshold))} over the threshold"
+        lines.append(f"{group} ({note})")
+        lines += _panel(_columns(counts, width), marker)
+    return lines + _axis(edges, columns_used, marker, threshold)

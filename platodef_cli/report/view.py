@@ -1,0 +1,166 @@
+"""What a report for people contains, in order, before any format: sections of facts, tables, drawings.
+
+Terminal and Markdown draw the same sections, so that neither can leave something out. Nothing here is
+escaped yet: a format must pass every string through its own escaping.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from platodef_cli.records import AuditReport, Outcome
+from platodef_cli.report import evidence
+from platodef_cli.report.blocks import Bullets, Facts, Section
+from platodef_cli.report.text import compact, size
+
+HEADLINES: dict[Outcome, str] = {
+    "pass": "no tested indicator crossed its limit",
+    "fail": "the encoder is suspicious",
+    "inconclusive": "no answer: the evidence is too small or contradicts itself",
+    "refused": "refused: nothing of the encoder was loaded",
+    "error": "the audit could not be completed",
+}
+MARKS: dict[Outcome, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?", "refused": "✗", "error": "!"}
+_ORDER: tuple[Outcome, ...] = ("refused", "error", "inconclusive", "fail", "pass")
+
+MEANING = (
+    "A pass means that no tested indicator crossed its limit on these images with these references. "
+    "It does not mean that the encoder is safe: triggers that were not tried, triggers that only act "
+    "downstream, and everything under 'Not examined' remain possible.",
+    "A failure means that a small change of the images collapses or moves the features far more than "
+    "the references and the benign controls allow. Look at the evidence before you conclude intent.",
+)
+Style = Literal["pass", "fail", "warn"]
+STYLES: dict[Outcome, Style] = {
+    "pass": "pass",
+    "fail": "fail",
+    "inconclusive": "warn",
+    "refused": "fail",
+    "error": "warn",
+}
+
+
+@dataclass(frozen=True)
+class ReasonLine:
+    """One reason of the verdict, as it is shown on top.
+
+    Attributes:
+        outcome: Decides its mark and colour.
+        id: Stable name of the check.
+        text: The message, with value and limit where the message itself does not carry them.
+    """
+
+    outcome: Outcome
+    id: str
+    text: str
+
+
+def verdict_line(report: AuditReport) -> str:
+    """Return ``FAIL (1)``."""
+    return f"{report.verdict.upper()} ({report.exit_code})"
+
+
+def reasons(report: AuditReport) -> list[ReasonLine]:
+    """Return the reasons, those that decided first; passed checks come last."""
+    lines = []
+    for reason in sorted(report.reasons, key=lambda reason: _ORDER.index(reason.outcome)):
+        text = reason.message
+        if reason.value is not None and reason.limit is not None and not any(c.isdigit() for c in text):
+            text += f" ({compact(reason.value)}, limit {compact(reason.limit)})"
+        lines.append(ReasonLine(reason.outcome, reason.id, text))
+    return lines
+
+
+def identity(report: AuditReport) -> Section:
+    """Return who was audited, against whom and on what."""
+    pairs = []
+    for role, encoder in [("target", report.target), *(("reference", ref) for ref in report.references)]:
+        pin = f"commit {encoder.commit[:12]}" if encoder.commit else "local, no commit"
+        confined = "" if role == "reference" else (", isolated" if encoder.isolated else ", not isolated")
+        pairs.append(
+            (
+                role,
+                f"{encoder.name}: {encoder.backend} {encoder.architecture}, {encoder.dim}-d, "
+                f"{size(encoder.parameters)} parameters, {encoder.dtype}{confined}",
+            )
+        )
+        pairs.append(("", f"{encoder.uri} ({pin}, sha256 {encoder.digest[:12]})"))
+    images = report.images
+    labels = f"{len(images.classes)} classes" if images.classes else "no labels"
+    pairs.append(
+        (
+            "images",
+            f"{images.count} ({labels}): {images.fit} to fit, {images.calibration} to calibrate, "
+            f"{images.test} to test, {len(images.skipped)} skipped",
+        )
+    )
+    pairs.append(("", f"{images.uri} (sha256 {images.digest[:12]})"))
+    if report.head is not None:
+        head = report.head
+        pairs.append(
+            ("heads", f"{head.name}, {head.origin}, preset {head.preset}, {head.fit_samples} samples")
+        )
+        pairs.append(("", f"trained on {head.trained_on} (sha256 {head.digest[:12]})"))
+    seconds = report.timing.seconds
+    total = seconds.get("total", sum(seconds.values()))
+    memory = report.timing.peak_memory_mb
+    memory_note = "" if memory is None else f", peak memory {memory:.0f} MB"
+    pairs.append(
+        (
+            "run",
+            f"platodef {report.tool_version}, {report.device}, seed {report.seed}, "
+            f"{total:.0f} s{memory_note}",
+        )
+    )
+    return Section("What was audited", "", (Facts(tuple(pairs)),))
+
+
+def _closing(report: AuditReport) -> list[Section]:
+    sections = []
+    if report.policy:
+        limits = tuple(
+            (name, compact(value) if isinstance(value, float) else str(value))
+            for name, value in report.policy.items()
+        )
+        sections.append(Section("Policy", "", (Facts(limits),)))
+    if report.findings or report.waivers:
+        items = [
+            f"{finding.severity}{' (waived)' if finding.waived else ''}: {finding.message} [{finding.id}]"
+            for finding in report.findings
+        ]
+        sections.append(
+            Section("Findings", "", (Bullets((*items, *(f"waiver: {waiver}" for waiver in report.waivers))),))
+        )
+    skipped = [f"image {name}: {reason}" for name, reason in report.images.skipped]
+    if len(skipped) > 5:
+        skipped = [*skipped[:5], f"{len(skipped) - 5} more skipped images, named in the JSON report"]
+    if report.warnings or skipped:
+        sections.append(Section("Warnings", "", (Bullets((*report.warnings, *skipped)),)))
+    sections.append(
+        Section(
+            "Not examined",
+            "Not examined is never clean.",
+            (Bullets(report.not_examined or ("nothing was left out on purpose",)),),
+        )
+    )
+    sections.append(Section("What this verdict means", "", (Bullets(MEANING),)))
+    return sections
+
+
+def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]:
+    """Return every section after the verdict, in the order in which it is read.
+
+    Args:
+        report: The report.
+        width: Columns that drawings may use.
+        details: Show every trigger and control instead of the worst of each family.
+    """
+    found = [
+        identity(report),
+        *evidence.detection(report, details=details),
+        *evidence.histograms(report, width=width),
+        *evidence.searches(report),
+        *evidence.accuracy(report),
+        *evidence.alignment(report),
+        *evidence.measurements(report),
+    ]
+    return [section for section in found if section.blocks] + _closing(report)
