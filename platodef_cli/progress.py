@@ -1,7 +1,7 @@
 """Progress reporting that the compute rooms can use without knowing about consoles."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -12,24 +12,18 @@ class Task(Protocol):
         """Report ``amount`` more units done, and optionally a short note (a loss, a metric)."""
 
 
+TaskContext = AbstractContextManager[Task]
+"""Context manager that yields a task."""
+
+
 class Progress(Protocol):
     """Receives the steps of a long computation."""
 
-    def step(self, title: str, total: int | None = None) -> "TaskContext":
+    def step(self, title: str, total: int | None = None) -> TaskContext:
         """Open a step; use as ``with progress.step("extracting", 5000) as task: task.advance()``."""
 
     def warn(self, message: str) -> None:
         """Tell the user about something that does not stop the work."""
-
-
-class TaskContext(Protocol):
-    """Context manager that yields a task."""
-
-    def __enter__(self) -> Task:
-        """Start the step."""
-
-    def __exit__(self, *exc: object) -> bool | None:
-        """End the step."""
 
 
 class _SilentTask:
