@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from platodef_cli.records import AuditReport, Metric, ProbeRecord, SearchRecord
 from platodef_cli.report.blocks import Block, Bullets, Column, Drawing, Grid, Section
 from platodef_cli.report.histogram import draw
-from platodef_cli.report.text import compact, measured, number, percent, short_interval
+from platodef_cli.report.numbers import compact, measured, number, percent, short_interval
 
 _MAX_DETECTORS_WITH_INTERVAL = 3
 _MAX_CONTROLS = 4

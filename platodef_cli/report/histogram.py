@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from platodef_cli.records import Histogram
-from platodef_cli.report.text import compact, percent
+from platodef_cli.report.numbers import compact, percent
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _PANEL_HEIGHT = 3

@@ -4,8 +4,8 @@ import re
 
 from platodef_cli.records import AuditReport
 from platodef_cli.report.blocks import Block, Bullets, Drawing, Facts, Grid, Section
+from platodef_cli.report.escaping import plain
 from platodef_cli.report.interface import RenderOptions
-from platodef_cli.report.text import plain
 from platodef_cli.report.view import HEADLINES, MARKS, reasons, sections, verdict_line
 
 _DRAWING_WIDTH = 78

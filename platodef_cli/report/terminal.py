@@ -11,8 +11,8 @@ from rich.text import Text
 
 from platodef_cli.records import AuditReport
 from platodef_cli.report.blocks import Block, Bullets, Drawing, Facts, Grid, Section
+from platodef_cli.report.escaping import ascii_only, plain, wrap
 from platodef_cli.report.interface import RenderOptions
-from platodef_cli.report.text import ascii_only, plain, wrap
 from platodef_cli.report.view import HEADLINES, MARKS, STYLES, reasons, sections, verdict_line
 
 _INDENT = 2

@@ -10,7 +10,7 @@ from typing import Literal
 from platodef_cli.records import AuditReport, Outcome
 from platodef_cli.report import evidence
 from platodef_cli.report.blocks import Bullets, Facts, Section
-from platodef_cli.report.text import compact, size
+from platodef_cli.report.numbers import compact, size
 
 HEADLINES: dict[Outcome, str] = {
     "pass": "no tested indicator crossed its limit",

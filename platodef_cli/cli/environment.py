@@ -1,0 +1,49 @@
+"""Settings that libraries read once, when they are imported."""
+
+import os
+from pathlib import Path
+
+_FIXED = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    # Without it transformers asks an outside service to convert a pickle into safetensors.
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_DEFAULTS = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+}
+
+
+def container_cpus(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | None:
+    """Return the number of CPUs that a container limit leaves, at least 1, or None without a limit."""
+    try:
+        quota, period = limit_file.read_text().split()
+        return max(1, int(int(quota) / int(period)))
+    except (OSError, ValueError):
+        return None
+
+
+def prepare() -> None:
+    """Set the environment; must run before torch, transformers or huggingface_hub are imported."""
+    os.environ.update(_FIXED)
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # torch counts the machine's CPUs, not the container's share, and more threads than CPUs are slower.
+    limit = container_cpus()
+    if limit is not None and limit < len(os.sched_getaffinity(0)):
+        os.environ.setdefault("OMP_NUM_THREADS", str(limit))
+
+
+def offline_requested() -> bool:
+    """Return whether the environment asks for work without network, as huggingface_hub reads it."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def go_offline() -> None:
+    """Keep every library that honours it off the network."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_DATASETS_OFFLINE"] = "1"

@@ -1,0 +1,161 @@
+"""Options that several commands share, each with its help text and its check."""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from platodef_cli.cli.environment import offline_requested
+from platodef_cli.errors import UsageError
+from platodef_cli.report import REPORTS
+
+MODELS = "Models"
+IMAGES = "Images"
+RUN = "Running"
+RESULT = "Result"
+
+_DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
+_REVISION = re.compile(r"^[\w][\w./-]*$")
+
+
+class Dtype(StrEnum):
+    """Precision of the encoders."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def _check_device(value: str) -> str:
+    if not _DEVICE.match(value):
+        raise UsageError(f"unknown device {value!r}; choose cpu, cuda, cuda:N or mps")
+    return value
+
+
+def _check_revision(value: str | None) -> str | None:
+    if value is not None and not _REVISION.match(value):
+        raise UsageError(f"{value!r} is not a revision; give a commit, a branch or a tag")
+    return value
+
+
+def _check_rate(value: float) -> float:
+    if not 0 < value < 1:
+        raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
+    return value
+
+
+def offline(flag: bool) -> bool:
+    """Return whether to work without network: the flag, or HF_HUB_OFFLINE as the hub client reads it."""
+    return flag or offline_requested()
+
+
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Commit, branch or tag of MODEL; resolved once to a commit. Not together with MODEL@REVISION.",
+        callback=_check_revision,
+        rich_help_panel=MODELS,
+    ),
+]
+References = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        "-r",
+        metavar="ID[@SHA]",
+        help="A trusted encoder; repeat it. Default: DINOv2 and SigLIP2, pinned.",
+        rich_help_panel=MODELS,
+    ),
+]
+Head = Annotated[
+    Path | None,
+    typer.Option(
+        "--head", metavar="DIR", help="Heads fitted before, instead of fitting.", rich_help_panel=MODELS
+    ),
+]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        "-i",
+        metavar="SOURCE",
+        help="Folder, FILE.parquet, hf://datasets/NAME@REVISION or builtin:shapes.",
+        rich_help_panel=IMAGES,
+    ),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(min=1, help="Use at most this many images, drawn with --seed.", rich_help_panel=IMAGES),
+]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.", rich_help_panel=RUN)
+]
+CacheDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Feature and model cache. Default: the user's cache folder.",
+        envvar="PLATODEF_CACHE_DIR",
+        file_okay=False,
+        rich_help_panel=RUN,
+    ),
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Neither read nor write cached features.", rich_help_panel=RUN)
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Never use the network (also: HF_HUB_OFFLINE).", rich_help_panel=RUN)
+]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:N or mps.", callback=_check_device, rich_help_panel=RUN)
+]
+Precision = Annotated[Dtype, typer.Option("--dtype", help="Precision of the encoders.", rich_help_panel=RUN)]
+BatchSize = Annotated[
+    int, typer.Option(min=1, max=65536, help="Images per forward pass.", rich_help_panel=RUN)
+]
+MemoryLimit = Annotated[
+    float,
+    typer.Option(
+        "--memory-limit",
+        min=0.5,
+        metavar="GB",
+        help="Limit of the process that runs the suspect.",
+        rich_help_panel=RUN,
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        min=1.0,
+        metavar="SECONDS",
+        help="Limit for the suspect's process.",
+        rich_help_panel=RUN,
+    ),
+]
+FalsePositiveRate = Annotated[
+    float,
+    typer.Option(
+        "--fpr",
+        "--false-positive-rate",
+        help="Rate of false alarms that the thresholds are calibrated to.",
+        callback=_check_rate,
+        rich_help_panel=RESULT,
+    ),
+]
+Reports = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT[=PATH]",
+        help=f"Report format ({', '.join(REPORTS.names())}); repeat it. Default: terminal.",
+        rich_help_panel=RESULT,
+    ),
+]
+ExitZero = Annotated[
+    bool,
+    typer.Option(
+        "--exit-zero", help="Exit with 0 instead of 1 on FAIL; other codes stay.", rich_help_panel=RESULT
+    ),
+]

@@ -1,0 +1,147 @@
+"""Where results go: checked before the long work, written whole or not at all."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from platodef_cli.errors import UsageError
+from platodef_cli.registry import Table
+
+STANDARD_STREAM = "-"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One result that the user asked for.
+
+    Attributes:
+        format: A row of the table of formats.
+        path: Where to write it, or None for the standard stream of the format.
+    """
+
+    format: str
+    path: Path | None
+
+
+def check_output(path: Path, *, inputs: Sequence[Path] = ()) -> Path:
+    """Return ``path`` if a file can be written there.
+
+    Raises:
+        UsageError: It is a directory or one of the ``inputs``, or its folder is missing or read-only.
+    """
+    if path.is_dir():
+        raise UsageError(f"the output {path} is a directory; name a file inside it")
+    parent = path.parent
+    if not parent.is_dir():
+        raise UsageError(f"the folder {parent} of the output {path.name} does not exist; create it first")
+    target = path if path.exists() else parent
+    if not os.access(target, os.W_OK) or not os.access(parent, os.W_OK):
+        raise UsageError(f"no permission to write the output {path}; choose another place")
+    for source in inputs:
+        if source.exists() and path.exists() and path.samefile(source):
+            raise UsageError(f"the output {path} would overwrite its own input; choose another name")
+    return path
+
+
+def check_output_folder(path: Path) -> Path:
+    """Return ``path`` if a folder of results can be made there.
+
+    Raises:
+        UsageError: It is a file, or the nearest existing parent is missing or read-only.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"the output folder {path} is a file; name a folder")
+    parent = path if path.is_dir() else path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(f"the folder {parent} of the output {path.name} does not exist; create it first")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"no permission to write in {parent}; choose another place")
+    return path
+
+
+def parse_outputs(specs: Sequence[str], formats: Table, *, default: str) -> tuple[Output, ...]:
+    """Parse and check ``FORMAT[=PATH]`` options; ``-`` as a path means the standard stream.
+
+    Raises:
+        UsageError: Unknown format, a path that cannot be written, or two results in one place.
+    """
+    outputs = []
+    for spec in specs or (default,):
+        name, equals, target = spec.partition("=")
+        if name not in formats:
+            formats.load(name)
+        if equals and not target:
+            raise UsageError(f"-o {spec}: a path is missing after '='")
+        path = None if target in ("", STANDARD_STREAM) else check_output(Path(target).expanduser())
+        outputs.append(Output(name, path))
+    places = [
+        ("stderr" if output.format == "terminal" else "stdout")
+        if output.path is None
+        else output.path.absolute()
+        for output in outputs
+    ]
+    for index, place in enumerate(places):
+        if place in places[:index]:
+            raise UsageError(
+                f"two results would go to {place}; give one of them another path (-o FORMAT=PATH)"
+            )
+    return tuple(outputs)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
+
+    A device or a pipe (``/dev/null``, ``/dev/fd/5``) is written to, not replaced.
+    """
+    target = path.resolve()
+    special = target.exists() and not target.is_file()
+    folder = None if special else target.parent
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        if special:
+            with temporary.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        else:
+            _keep_permissions(temporary, target)
+            os.replace(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def _keep_permissions(temporary: Path, target: Path) -> None:
+    """Give the new file the mode of the old one, or what a plain ``open`` would have given it."""
+    if target.exists():
+        shutil.copymode(target, temporary)
+        return
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def to_stdout(data: str | bytes) -> None:
+    """Write a result to stdout, text as UTF-8 whatever the locale.
+
+    Raises:
+        UsageError: Binary data would go to a terminal.
+    """
+    if isinstance(data, bytes) and sys.stdout.isatty():
+        raise UsageError("binary data would go to the terminal; redirect it, or name a file with -o")
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data.encode("utf-8") if isinstance(data, str) else data)
+    sys.stdout.buffer.flush()

@@ -1,0 +1,83 @@
+"""``platodef report``, and the writing of reports that ``platodef audit`` shares."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platodef_cli.cli import options
+from platodef_cli.cli.outputs import Output, parse_outputs, to_stdout, write_text
+from platodef_cli.cli.session import Session
+from platodef_cli.errors import EXIT_FAIL, EXIT_PASS, UsageError
+from platodef_cli.report import REPORTS
+
+if TYPE_CHECKING:
+    from platodef_cli.records import AuditReport
+
+_MAX_REPORT_BYTES = 64 * 2**20
+
+
+def read_report(path: Path) -> "AuditReport":
+    """Read a JSON report.
+
+    Raises:
+        UsageError: The file is missing, too large, or is not a report of version 1.
+    """
+    from pydantic import ValidationError
+
+    from platodef_cli.records import AuditReport
+
+    try:
+        if path.stat().st_size > _MAX_REPORT_BYTES:
+            raise UsageError(
+                f"{path} is larger than any report ({_MAX_REPORT_BYTES >> 20} MiB); check the path"
+            )
+        return AuditReport.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"cannot read the report {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise UsageError(f"{path} is not a platodef report of version 1: {where}: {first['msg']}") from error
+
+
+def write_report(session: Session, report: "AuditReport", outputs: Sequence[Output]) -> None:
+    """Write a report in every format that was asked for, files first."""
+    for output in sorted(outputs, key=lambda output: output.path is None):
+        render = REPORTS.load(output.format)
+        if output.path is not None:
+            write_text(output.path, render(report, session.render_options(width=80, color=False)))
+        elif output.format != "terminal":
+            to_stdout(render(report, session.render_options(width=80, color=False)))
+        elif not session.quiet:
+            sys.stderr.write(render(report, session.render_options()))
+            sys.stderr.flush()
+
+
+def finish_with(session: Session, report: "AuditReport", *, exit_zero: bool) -> None:
+    """End an audit with the verdict of its report.
+
+    Raises:
+        typer.Exit: The verdict's exit code is not 0.
+    """
+    forgiven = exit_zero and report.exit_code == EXIT_FAIL
+    session.say(report.summary + (" (exit code 0 because of --exit-zero)" if forgiven else ""), style="bold")
+    if report.exit_code != EXIT_PASS and not forgiven:
+        raise typer.Exit(report.exit_code)
+
+
+def report(
+    session: Session,
+    path: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A JSON report of `platodef audit`.")],
+    output: options.Reports = None,
+) -> None:
+    """Show a JSON report again, in any format, without computing anything.
+
+    Ends with 0 when the report could be shown, whatever its verdict was.
+    """
+    outputs = parse_outputs(output or (), REPORTS, default="terminal")
+    loaded = read_report(path)
+    write_report(session, loaded, outputs)
+    session.finish(f"the verdict of this report: {loaded.summary}")

@@ -1,0 +1,64 @@
+"""Foreign text made harmless, names folded, and the fallback to ASCII."""
+
+import re
+import unicodedata
+
+# Control, format (bidirectional overrides, zero-width), surrogate, private-use and unassigned
+# characters, and line or paragraph separators: all of them can hide or reorder what is printed.
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+_ASCII = str.maketrans(
+    {
+        **dict.fromkeys("▁▂▃", "."),
+        **dict.fromkeys("▄▅▆▇", ":"),
+        "█": "#",
+        "┊": "|",
+        **dict.fromkeys("─━", "-"),
+        **dict.fromkeys("│┃", "|"),
+        **dict.fromkeys("╭╮╰╯┏┓┗┛┴└┘╇", "+"),
+        "–": "-",
+        "✗": "x",
+        "✓": "+",
+        "×": "x",
+        "·": ".",
+        "…": ".",
+        "≥": ">",
+        "σ": "s",
+        "→": ">",
+    }
+)
+
+
+def plain(text: str, limit: int = 2000) -> str:
+    r"""Return foreign text on one line with every invisible or control character spelled out.
+
+    An ANSI escape becomes the four characters ``\x1b``, a newline ``\n``, a right-to-left override
+    ``\u202e``. Text beyond ``limit`` characters is cut, and the cut is said.
+    """
+    cut = "" if len(text) <= limit else f" [{len(text) - limit} more characters]"
+    shown = "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN else char
+        for char in text[:limit]
+    )
+    return shown + cut
+
+
+def wrap(text: str, width: int) -> str:
+    """Fold text into lines of at most ``width`` characters, after a space or a separator of names."""
+    lines = [""]
+    for piece in re.split(r"(?<=[-_/ ])", text):
+        while len(lines[-1]) + len(piece.rstrip()) > width:
+            room = width - len(lines[-1])
+            if lines[-1] and len(piece.rstrip()) <= width:
+                lines.append("")
+            else:
+                lines[-1] += piece[:room]
+                piece = piece[room:]
+                lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def ascii_only(text: str) -> str:
+    """Return text with block and line characters replaced one for one, and others spelled out."""
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode("ascii")
