@@ -294,9 +294,9 @@ class ShapesSource:
         Raises:
             UsageError: A parameter is out of range.
         """
-        if count < 1:
-            raise UsageError(f"builtin:shapes count={count} is out of range; give at least 1")
-        scenes(seed, [count - 1])
+        if not 1 <= count <= MAX_INDEX:
+            raise UsageError(f"builtin:shapes count={count} is out of range; give 1 to {MAX_INDEX}")
+        scenes(seed, [count - 1])  # refuses a bad seed here, not at the first image
         if not 8 <= size <= MAX_SIZE:
             raise UsageError(f"builtin:shapes size={size} is out of range; give 8 to {MAX_SIZE}")
         self.uri = f"builtin:shapes?seed={seed}&count={count}&size={size}"
