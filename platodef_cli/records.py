@@ -33,7 +33,11 @@ class TransformRecord(Record):
     size: tuple[int, int] = Field(description="input height and width, pixels")
     resize: tuple[int, int] | int = Field(description="(height, width), or the shorter side before the crop")
     interpolation: str
-    fill: int = 0
+    fill: int | tuple[int, int, int] = 0
+    fit: Literal["exact", "cover", "contain"] = Field(
+        "exact", description="stretched to a pair `resize`, or aspect ratio kept"
+    )
+    crop: Literal["round", "floor"] = Field("round", description="where an odd margin of the crop goes")
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 

@@ -1,1 +1,12 @@
 """Encoder backends: resolving, checking and running vision encoders, trusted or not."""
+
+from platodef_cli.registry import Table
+
+BACKENDS = Table(
+    "encoder backend",
+    {
+        "timm": "platodef_cli.encoders.timm:build",
+        "open_clip": "platodef_cli.encoders.open_clip:build",
+        "transformers": "platodef_cli.encoders.transformers:build",
+    },
+)

@@ -1,31 +1,13 @@
 """The contract of an encoder: uint8 pixels in, one feature vector per image out."""
 
-from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from PIL import Image
 from torch import Tensor
 
+from platodef_cli.encoders.geometry import Geometry, to_pixels
 from platodef_cli.records import EncoderRecord
 
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a decoded image becomes the encoder's uint8 input; equal geometries share one resize.
-
-    Attributes:
-        size: Height and width of the input, pixels.
-        resize: ``(height, width)`` that the image is resized to, or an int for the shorter side,
-            before the centre crop to ``size``.
-        interpolation: ``bilinear``, ``bicubic`` or ``lanczos``, always antialiased.
-        fill: 0..255 value of the border where the resized image is smaller than ``size``.
-    """
-
-    size: tuple[int, int]
-    resize: tuple[int, int] | int
-    interpolation: str
-    fill: int = 0
+__all__ = ["Encoder", "Geometry", "to_pixels"]
 
 
 class Encoder(Protocol):
@@ -49,15 +31,10 @@ class Encoder(Protocol):
         """
 
     def differentiable(self, pixels: Tensor) -> Tensor:
-        """Return features ``[B, D]`` of ``pixels`` ``[B, 3, H, W]`` float32 in [0, 1], with gradients to them.
+        """Return features ``[B, D]`` of float32 ``pixels`` ``[B, 3, H, W]`` in [0, 1], with gradients.
 
         The encoder's own weights never receive gradients.
         """
 
     def close(self) -> None:
         """Free the encoder (and its child process, where it has one)."""
-
-
-def to_pixels(image: Image.Image, geometry: Geometry) -> Tensor:
-    """Resize and centre-crop an RGB image to uint8 ``[3, H, W]``."""
-    raise NotImplementedError

@@ -1,0 +1,176 @@
+"""From an id to a running encoder: resolve, check, load; in this process or in a child."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platodef_cli.encoders import BACKENDS
+from platodef_cli.encoders.facts import Facts, make_record
+from platodef_cli.encoders.preflight import Preflight, preflight
+from platodef_cli.encoders.reference import ResolvedModel, parse, resolve
+from platodef_cli.encoders.weights import Bundle
+from platodef_cli.errors import UsageError
+from platodef_cli.progress import SILENT, Progress
+from platodef_cli.records import TransformRecord
+
+if TYPE_CHECKING:
+    import torch
+
+    from platodef_cli.encoders.interface import Encoder
+    from platodef_cli.encoders.local import Tower
+
+
+def open_encoder(
+    uri: str,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    cache_dir: Path | str | None = None,
+    offline: bool = False,
+    device: str = "cpu",
+    dtype: str = "float32",
+    isolate: bool = False,
+    memory_limit_gb: float = 8.0,
+    time_limit_s: float | None = None,
+    progress: Progress = SILENT,
+) -> "Encoder":
+    """Resolve, check and load an encoder.
+
+    Args:
+        uri: A folder, ``org/name[@revision]``, ``hf://org/name[@revision]`` or ``builtin:NAME``.
+        name: Short name for tables and feature files; by default the last part of the id.
+        revision: Branch, tag or commit on the Hub.
+        cache_dir: Cache of Hub downloads; by default the one of huggingface_hub.
+        offline: Use only what the cache holds.
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+        dtype: ``float32`` or ``bfloat16`` inside the network; features are float32 always.
+        isolate: Load and run in a child process without token and network, within limits. For suspects.
+        memory_limit_gb: Address space of the child past its libraries (CPU only).
+        time_limit_s: Longest time for the load and for each call of an isolated encoder.
+        progress: Receives the steps.
+
+    Raises:
+        UsageError: The id, the device or the dtype is wrong.
+        HubError: The Hub does not give the model.
+        RefusedError: The model is unsafe.
+        IncompleteError: Memory ran out, or the child died.
+    """
+    if dtype not in ("float32", "bfloat16"):
+        raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
+    reference = parse(uri, revision)
+    resolved = resolve(reference, cache_dir=cache_dir, offline=offline, progress=progress)
+    name = name or reference.short_name
+    with progress.step(f"checking {name}"):
+        checked = preflight(resolved.directory)
+    with progress.step(f"loading {name}"):
+        if isolate:
+            return _open_isolated(
+                resolved,
+                checked,
+                name=name,
+                device=device,
+                dtype=dtype,
+                memory_limit_gb=memory_limit_gb,
+                time_limit_s=time_limit_s,
+            )
+        return _open_here(resolved, checked, name=name, device=device, dtype=dtype)
+
+
+def _open_here(
+    resolved: ResolvedModel, checked: Preflight, *, name: str, device: str, dtype: str
+) -> "Encoder":
+    """Load into this process."""
+    from platodef_cli.encoders.local import DTYPES, LocalEncoder
+
+    where = check_device(device)
+    tower, facts = load_tower(checked, where, DTYPES[dtype])
+    record = make_record(
+        facts, checked, name=name, uri=resolved.uri, commit=resolved.commit, dtype=dtype, isolated=False
+    )
+    return LocalEncoder(tower, record, where, DTYPES[dtype])
+
+
+def _open_isolated(
+    resolved: ResolvedModel,
+    checked: Preflight,
+    *,
+    name: str,
+    device: str,
+    dtype: str,
+    memory_limit_gb: float,
+    time_limit_s: float | None,
+) -> "Encoder":
+    """Load into a child process."""
+    from platodef_cli.encoders.isolate import RemoteEncoder
+
+    check_device(device)
+    return RemoteEncoder.start(
+        checked,
+        name=name,
+        uri=resolved.uri,
+        commit=resolved.commit,
+        device=device,
+        dtype=dtype,
+        memory_limit_gb=memory_limit_gb,
+        time_limit_s=time_limit_s,
+    )
+
+
+def check_device(device: str) -> "torch.device":
+    """Return the torch device.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    import torch
+
+    try:
+        where = torch.device(device)
+        torch.empty(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise UsageError(f"device {device!r} cannot be used here ({reason}); use cpu") from None
+    return where
+
+
+def load_tower(checked: Preflight, device: "torch.device", dtype: "torch.dtype") -> tuple["Tower", Facts]:
+    """Build and strictly load the network of an examined folder, from exactly the bytes that were examined.
+
+    Raises:
+        RefusedError: The network does not fit its files, or the files changed since they were examined.
+        IncompleteError: Memory ran out.
+    """
+    # Set before the libraries are imported: nothing here may contact the Hub or its conversion service.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    import torch
+
+    from platodef_cli.encoders.local import memory_guard
+
+    bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
+    with memory_guard(checked.directory):
+        tower: Tower = BACKENDS.load(checked.backend)(bundle, device, dtype)
+        probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
+        with torch.inference_mode():
+            features = tower.forward(probe)
+    if features.ndim != 2 or features.shape[0] != 1:
+        raise UsageError(
+            f"{checked.directory}: gives features {list(features.shape)}, not one vector per image"
+        )
+    geometry = tower.geometry
+    return tower, Facts(
+        architecture=tower.architecture,
+        pooling=tower.pooling,
+        dim=features.shape[1],
+        parameters=sum(p.numel() for p in tower.module.parameters()),
+        transform=TransformRecord(
+            size=geometry.size,
+            resize=geometry.resize,
+            interpolation=geometry.interpolation,
+            fill=geometry.fill,
+            fit=geometry.fit,
+            crop=geometry.crop,
+            mean=tower.mean,
+            std=tower.std,
+        ),
+        notes=tower.notes,
+    )

@@ -1,0 +1,277 @@
+"""An encoder in this process: strict loading, normalisation, forward pass, guard against NaN."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from platodef_cli.encoders.geometry import Geometry
+from platodef_cli.encoders.limits import Limits
+from platodef_cli.encoders.weights import Bundle
+from platodef_cli.errors import IncompleteError, RefusedError, UsageError
+from platodef_cli.records import EncoderRecord
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_META_SLACK = 1_000_000
+_MAX_BUFFERS = 64_000_000
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A loaded network with its preprocessing; what a backend builds.
+
+    Attributes:
+        module: The whole network, frozen, in evaluation mode.
+        forward: Normalised pixels ``[B, 3, H, W]`` -> pooled features ``[B, D]``.
+        geometry: Resize and crop.
+        mean: Per channel, as a share of the pixel range.
+        std: Per channel, as a share of the pixel range.
+        architecture: Class or registry name.
+        pooling: Which output is the feature.
+        notes: What differs from the library's own pipeline, for the report.
+        channels_last: Whether convolutions should run in that memory layout.
+    """
+
+    module: nn.Module
+    forward: Callable[[Tensor], Tensor]
+    geometry: Geometry
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    architecture: str
+    pooling: str
+    notes: tuple[str, ...] = ()
+    channels_last: bool = False
+
+
+class LocalEncoder:
+    """Implements :class:`platodef_cli.encoders.interface.Encoder` over a tower.
+
+    Attributes:
+        record: Identity, provenance and preprocessing.
+        dim: Length D of a feature.
+        geometry: Resize and crop.
+        notes: What differs from the library's own pipeline.
+    """
+
+    def __init__(self, tower: Tower, record: EncoderRecord, device: torch.device, dtype: torch.dtype):
+        self.record = record
+        self.dim = record.dim
+        self.geometry = tower.geometry
+        self.notes = tower.notes
+        self._tower: Tower | None = tower
+        self._device, self._dtype = device, dtype
+        self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
+        self._std = torch.tensor(tower.std, device=device).view(1, 3, 1, 1)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Return features ``[B, D]`` float32 on the CPU of ``pixels`` ``[B, 3, H, W]`` uint8.
+
+        Raises:
+            RefusedError: A feature is not finite.
+            IncompleteError: The encoder is closed, or memory ran out.
+        """
+        check_pixels(pixels, self.geometry, torch.uint8)
+        with torch.inference_mode(), memory_guard(self.record.name):
+            features = self._run(pixels.to(self._device).to(torch.float32) / 255)
+        # A copy outside inference mode, so that callers may use it in autograd.
+        return check_features(features.cpu().clone(), self.record.name, len(pixels), self.dim)
+
+    def differentiable(self, pixels: Tensor) -> Tensor:
+        """Return features ``[B, D]`` of float32 ``pixels`` ``[B, 3, H, W]`` in [0, 1], with gradients.
+
+        Raises:
+            RefusedError: A feature is not finite.
+            IncompleteError: The encoder is closed, or memory ran out.
+        """
+        check_pixels(pixels, self.geometry, torch.float32)
+        with memory_guard(self.record.name):
+            features = self._run(pixels.to(self._device)).to(pixels.device)
+        return check_features(features, self.record.name, len(pixels), self.dim)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._tower = None
+
+    def __enter__(self) -> "LocalEncoder":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _run(self, pixels: Tensor) -> Tensor:
+        """Normalise and run the tower: float32 ``[B, 3, H, W]`` in [0, 1] -> float32 ``[B, D]``."""
+        if self._tower is None:
+            raise IncompleteError(f"encoder {self.record.name!r} is closed")
+        inputs = ((pixels - self._mean) / self._std).to(self._dtype)
+        if self._tower.channels_last:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return self._tower.forward(inputs).float()
+
+
+def check_pixels(pixels: Tensor, geometry: Geometry, dtype: torch.dtype) -> None:
+    """Raise :class:`UsageError` unless ``pixels`` are ``[B, 3, H, W]`` of this size and dtype."""
+    expected = (3, *geometry.size)
+    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected or pixels.dtype != dtype:
+        raise UsageError(
+            f"pixels {list(pixels.shape)} {pixels.dtype} do not fit the encoder; it takes [B, {expected[0]}, "
+            f"{expected[1]}, {expected[2]}] {dtype}"
+        )
+
+
+def check_features(features: Tensor, name: str, batch: int, dim: int) -> Tensor:
+    """Return the features if they are ``[batch, dim]`` and finite.
+
+    Raises:
+        RefusedError: They are not.
+    """
+    if tuple(features.shape) != (batch, dim):
+        raise RefusedError(
+            f"encoder {name!r} returned features {list(features.shape)} instead of {[batch, dim]}"
+        )
+    if not torch.isfinite(features.detach()).all():
+        raise RefusedError(f"encoder {name!r} returned features that are not finite; do not use this model")
+    return features
+
+
+@contextmanager
+def memory_guard(name: str) -> Iterator[None]:
+    """Turn exhausted memory into an :class:`IncompleteError`."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError):
+        pass
+    except RuntimeError as error:
+        if not any(text in str(error) for text in ("allocate memory", "bad_alloc", "out of memory")):
+            raise
+    else:
+        return
+    raise IncompleteError(
+        f"encoder {name!r} ran out of memory; use a smaller batch size or a higher memory limit"
+    ) from None
+
+
+def build_on_meta(build: Callable[[], nn.Module], bundle: Bundle, what: str) -> nn.Module:
+    """Build a network without memory and check its size against the header of the weight files.
+
+    Args:
+        build: Constructs the network from the configuration.
+        bundle: Says how many parameters the files hold, and the bounds.
+        what: Architecture, for messages.
+
+    Raises:
+        RefusedError: It has more than 1.02 times the parameters of the files plus a million, giant
+            buffers, or a stack of more layers than allowed; or the configuration does not fit.
+    """
+    try:
+        with torch.device("meta"):
+            network = build()
+    except (RefusedError, UsageError):
+        raise
+    except Exception as error:
+        raise RefusedError(
+            f"{bundle.directory}: {what} cannot be built from its configuration "
+            f"({type(error).__name__}: {one_line(error)}); do not use this model"
+        ) from error
+    parameters = sum(p.numel() for p in network.parameters())
+    if parameters > 1.02 * bundle.parameters + _META_SLACK:
+        raise RefusedError(
+            f"{bundle.directory}: its configuration asks for {parameters} parameters but its files hold "
+            f"{bundle.parameters}; do not use this model"
+        )
+    if sum(b.numel() for b in network.buffers()) > 1.02 * bundle.parameters + _MAX_BUFFERS:
+        raise RefusedError(
+            f"{bundle.directory}: its configuration asks for giant buffers; do not use this model"
+        )
+    check_depth(network, bundle.limits, str(bundle.directory))
+    return network
+
+
+def check_depth(network: nn.Module, limits: Limits, where: str) -> None:
+    """Refuse a network with a stack of more layers than allowed."""
+    longest = max(
+        (len(m) for m in network.modules() if isinstance(m, nn.Sequential | nn.ModuleList)), default=0
+    )
+    if longest > limits.layers:
+        raise RefusedError(
+            f"{where}: has a stack of {longest} layers, more than {limits.layers}; do not use it"
+        )
+
+
+def load_strictly(
+    network: nn.Module,
+    state: Mapping[str, Tensor],
+    where: str,
+    *,
+    ignored: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """Copy a state dict into a network; every key, shape and kind of number has to fit.
+
+    Args:
+        network: Receives the weights.
+        state: Name -> tensor.
+        where: Folder, for messages.
+        ignored: Prefixes of known heads that the network is built without.
+
+    Returns:
+        The names that were left out because they belong to such a head.
+
+    Raises:
+        RefusedError: A key is missing, unexpected or mis-shaped, an integer stands for a float, or a
+            weight is not finite.
+    """
+    own = network.state_dict()
+    prefixes = tuple(f"{prefix}." for prefix in ignored)
+    heads = tuple(key for key in state if key not in own and key.startswith(prefixes)) if prefixes else ()
+    state = {key: value for key, value in state.items() if key not in heads}
+    check_keys(where, missing=own.keys() - state.keys(), unexpected=state.keys() - own.keys())
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise RefusedError(
+                f"{where}: weight {key!r} has shape {list(value.shape)} instead of {list(own[key].shape)}; "
+                "do not use this model"
+            )
+        if value.is_floating_point() != own[key].is_floating_point():
+            raise RefusedError(
+                f"{where}: weight {key!r} is {value.dtype} instead of {own[key].dtype}; do not use this model"
+            )
+    network.load_state_dict(state, strict=True)
+    check_finite(network, state, where)
+    return heads
+
+
+def check_keys(where: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Raise :class:`RefusedError` if a weight is missing or unexpected; a missing one would be random."""
+    for problem, keys in (
+        ("lacks the weight", sorted(missing)),
+        ("holds the unexpected weight", sorted(unexpected)),
+    ):
+        if keys:
+            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise RefusedError(f"{where}: {problem} {keys[0]!r}{more}; do not use this model")
+
+
+def check_finite(network: nn.Module, keys: Iterable[str], where: str) -> None:
+    """Raise :class:`RefusedError` if a loaded weight is NaN or infinite."""
+    own = network.state_dict()
+    for key in keys:
+        if key in own and own[key].is_floating_point() and not torch.isfinite(own[key]).all():
+            raise RefusedError(
+                f"{where}: weight {key!r} is not finite (NaN or infinity); do not use this model"
+            )
+
+
+def freeze(network: nn.Module, device: torch.device, dtype: torch.dtype, channels_last: bool) -> nn.Module:
+    """Put a network into evaluation mode, without gradients, on its device and in its dtype."""
+    network = network.eval().requires_grad_(False).to(device=device, dtype=dtype)
+    if channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    return network
+
+
+def one_line(error: Any, length: int = 200) -> str:
+    """Return the first words of an error on one line, without control characters."""
+    text = " ".join(str(error).split())
+    return "".join(c for c in text if c.isprintable())[:length]

@@ -1,0 +1,147 @@
+"""Ids of encoders: folders, Hub repositories and embedded encoders; and their files on this machine."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.progress import SILENT, Progress
+from platodef_cli.resources import data_dir
+
+_REPOSITORY = re.compile(r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
+_REVISION = re.compile(r"^[A-Za-z0-9_][\w./-]{0,199}$")
+_HELP = "give a folder, org/name[@revision], hf://org/name[@revision] or builtin:NAME"
+
+DEFAULT_REFERENCES: tuple[str, ...] = ("facebook/dinov2-base", "google/siglip2-base-patch16-224")
+"""References of an audit when none are given: DINOv2-Base and the vision tower of SigLIP2-Base/16.
+
+Their commit is resolved once at run time and recorded in the report.
+"""
+
+
+@dataclass(frozen=True)
+class ModelReference:
+    """A parsed id.
+
+    Attributes:
+        uri: What the user wrote, with the revision.
+        directory: The local folder, or None for a Hub repository.
+        repository: ``org/name`` on the Hub, or None for a folder.
+        revision: Branch, tag or commit that was asked for, or None for the default branch.
+    """
+
+    uri: str
+    directory: Path | None
+    repository: str | None
+    revision: str | None
+
+    @property
+    def short_name(self) -> str:
+        """Last part of the id, for tables."""
+        return (self.repository or str(self.directory)).rstrip("/").rpartition("/")[2] or "model"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """The files of a model on this machine.
+
+    Attributes:
+        uri: The id, with the revision that was asked for.
+        directory: Folder that holds them.
+        commit: Full commit on the Hub, or None for a local folder.
+        files: Names of its entries, sorted.
+    """
+
+    uri: str
+    directory: Path
+    commit: str | None
+    files: tuple[str, ...]
+
+
+def parse(uri: str, revision: str | None = None) -> ModelReference:
+    """Parse the id of an encoder.
+
+    An existing folder wins over a Hub id of the same spelling.
+
+    Raises:
+        UsageError: The id has no known form, the folder does not exist, or the revision is given twice.
+        UnknownNameError: There is no embedded encoder of that name.
+    """
+    if not uri or not uri.strip() or "\0" in uri or uri != uri.strip():
+        raise UsageError(f"model id {uri!r} is empty or has stray spaces; {_HELP}")
+    if uri.startswith("builtin:"):
+        return _builtin(uri, revision)
+    if not uri.startswith("hf://"):
+        folder = Path(uri).expanduser()
+        if _is_folder(folder):
+            return _local(uri, folder, revision)
+        if uri.startswith(("/", "./", "../", "~")) or uri in (".", ".."):
+            raise UsageError(f"model folder {uri!r} does not exist; {_HELP}")
+    repository, at, inline = uri.removeprefix("hf://").partition("@")
+    if at and revision is not None:
+        raise UsageError(f"{uri!r} has a revision and --revision {revision!r} gives another; give only one")
+    wanted = inline if at else revision
+    if not _REPOSITORY.match(repository) or ".." in repository or "--" in repository:
+        raise UsageError(f"{uri!r} is neither an existing folder nor a Hub id; {_HELP}")
+    if wanted is not None and (not _REVISION.match(wanted) or ".." in wanted):
+        raise UsageError(
+            f"revision {wanted!r} is not a branch, tag or commit; give e.g. main or a full commit"
+        )
+    return ModelReference(f"{repository}@{wanted}" if wanted else repository, None, repository, wanted)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _local(uri: str, folder: Path, revision: str | None) -> ModelReference:
+    if revision is not None:
+        raise UsageError(f"{uri!r} is a folder, which has no revisions; leave --revision out")
+    return ModelReference(uri, folder.resolve(), None, None)
+
+
+def _builtin(uri: str, revision: str | None) -> ModelReference:
+    root = data_dir("encoders")
+    choices = sorted(entry.name for entry in root.iterdir() if (entry / "config.json").is_file())
+    name = uri.removeprefix("builtin:")
+    if name not in choices:
+        raise UnknownNameError("embedded encoder", name, choices)
+    return _local(uri, root / name, revision)
+
+
+def resolve(
+    reference: ModelReference,
+    *,
+    cache_dir: Path | str | None = None,
+    offline: bool = False,
+    progress: Progress = SILENT,
+) -> ResolvedModel:
+    """Return the files of a model on this machine, downloading them from the Hub where needed.
+
+    Args:
+        reference: A parsed id.
+        cache_dir: Cache of Hub downloads; by default ``HF_HUB_CACHE``.
+        offline: Use only what the cache holds; ``HF_HUB_OFFLINE=1`` does the same.
+        progress: Receives the download.
+
+    Raises:
+        UsageError: The folder cannot be listed.
+        HubError: The Hub does not give the model; the message says why and what to do.
+        RefusedError: The Hub gave something else than it announced.
+    """
+    commit = None
+    if reference.directory is not None:
+        directory = reference.directory
+    else:
+        from platodef_cli.encoders.hub import download
+
+        directory, commit = download(reference, cache_dir=cache_dir, offline=offline, progress=progress)
+    try:
+        names = tuple(sorted(os.listdir(directory)))
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot be listed ({error.strerror})") from None
+    return ResolvedModel(reference.uri, directory, commit, names)
