@@ -8,30 +8,21 @@ from typing import Annotated
 import typer
 
 from platodef_cli import __version__
-from platodef_cli.cli import environment
+from platodef_cli.cli import cache, environment
 from platodef_cli.cli.command import register
+from platodef_cli.cli.doctor import doctor
+from platodef_cli.cli.preflight import preflight
 from platodef_cli.cli.report import report
 from platodef_cli.cli.schema import schema
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.versions import library_versions
 from platodef_cli.errors import EXIT_INTERRUPTED, EXIT_PASS
 
 _EPILOG = (
     "Exit codes: 0 pass, 1 suspicious, 2 usage, 3 could not complete, 4 inconclusive, 5 refused, "
     "130 interrupted. A pass means that no tested indicator crossed its limit, not that a model is safe."
 )
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "open_clip_torch",
-    "huggingface_hub",
-    "safetensors",
-    "datasets",
-    "pillow",
-    "numpy",
-    "scikit-learn",
-)
+_AUDIT, _STEPS, _REPORTS, _KEEP = "Audit", "Single steps", "Reports", "Housekeeping"
 
 app = typer.Typer(
     name="platodef",
@@ -41,19 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def library_versions() -> dict[str, str]:
-    """Return the installed versions of the libraries that decide results, without importing them."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
 
 
 def _show_version(requested: bool) -> None:
@@ -86,8 +64,16 @@ def _top(
     session.quiet, session.verbose, session.no_color, session.debug = quiet, verbose, no_color, debug
 
 
-register(app, "report", report, panel="Reports")
-register(app, "schema", schema, panel="Reports")
+_cache = typer.Typer(help="List, verify and remove cached features and heads.", no_args_is_help=True)
+register(_cache, "ls", cache.ls)
+register(_cache, "verify", cache.verify)
+register(_cache, "rm", cache.rm)
+
+register(app, "preflight", preflight, panel=_AUDIT)
+register(app, "report", report, panel=_REPORTS)
+register(app, "schema", schema, panel=_REPORTS)
+app.add_typer(_cache, name="cache", rich_help_panel=_KEEP)
+register(app, "doctor", doctor, panel=_KEEP)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,7 +17,6 @@ RUN = "Running"
 RESULT = "Result"
 
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
-_REVISION = re.compile(r"^[\w][\w./-]*$")
 
 
 class Dtype(StrEnum):
@@ -33,12 +32,6 @@ def _check_device(value: str) -> str:
     return value
 
 
-def _check_revision(value: str | None) -> str | None:
-    if value is not None and not _REVISION.match(value):
-        raise UsageError(f"{value!r} is not a revision; give a commit, a branch or a tag")
-    return value
-
-
 def _check_rate(value: float) -> float:
     if not 0 < value < 1:
         raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
@@ -50,11 +43,16 @@ def offline(flag: bool) -> bool:
     return flag or offline_requested()
 
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="Folder, org/name[@revision], hf://org/name[@revision] or builtin:NAME."
+    ),
+]
 Revision = Annotated[
     str | None,
     typer.Option(
         help="Commit, branch or tag of MODEL; resolved once to a commit. Not together with MODEL@REVISION.",
-        callback=_check_revision,
         rich_help_panel=MODELS,
     ),
 ]
@@ -158,4 +156,7 @@ ExitZero = Annotated[
     typer.Option(
         "--exit-zero", help="Exit with 0 instead of 1 on FAIL; other codes stay.", rich_help_panel=RESULT
     ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel=RESULT)
 ]

@@ -1,0 +1,167 @@
+"""``platodef doctor``: what this machine offers, and what is missing."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from platodef_cli.cli import environment, options
+from platodef_cli.cli.session import Session
+from platodef_cli.cli.tables import show_json, show_rows
+from platodef_cli.cli.versions import FLOORS, library_versions, older_than_floor
+from platodef_cli.errors import EXIT_INCOMPLETE, PlatodefError
+
+Row = tuple[str, str, str]
+OK, MISSING, NOTE = "ok", "missing", "note"
+
+
+def _libraries() -> list[Row]:
+    old = older_than_floor()
+    rows = []
+    for name, installed in library_versions().items():
+        bad = name in old or installed == "not installed"
+        text = f"{installed} (needs at least {FLOORS[name]})" if name in old else installed
+        rows.append((name, MISSING if bad else OK, text))
+    return rows
+
+
+def _torch() -> list[Row]:
+    import torch
+
+    rows = [("threads", OK, f"{torch.get_num_threads()} of {len(os.sched_getaffinity(0))} CPUs")]
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    fast = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
+    text = f"fast ({', '.join(fast)})" if fast else "slow on this CPU: --dtype bfloat16 saves no time"
+    rows.append(("bfloat16", OK if fast else NOTE, text))
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            name = torch.cuda.get_device_name(index)
+            rows.append((f"cuda:{index}", OK, f"{name}; used only with --device cuda:{index}"))
+    else:
+        rows.append(("GPU", NOTE, "none that torch can use; everything runs on the CPU"))
+    return rows
+
+
+def _memory() -> list[Row]:
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    total = pages * size / 2**30
+    available = os.sysconf("SC_AVPHYS_PAGES") * size / 2**30
+    return [("memory", OK if total >= 2 else NOTE, f"{total:.1f} GiB, {available:.1f} GiB free")]
+
+
+def _cache(cache_dir: Path | None) -> list[Row]:
+    import shutil
+
+    from platodef_cli.features.cache import FeatureCache
+
+    cache = FeatureCache(cache_dir)
+    used = sum(entry.size for entry in cache.entries())
+    place = cache.directory
+    while not place.exists():
+        place = place.parent
+    writable = os.access(place, os.W_OK)
+    free = shutil.disk_usage(place).free / 2**30
+    text = f"{cache.directory}: {used / 2**20:.1f} MiB used, {free:.1f} GiB free on its disk"
+    return [
+        ("cache", OK if writable else MISSING, text if writable else f"{cache.directory} cannot be written")
+    ]
+
+
+def _data() -> list[Row]:
+    from platodef_cli.resources import data_dir
+
+    rows = []
+    for name in ("encoders", "pretrained_heads"):
+        try:
+            folder = data_dir(name)
+            names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+            rows.append((name, OK if names else MISSING, ", ".join(names) or f"{folder} is empty"))
+        except PlatodefError as error:
+            rows.append((name, MISSING, str(error)))
+    return rows
+
+
+def _child(*, network_namespace: bool) -> str | None:
+    """Start a child process as an isolated encoder needs it; return why it failed, or None.
+
+    ``CLONE_NEWUSER | CLONE_NEWNET`` through libc, because Python 3.11 has no ``os.unshare``.
+    """
+    code = "pass"
+    if network_namespace:
+        code = (
+            "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True); "
+            "done = libc.unshare(0x10000000 | 0x40000000) == 0; "
+            "sys.exit(0 if done else os.strerror(ctypes.get_errno()))"
+        )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return type(error).__name__
+    return None if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")
+
+
+def _isolation() -> list[Row]:
+    failure = _child(network_namespace=False)
+    rows = [("child process", MISSING if failure else OK, failure or "can be started")]
+    failure = _child(network_namespace=True)
+    text = f"not possible here ({failure})" if failure else "can be made"
+    rows.append(("network namespace", NOTE if failure else OK, text))
+    return rows
+
+
+def _hub(online: bool) -> list[Row]:
+    from huggingface_hub import constants, get_token
+
+    rows = [
+        ("hub token", NOTE, "present" if get_token() else "absent (public models only)"),
+        ("hub cache", OK, constants.HF_HUB_CACHE),
+        ("hub", NOTE, f"{constants.ENDPOINT} (not contacted; --online asks it)"),
+    ]
+    if online:
+        from huggingface_hub import HfApi
+
+        try:
+            HfApi().model_info("facebook/dinov2-base", timeout=20)
+            rows[-1] = ("hub", OK, f"{constants.ENDPOINT} answers")
+        except Exception as error:  # any failure of the network is the answer to this question
+            rows[-1] = ("hub", MISSING, f"{constants.ENDPOINT}: {type(error).__name__}")
+    return rows
+
+
+def doctor(
+    session: Session,
+    cache_dir: options.CacheDir = None,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also ask the Hub whether it can be reached.")
+    ] = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Show versions, hardware, cache, hub access and isolation of this machine."""
+    if online and environment.offline_requested():
+        session.warn("HF_HUB_OFFLINE is set, so the Hub cannot be reached")
+    checks: list[Callable[[], list[Row]]] = [
+        _libraries,
+        _torch,
+        _memory,
+        lambda: _cache(cache_dir),
+        _data,
+        _isolation,
+        lambda: _hub(online),
+    ]
+    rows = []
+    for check in checks:
+        rows += check()
+    if as_json:
+        show_json({name: {"state": state, "detail": text} for name, state, text in rows})
+    else:
+        show_rows(("what", "state", "detail"), rows, as_json=False)
+    bad = [name for name, state, _ in rows if state == MISSING]
+    if bad:
+        session.finish(f"needs attention: {', '.join(bad)}", EXIT_INCOMPLETE)
+    session.finish("everything that platodef needs is here")
