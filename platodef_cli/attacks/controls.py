@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
-from platodef_cli.attacks.variant import check, number, per_image, to_bytes, to_unit
+from platodef_cli.attacks.variant import check, check_pixels, number, per_image, to_bytes, to_unit
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Jpeg:
 
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Encode and decode; see :class:`platodef_cli.features.interface.Variant`."""
-        to_unit(pixels[:0])
+        check_pixels(pixels)
         out = torch.empty_like(pixels)
         for i, image in enumerate(pixels.cpu()):
             out[i] = decode_jpeg(encode_jpeg(image, quality=self.quality), mode=ImageReadMode.RGB)
@@ -96,6 +96,8 @@ class Crop:
         """Crop and scale; see :class:`platodef_cli.features.interface.Variant`."""
         unit = to_unit(pixels)
         centre = (2 * per_image(seeds, 2, 0xC409, unit.device) - 1) * (1 - self.keep)
+        if not len(unit):
+            return pixels.clone()
         affine = torch.zeros(len(unit), 2, 3, device=unit.device)
         affine[:, 0, 0] = affine[:, 1, 1] = self.keep
         affine[:, :, 2] = centre

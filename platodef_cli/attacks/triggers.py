@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from platodef_cli.attacks.variant import (
     check,
+    check_pixels,
     check_place,
     corners,
     fixed,
@@ -67,7 +68,7 @@ class Patch:
 
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Paste the square; see :class:`platodef_cli.features.interface.Variant`."""
-        to_unit(pixels[:0])
+        check_pixels(pixels)
         height, width = side_pixels(self.side, pixels)
         if self.colour == "random":
             patch = resize(fixed(self.seed, 3, 4, 4), height, width)
@@ -254,7 +255,7 @@ class ColourFilter:
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Mix the filtered image in; see :class:`platodef_cli.features.interface.Variant`."""
         unit = to_unit(pixels)
-        matrix = torch.tensor(TINTS[self.tint], device=unit.device)
+        matrix = torch.tensor(TINTS[self.tint], dtype=torch.float32, device=unit.device)
         tinted = torch.einsum("oc,bchw->bohw", matrix, unit).clamp(0, 1)
         return to_bytes(torch.lerp(unit, tinted, self.strength))
 
@@ -296,7 +297,7 @@ class Pattern:
         values = self.values.detach().float().cpu()
         if self.kind == "universal":
             return to_bytes(to_unit(pixels) + resize(values, *pixels.shape[-2:]).to(pixels.device))
-        to_unit(pixels[:0])
+        check_pixels(pixels)
         height, width = side_pixels(self.side, pixels)
         patch = to_bytes(resize(values, height, width))
         return paste(pixels, patch, corners(self.place, (height, width), pixels, seeds))

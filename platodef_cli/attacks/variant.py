@@ -38,14 +38,19 @@ def number(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def to_unit(pixels: Tensor) -> Tensor:
-    """Return uint8 ``[B, 3, H, W]`` as float32 in [0, 1].
+def check_pixels(pixels: Tensor) -> None:
+    """Raise unless the tensor is a batch of 8-bit RGB images.
 
     Raises:
         UsageError: The tensor has another shape or type.
     """
     if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
         raise UsageError(f"a trigger takes uint8 [B, 3, H, W], got {pixels.dtype} {list(pixels.shape)}")
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """Return uint8 ``[B, 3, H, W]`` as float32 in [0, 1], after :func:`check_pixels`."""
+    check_pixels(pixels)
     return pixels.to(torch.float32) / 255
 
 
