@@ -35,6 +35,7 @@ class ImageSource(Protocol):
     uri: str
     classes: tuple[str, ...] | None
     refs: Sequence[ImageRef]
+    skipped: list[tuple[str, str]]
 
     def open(self, index: int) -> Image.Image:
         """Decode image ``index`` to RGB.

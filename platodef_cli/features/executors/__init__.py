@@ -1,0 +1,1 @@
+"""Executors: run the extraction of shards, here or elsewhere."""

@@ -1,0 +1,82 @@
+"""From what the user writes to an image source."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from PIL import Image
+
+from platodef_cli.errors import UsageError
+from platodef_cli.images import SOURCES
+from platodef_cli.images.interface import ImageRef, ImageSource
+from platodef_cli.images.rows import subset
+
+KINDS = "a folder, a .parquet file, hf://datasets/org/name[@revision][:split] or builtin:shapes"
+
+
+def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: bool = False) -> ImageSource:
+    """Open a folder, a ``.parquet`` file, ``hf://datasets/...`` or ``builtin:shapes[?seed=..&count=..]``.
+
+    Args:
+        uri: What the user wrote.
+        limit: Take a random subset of that many images, in the order of the source.
+        seed: Draws the subset.
+        offline: Never use the network.
+
+    Raises:
+        UsageError: There is no such source, it holds no usable image, or the limit is below 1.
+    """
+    if not uri:
+        raise UsageError(f"the image source is empty; give {KINDS}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"the limit of images is {limit}; give at least 1")
+    source: ImageSource
+    if uri.startswith("builtin:"):
+        source = _builtin(uri)
+        return source if limit is None or limit >= len(source.refs) else Subset(source, limit, seed)
+    if uri.startswith("hf://"):
+        source = SOURCES.load("datasets")(uri, limit=limit, seed=seed, offline=offline)
+    elif "://" in uri:
+        raise UsageError(f"image source {uri!r} has an unknown scheme; give {KINDS}")
+    elif Path(uri).is_dir():
+        source = SOURCES.load("folder")(uri, limit=limit, seed=seed)
+    elif not Path(uri).exists():
+        raise UsageError(f"image source {uri!r} does not exist; give {KINDS}")
+    elif Path(uri).suffix.lower() == ".parquet":
+        source = SOURCES.load("parquet")(uri, limit=limit, seed=seed)
+    else:
+        raise UsageError(f"image source {uri!r} is neither a folder nor a .parquet file; give {KINDS}")
+    return source
+
+
+class Subset:
+    """A random part of another source, in its order."""
+
+    def __init__(self, source: ImageSource, limit: int, seed: int):
+        self._source = source
+        self._rows = subset(len(source.refs), limit, seed)
+        self.uri = source.uri
+        self.classes = source.classes
+        self.refs: Sequence[ImageRef] = [source.refs[row] for row in self._rows]
+        self.skipped = source.skipped
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image ``index`` to RGB; see :class:`~platodef_cli.images.interface.ImageSource`."""
+        return self._source.open(self._rows[index])
+
+
+def _builtin(uri: str) -> ImageSource:
+    name, _, query = uri.removeprefix("builtin:").partition("?")
+    if name != "shapes":
+        raise UsageError(f"unknown built-in images {uri!r}; the only built-in images are builtin:shapes")
+    known = ("seed", "count", "size")
+    arguments: dict[str, int] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in known:
+            raise UsageError(f"unknown option {key!r} in {uri!r}; the options are {', '.join(known)}")
+        try:
+            arguments[key] = int(value)
+        except ValueError:
+            raise UsageError(f"option {key}={value!r} in {uri!r} is not a whole number") from None
+    source: ImageSource = SOURCES.load("shapes")(**arguments)
+    return source

@@ -1,0 +1,173 @@
+"""Images of one parquet file, as the Hub stores them: encoded bytes in a column."""
+
+import json
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from platodef_cli.errors import UsageError
+from platodef_cli.images.decode import ImageError, decode
+from platodef_cli.images.interface import ImageRef
+from platodef_cli.images.rows import Skipped, cell_bytes, digest, labelled_refs, row_id, subset
+
+MAX_GROUP_BYTES = 4 * 2**30
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "class")
+
+
+class ParquetSource:
+    """A ``.parquet`` file as an :class:`~platodef_cli.images.interface.ImageSource`.
+
+    The image column is called ``image`` or ``img`` and holds bytes or ``{bytes, path}`` structs; the
+    optional ``label`` holds integers or strings. One row group is held in memory at a time.
+    """
+
+    def __init__(self, path: str | Path, *, limit: int | None = None, seed: int = 0):
+        """List and hash the images.
+
+        Args:
+            path: The file.
+            limit: Random subset of that many rows, in file order.
+            seed: Draws the subset.
+
+        Raises:
+            UsageError: The file is missing, no parquet file, has no image column or no usable image.
+        """
+        self._path = Path(path).absolute()
+        self.uri = str(self._path)
+        self._file = _open_parquet(self._path)
+        self._image, self._label = _columns(self._file.schema_arrow, self._path)
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(sizes)]
+        self._lock = threading.Lock()
+        self._group: tuple[int, pa.ChunkedArray] | None = None
+        self.skipped: Skipped = []
+        found, cells, rows = self._list(subset(metadata.num_rows, limit, seed))
+        names = _class_names(self._file.schema_arrow, self._label)
+        self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped)
+        self.refs: Sequence[ImageRef] = refs
+        self._rows = [rows[position] for position in kept]
+        if not refs:
+            first = f" (first: {': '.join(self.skipped[0])})" if self.skipped else ""
+            raise UsageError(f"{self._path} holds no usable image{first}; give a file with image bytes")
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image ``index`` to RGB.
+
+        Raises:
+            ImageError: The image is broken; it is then also in ``skipped``.
+        """
+        ref = self.refs[index]
+        try:
+            data = cell_bytes(self._cell(self._rows[index]), ref.id)
+            if digest(data) != ref.digest:
+                raise ImageError(ref.id, "the file changed after it was listed", transient=True)
+            return decode(data, ref.id)
+        except ImageError as error:
+            self.skipped.append((ref.id, error.reason))
+            raise
+
+    def _list(self, rows: list[int]) -> tuple[list[tuple[str, str]], list[Any], list[int]]:
+        """Return (id, digest), label cell and row number of every row that holds bytes."""
+        found: list[tuple[str, str]] = []
+        cells: list[Any] = []
+        usable: list[int] = []
+        labels = self._labels()
+        for row, cell in self._cells(rows):
+            name = row_id(row)
+            try:
+                found.append((name, digest(cell_bytes(cell, name))))
+            except ImageError as error:
+                self.skipped.append((name, error.reason))
+                continue
+            cells.append(None if labels is None else labels[row])
+            usable.append(row)
+        return found, cells, usable
+
+    def _labels(self) -> list[Any] | None:
+        if self._label is None:
+            return None
+        with _read_errors(self._path):
+            column: list[Any] = self._file.read(columns=[self._label]).column(0).to_pylist()
+        return column
+
+    def _cells(self, rows: list[int]) -> Iterator[tuple[int, Any]]:
+        for row in rows:
+            yield row, self._cell(row)
+
+    def _cell(self, row: int) -> Any:
+        group = bisect_right(self._starts, row) - 1
+        with self._lock:
+            if self._group is None or self._group[0] != group:
+                self._group = None  # free the old group before the new one is read
+                self._group = (group, self._read(group))
+            column = self._group[1]
+        return column[row - self._starts[group]].as_py()
+
+    def _read(self, group: int) -> pa.ChunkedArray:
+        size = self._file.metadata.row_group(group).total_byte_size
+        if size > MAX_GROUP_BYTES:
+            raise UsageError(
+                f"row group {group} of {self._path} unpacks to {size:,} bytes, more than "
+                f"{MAX_GROUP_BYTES:,}; write the file with smaller row groups"
+            )
+        with _read_errors(self._path):
+            return self._file.read_row_group(group, columns=[self._image]).column(0)
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Turn pyarrow's errors into one line."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise UsageError(f"cannot read {path} as parquet: {text}") from None
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise UsageError(
+            f"image file {path} does not exist; give a folder, a .parquet file or builtin:shapes"
+        )
+    with _read_errors(path):
+        return pq.ParquetFile(path)
+
+
+def _columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:
+    """Return the names of the image column and of the label column."""
+    image = next((name for name in IMAGE_NAMES if name in schema.names), None)
+    listed = ", ".join(schema.names) or "none"
+    if image is None:
+        raise UsageError(f"{path} has no column 'image' (its columns: {listed}); rename the image column")
+    if not _holds_bytes(schema.field(image).type):
+        raise UsageError(
+            f"column {image!r} of {path} is {schema.field(image).type}, not image bytes or a "
+            "{bytes, path} struct; store the encoded images in it"
+        )
+    return image, next((name for name in LABEL_NAMES if name in schema.names), None)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:
+    """Return the class names that the ``datasets`` library stored in the file, if any."""
+    try:
+        stored = json.loads((schema.metadata or {})[b"huggingface"])
+        names = stored["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return tuple(map(str, names)) if isinstance(names, list) else None
