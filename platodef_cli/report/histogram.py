@@ -45,16 +45,18 @@ def _panel(columns: Sequence[float], marker: int | None) -> list[str]:
 def _axis(edges: Sequence[float], width: int, marker: int | None, threshold: float | None) -> list[str]:
     """Draw the axis with its two ends and the threshold labelled."""
     line = ["─"] * width
-    labels = [" "] * width
     low, high = compact(edges[0]), compact(edges[-1])
-    labels[: len(low)] = low
-    labels[width - len(high) :] = high
-    if marker is not None and threshold is not None:
-        line[marker] = "┴"
-        text = f"alarm above {compact(threshold)}"
-        start = max(len(low) + 1, min(marker - len(text) // 2, width - len(high) - 1 - len(text)))
-        labels[start : start + len(text)] = text
-    return ["".join(line), "".join(labels[:width]).rstrip()]
+    text = "" if threshold is None else f"alarm above {compact(threshold)}"
+    if marker is None:
+        note = [f"{text} (off the scale)"] if text else []
+        return ["".join(line), low + high.rjust(width - len(low)), *note]
+    line[marker] = "┴"
+    room = width - len(low) - len(high) - 2
+    if len(text) > room:
+        return ["".join(line), low + high.rjust(width - len(low))]
+    start = min(max(0, marker - len(text) // 2 - len(low) - 1), room - len(text))
+    middle = (" " * start + text).ljust(room)
+    return ["".join(line), f"{low} {middle} {high}"]
 
 
 def draw(histogram: Histogram, width: int) -> list[str]:

@@ -1,0 +1,128 @@
+"""The terminal report: exact goldens at 80 columns, and what must hold at any width."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from platodef_cli.records import AuditReport
+from platodef_cli.report.escaping import ascii_only
+from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.terminal import render
+
+Check = Callable[[str, str], None]
+
+
+def test_golden_at_80_columns(golden_report: AuditReport, check_golden: Check) -> None:
+    check_golden("terminal_80.txt", render(golden_report, RenderOptions(width=80)))
+
+
+def test_golden_in_ascii(golden_report: AuditReport, check_golden: Check) -> None:
+    check_golden("terminal_80_ascii.txt", render(golden_report, RenderOptions(width=80, unicode=False)))
+
+
+def test_golden_with_every_detail(golden_report: AuditReport, check_golden: Check) -> None:
+    check_golden("terminal_100_details.txt", render(golden_report, RenderOptions(width=100, details=True)))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+@pytest.mark.parametrize("details", [False, True])
+def test_no_line_is_wider_than_asked(golden_report: AuditReport, width: int, details: bool) -> None:
+    text = render(golden_report, RenderOptions(width=width, details=details))
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert text.endswith("\n")
+
+
+def test_ascii_is_the_same_report(golden_report: AuditReport) -> None:
+    text = render(golden_report, RenderOptions(width=80))
+    assert render(golden_report, RenderOptions(width=80, unicode=False)) == ascii_only(text)
+    assert ascii_only(text).isascii()
+    assert r"\u" not in ascii_only(text), "a character of ours has no ASCII form"
+
+
+def test_colour_adds_nothing_but_colour(golden_report: AuditReport) -> None:
+    colored = render(golden_report, RenderOptions(width=80, color=True))
+    assert "\x1b[" in colored
+    bare = re.sub(r"\x1b\[[0-9;]*m", "", colored)
+    assert [line.rstrip() for line in bare.splitlines()] == render(
+        golden_report, RenderOptions(width=80)
+    ).splitlines()
+
+
+def test_reasons_stand_on_top_failures_first(golden_report: AuditReport) -> None:
+    banner = render(golden_report, RenderOptions(width=80)).split("What was audited")[0]
+    marks = re.findall(r"^. ([✗✓?!]) ", banner, flags=re.MULTILINE)
+    assert marks == ["✗", "✗", "✓", "✓", "✓"]
+    assert "FAIL (1)" in banner
+
+
+@pytest.mark.parametrize("verdict", ["pass", "fail", "inconclusive", "refused", "error"])
+def test_every_verdict_has_its_own_words(golden_report: AuditReport, verdict: str) -> None:
+    report = golden_report.model_copy(update={"verdict": verdict, "exit_code": 9})
+    first = render(report, RenderOptions(width=80)).splitlines()[1]
+    assert f"{verdict.upper()} (9)" in first
+
+
+def test_triggers_controls_and_mismatch_are_apart(golden_report: AuditReport) -> None:
+    text = render(golden_report, RenderOptions(width=80, details=True))
+    titles = [
+        "Triggers: clean against",
+        "Benign controls:",
+        "Heads: matched against mismatched",
+        "Thresholds",
+    ]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+    parts = [text[start:end] for start, end in zip(places, [*places[1:], None], strict=True)]
+    assert "ctrl-100" in parts[0]
+    assert "jpeg-30" not in parts[0]
+    assert "jpeg-30" in parts[1]
+    assert "ctrl-100" not in parts[1]
+    assert "0.998 [0.997, 0.999]" in parts[2]
+
+
+def test_details_list_what_the_summary_folds(golden_report: AuditReport) -> None:
+    short = render(golden_report, RenderOptions(width=120))
+    long = render(golden_report, RenderOptions(width=120, details=True))
+    assert "patch-noise-0.16-random" not in short
+    assert "patch-noise-0.16-random" in long
+
+
+def test_an_unsuspicious_family_shows_its_worst_member(golden_report: AuditReport) -> None:
+    patches = [probe for probe in golden_report.probes if probe.family == "patch" and not probe.suspicious]
+    report = golden_report.model_copy(update={"probes": tuple(patches)})
+    text = render(report, RenderOptions(width=120))
+    assert "patch-white-0.16-bottom-right (worst of 2)" in text
+    assert "patch-noise-0.16-random" not in text
+
+
+def test_without_labels_there_are_no_columns_about_them(golden_report: AuditReport) -> None:
+    bare = {
+        "concentration": None,
+        "concentration_class": None,
+        "poisoned_accuracy": None,
+        "purified_accuracy": None,
+    }
+    report = golden_report.model_copy(
+        update={
+            "probes": tuple(probe.model_copy(update=bare) for probe in golden_report.probes),
+            "accuracy": (),
+            "images": golden_report.images.model_copy(update={"classes": None}),
+        }
+    )
+    text = render(report, RenderOptions(width=80))
+    assert "one class" not in text
+    assert "linear-probe" not in text
+    assert "no labels" in text
+
+
+def test_an_almost_empty_report_still_says_the_verdict(golden_report: AuditReport) -> None:
+    empty: dict[str, object] = dict.fromkeys(
+        ("reasons", "findings", "not_examined", "warnings", "references", "metrics"), ()
+    )
+    empty |= dict.fromkeys(("thresholds", "probes", "searches", "alignment", "accuracy", "histograms"), ())
+    report = golden_report.model_copy(update={**empty, "found": None, "head": None, "policy": {}})
+    text = render(report, RenderOptions(width=80))
+    assert "FAIL (1)" in text
+    assert "Not examined" in text
+    assert "Triggers" not in text

@@ -1,0 +1,145 @@
+"""Errors, registry, progress, resources and records: what every room stands on."""
+
+import importlib
+import pkgutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import platodef_cli
+from platodef_cli import errors, records, resources
+from platodef_cli.errors import IncompleteError, PlatodefError, UnknownNameError, UsageError
+from platodef_cli.progress import SILENT
+from platodef_cli.records import AuditReport
+from platodef_cli.registry import Table
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.PlatodefError, 3),
+        (errors.UsageError, 2),
+        (errors.UnknownNameError, 2),
+        (errors.RefusedError, 5),
+        (errors.IncompleteError, 3),
+        (errors.HubError, 3),
+        (errors.InconclusiveError, 4),
+    ],
+)
+def test_every_error_class_has_the_code_of_the_tree(kind: type[PlatodefError], code: int) -> None:
+    assert kind.exit_code == code
+
+
+def test_the_tree_in_the_docstring_names_every_class_and_its_code() -> None:
+    classes = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, PlatodefError)
+    ]
+    lines = (errors.__doc__ or "").splitlines()
+    for kind in classes:
+        line = next(line for line in lines if kind.__name__ in line)
+        assert str(kind.exit_code) in line.split()
+
+
+def test_unknown_name_lists_choices_and_guesses() -> None:
+    table = Table("detector", {"ridge": "math:pi", "energy": "math:e"})
+    with pytest.raises(UnknownNameError) as caught:
+        table.load("rigde")
+    assert (
+        str(caught.value) == "unknown detector 'rigde' (did you mean 'ridge'?); choose one of: energy, ridge"
+    )
+    with pytest.raises(UnknownNameError) as caught:
+        table.load("zzz")
+    assert str(caught.value) == "unknown detector 'zzz'; choose one of: energy, ridge"
+
+
+def test_table_keeps_its_order_and_imports_on_load_only() -> None:
+    table = Table("thing", {"b": "no.such.module:x", "a": "math:pi"})
+    assert table.names() == ("b", "a")
+    assert "b" in table
+    assert "c" not in table
+    assert table.load("a") == pytest.approx(3.14159265)
+    with pytest.raises(ModuleNotFoundError):
+        table.load("b")
+
+
+def _tables() -> list[tuple[str, Table]]:
+    found = []
+    for module in pkgutil.iter_modules(platodef_cli.__path__, "platodef_cli."):
+        if module.ispkg:
+            room = importlib.import_module(module.name)
+            found += [(f"{module.name}.{name}", t) for name, t in vars(room).items() if isinstance(t, Table)]
+    return found
+
+
+@pytest.mark.parametrize(("table", "row"), [(name, row) for name, t in _tables() for row in t.names()])
+def test_every_row_of_every_table_can_be_loaded(table: str, row: str) -> None:
+    assert callable(dict(_tables())[table].load(row))
+
+
+def test_silent_progress_takes_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    with SILENT.step("work", 3) as task:
+        task.advance()
+        task.advance(2, note="loss 0.1")
+    SILENT.warn("careful")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_missing_embedded_data_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(resources, "_PLACES", {"encoders": (tmp_path / "a", tmp_path / "b")})
+    with pytest.raises(IncompleteError, match="embedded encoders are missing.*reinstall"):
+        resources.data_dir("encoders")
+    (tmp_path / "b").mkdir()
+    assert resources.data_dir("encoders") == tmp_path / "b"
+
+
+def test_report_round_trips_without_loss(golden_report: AuditReport, golden_json: str) -> None:
+    again = AuditReport.model_validate_json(golden_report.model_dump_json())
+    assert again == golden_report
+    assert AuditReport.model_validate_json(golden_json) == golden_report
+
+
+def test_records_are_frozen_and_closed(golden_report: AuditReport) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        golden_report.verdict = "pass"  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        AuditReport.model_validate({**golden_report.model_dump(), "surprise": 1})
+
+
+def test_golden_report_fills_every_field(golden_report: AuditReport) -> None:
+    """A field that the fixture leaves empty would be rendered and round-tripped by no test."""
+    may_be_empty = {"waivers"}
+    empty = {name for name in AuditReport.model_fields if getattr(golden_report, name) in (None, (), {}, "")}
+    assert empty <= may_be_empty
+
+
+def test_every_record_field_of_the_report_is_documented_or_named_plainly() -> None:
+    schema = AuditReport.model_json_schema()
+    assert set(schema["required"]) >= {
+        "verdict",
+        "exit_code",
+        "summary",
+        "reasons",
+        "target",
+        "images",
+        "timing",
+    }
+    assert records.SCHEMA_VERSION == schema["properties"]["schema_version"]["default"]
+
+
+def test_usage_errors_do_not_look_like_crashes() -> None:
+    assert issubclass(UsageError, PlatodefError)
+    assert not issubclass(UsageError, ValueError)
+
+
+def test_version_floors_of_the_doctor_are_those_of_the_package() -> None:
+    from platodef_cli.cli.versions import FLOORS
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = dict(line.split(">=") for line in project["dependencies"])
+    assert FLOORS == {name: declared[name] for name in FLOORS}
