@@ -3,15 +3,17 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from platodef_cli.encoders.configuration import check_configuration, parse_json
+from platodef_cli.encoders.layout import PICKLES, choose, shards
 from platodef_cli.encoders.limits import Limits
 from platodef_cli.encoders.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
-from platodef_cli.encoders.weights import SHARD, files_digest, open_regular, resolve_inside
+from platodef_cli.encoders.weights import files_digest, open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import FileRecord, Finding, Record
 
@@ -27,7 +29,6 @@ _SIGNATURES = (
     (b"\x93NUMPY", "a numpy array"),
     (b"\x89HDF", "an HDF5 file"),
 )
-_PICKLE_NAMES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz")
 _INTEGER_BUFFER = re.compile(r"(num_batches_tracked|position_ids|index|indices|idxs?|mask|ids|coords?|bins)$")
 
 
@@ -62,19 +63,20 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
         raise UsageError(f"{directory}: no such model folder; give a folder or org/name")
     kinds = _entries(directory, limits)
     names = {name for name, kind in kinds.items() if kind != "folder"}
-    backend, configs, weights = _plan(directory, names, kinds, limits)
-    files, parsed = _read_configurations(directory, configs, limits)
-    index = f"{weights[0]}.index.json" if weights[0] not in names else None
-    if index:
-        record, shard_map = _read_json(directory, index, limits)
+    config = _read_json(directory, "config.json", limits)[1] if "config.json" in names else {}
+    layout = choose(config, names, str(directory))
+    files, parsed = _read_configurations(directory, layout.configurations, limits)
+    index, weights = None, [layout.weights]
+    if layout.weights.endswith(".index.json"):
+        record, index = _read_json(directory, layout.weights, limits)
         files.append(record)
-        weights = _shards(index, shard_map, names)
-    parameters = _read_weights(directory, weights, files, limits, shard_map if index else None)
+        weights = shards(layout.weights, index, names)
+    parameters = _read_weights(directory, weights, files, limits, index)
     used = {record.path for record in files}
     return Preflight(
         directory=str(directory),
-        backend=backend,
-        architecture=_architecture(backend, parsed[configs[0]]),
+        backend=layout.backend,
+        architecture=_architecture(layout.backend, parsed[layout.configurations[0]]),
         parameters=parameters,
         files=tuple(sorted(files, key=lambda record: record.path)),
         digest=files_digest(tuple(files)),
@@ -119,44 +121,8 @@ def _signature(head: bytes, name: str) -> str:
     return next((kind for magic, kind in _SIGNATURES if head.startswith(magic)), "file")
 
 
-def _plan(
-    directory: Path, names: set[str], kinds: dict[str, str], limits: Limits
-) -> tuple[str, list[str], list[str]]:
-    """Decide which library the folder is for, and which files that library would read."""
-    config = _read_json(directory, "config.json", limits)[1] if "config.json" in names else {}
-    choices = []
-    if isinstance(config.get("model_type"), str):
-        extra = ["preprocessor_config.json", "processor_config.json"]
-        extra += ["tokenizer.json"] if config["model_type"] == "qwen2_vl" else []
-        choices.append(
-            ("transformers", ["config.json", *(n for n in extra if n in names)], "model.safetensors")
-        )
-    if "open_clip_config.json" in names:
-        for weight in ("open_clip_model.safetensors", "model.safetensors"):
-            choices.append(("open_clip", ["open_clip_config.json"], weight))
-    if isinstance(config.get("architecture"), str) and "model_type" not in config:
-        choices.append(("timm", ["config.json"], "model.safetensors"))
-    for backend, configs, weight in choices:
-        if weight in names or (backend == "transformers" and f"{weight}.index.json" in names):
-            return backend, configs, [weight]
-    unsafe = sorted(
-        n for n in names if n.endswith(_PICKLE_NAMES) or "pickle" in kinds[n] or "zip" in kinds[n]
-    )
-    if unsafe:
-        raise RefusedError(
-            f"{directory}: its weights are only in {', '.join(unsafe[:3])}, a format that can run code; "
-            "ask the authors for safetensors"
-        )
-    if not choices:
-        raise UsageError(
-            f"{directory}: holds no model: expected config.json (with model_type or architecture) or "
-            "open_clip_config.json, beside safetensors weights"
-        )
-    raise UsageError(f"{directory}: has a configuration but no {choices[0][2]}; download the weights too")
-
-
 def _read_configurations(
-    directory: Path, names: list[str], limits: Limits
+    directory: Path, names: Iterable[str], limits: Limits
 ) -> tuple[list[FileRecord], dict[str, dict[str, Any]]]:
     """Hash and check the configurations."""
     files, parsed = [], {}
@@ -178,20 +144,6 @@ def _read_json(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, 
             data = stream.read(limits.json_bytes + 1)
     record = FileRecord(path=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     return record, parse_json(data, str(directory / name), limits)
-
-
-def _shards(index: str, content: dict[str, Any], names: set[str]) -> list[str]:
-    """Return the shard files that an index names, after checking every name."""
-    mapping = content.get("weight_map")
-    if not isinstance(mapping, dict) or not mapping or not all(isinstance(v, str) for v in mapping.values()):
-        raise RefusedError(f"{index}: has no weight_map of tensor names to file names; do not use this model")
-    shards = sorted(set(mapping.values()))
-    for shard in shards:
-        if not SHARD.match(shard) or ".." in shard:
-            raise RefusedError(f"{index}: names the shard {shard!r}; only plain *.safetensors names are read")
-        if shard not in names:
-            raise RefusedError(f"{index}: names the shard {shard!r}, which is missing; download it again")
-    return shards
 
 
 def _read_weights(
@@ -282,7 +234,7 @@ def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:
     pickles = sorted(
         n
         for n, kind in kinds.items()
-        if n not in used and (n.endswith(_PICKLE_NAMES) or "pickle" in kind or "zip" in kind)
+        if n not in used and (n.endswith(PICKLES) or "pickle" in kind or "zip" in kind)
     )
     if pickles:
         findings.append(
@@ -290,7 +242,7 @@ def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:
                 id="pickle", severity="low", message=f"holds pickles, never opened: {', '.join(pickles[:5])}"
             )
         )
-    hidden = [n for n in pickles if not n.endswith((*_PICKLE_NAMES, ".zip"))]
+    hidden = [n for n in pickles if not n.endswith((*PICKLES, ".zip"))]
     if hidden:
         findings.append(
             Finding(
@@ -306,7 +258,7 @@ def _why(name: str, kind: str) -> str:
     """Say why an entry of the folder is left alone."""
     if kind == "folder":
         return "a sub-folder; never read"
-    if kind != "file" or name.endswith(_PICKLE_NAMES):
+    if kind != "file" or name.endswith(PICKLES):
         return f"{kind if kind != 'file' else 'weights in an unsafe format'}; never opened for loading"
     if name.endswith(".safetensors"):
         return "weights that the chosen library does not read"

@@ -51,7 +51,7 @@ def give_up_rights() -> tuple[str, ...]:
     if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) and libc.unshare(_CLONE_NEWNET):
         reason = os.strerror(ctypes.get_errno())
         notes = (
-            f"network isolation is partial: no network namespace ({reason}); only Python's sockets are blocked",
+            f"network isolation is partial: no network namespace ({reason}); only Python sockets are blocked",
         )
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     # The hooks stay although a namespace has no network: they also stop Unix sockets and other programs.

@@ -132,7 +132,7 @@ def _converted(state: Mapping[str, Tensor], network: nn.Module, where: str) -> M
         converted: dict[str, Tensor] = convert(dict(state), network)
     except Exception as error:
         raise RefusedError(
-            f"{where}: its weights do not fit its architecture ({type(error).__name__}); do not use this model"
+            f"{where}: its weights do not fit its architecture ({type(error).__name__}); do not use it"
         ) from error
     for key, value in converted.items():
         if key in state and state[key].numel() != value.numel():

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from platodef_cli.records import FileRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD = re.compile(r"^[\w.-]+\.safetensors$")
 _CHUNK = 2**22
 
 
@@ -60,7 +58,8 @@ def resolve_inside(directory: Path, name: str) -> Path:
     real = (root / name).resolve()
     roots = [root]
     if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        roots.append(root.parent.parent / "blobs")
+        # The second one is the store that the repositories of a cache share.
+        roots += [root.parent.parent / "blobs", root.parent.parent.parent / "blobs"]
     if not any(real.is_relative_to(allowed) for allowed in roots):
         raise RefusedError(
             f"{directory / name}: a link out of the model folder, to {real}; do not use this model"
