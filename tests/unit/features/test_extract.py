@@ -3,13 +3,13 @@ import io
 import numpy as np
 import pytest
 import torch
-from feature_fakes import MemorySource, Noise, ProjectionEncoder, Recorder, png
 from PIL import Image
 
 from platodef_cli.encoders.interface import Geometry, to_pixels
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import Request, extract, image_seeds, load_pixels
+from tests.unit.features.feature_fakes import MemorySource, Noise, ProjectionEncoder, Recorder, png
 
 REQUESTS = [Request(), Request(Noise(20), [5, 3, 17, 8]), Request(Noise(60))]
 

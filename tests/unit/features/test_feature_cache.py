@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from feature_fakes import Recorder
 from safetensors.torch import load_file
 
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.features.cache import FeatureCache, Shard, default_directory, key_digest
+from tests.unit.features.feature_fakes import Recorder
 
 KEY = {"encoder": "e" * 64, "variant": "clean"}
 

@@ -1,0 +1,157 @@
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from platodef_cli.errors import UsageError
+from platodef_cli.images.decode import ImageError
+from platodef_cli.images.parquet import ParquetSource
+from platodef_cli.images.rows import cell_bytes, class_labels
+from tests.unit.images.image_fakes import png
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def write(path, images, labels=None, *, kind=STRUCT, names=None, column="image", **options):
+    columns = {column: pa.array(images, kind)}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+    table = pa.table(columns)
+    if names is not None:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({b"huggingface": json.dumps(features).encode()})
+    pq.write_table(table, path, **options)
+    return path
+
+
+def cells(count):
+    return [{"bytes": png(i), "path": f"{i}.png"} for i in range(count)]
+
+
+def test_structs_with_declared_class_names(tmp_path):
+    file = write(tmp_path / "x.parquet", cells(3), [1, 0, 1], names=["cat", "dog"])
+    source = ParquetSource(file)
+    assert source.classes == ("cat", "dog")
+    assert [(ref.id, ref.label) for ref in source.refs] == [
+        ("row-000000", 1),
+        ("row-000001", 0),
+        ("row-000002", 1),
+    ]
+    assert source.open(2).size == (7, 9)
+
+
+def test_plain_bytes_without_labels(tmp_path):
+    file = write(tmp_path / "x.parquet", [png(0), png(1)], kind=pa.large_binary(), column="img")
+    source = ParquetSource(file)
+    assert source.classes is None
+    assert source.refs[0].label is None
+    assert source.open(1).mode == "RGB"
+
+
+def test_small_row_groups_in_any_order(tmp_path):
+    file = write(tmp_path / "x.parquet", cells(10), row_group_size=3)
+    source = ParquetSource(file)
+    whole = ParquetSource(write(tmp_path / "y.parquet", cells(10)))
+    for index in (9, 0, 4, 3, 8):
+        assert source.refs[index] == whole.refs[index]
+        assert list(source.open(index).tobytes()) == list(whole.open(index).tobytes())
+
+
+def test_string_labels(tmp_path):
+    source = ParquetSource(write(tmp_path / "x.parquet", cells(3), ["dog", "ant", "dog"]))
+    assert source.classes == ("ant", "dog")
+    assert [ref.label for ref in source.refs] == [1, 0, 1]
+
+
+def test_rows_without_a_label_are_skipped_only_where_others_have_one(tmp_path):
+    some = ParquetSource(write(tmp_path / "x.parquet", cells(3), [0, None, 1]))
+    assert [ref.id for ref in some.refs] == ["row-000000", "row-000002"]
+    assert some.open(1).tobytes() == ParquetSource(tmp_path / "x.parquet").open(1).tobytes()
+    assert some.skipped == [("row-000001", "it has no label, unlike others")]
+    none = ParquetSource(write(tmp_path / "y.parquet", cells(3), [-1, -1, -1]))
+    assert none.classes is None
+    assert len(none.refs) == 3
+
+
+def test_a_row_that_names_a_path_is_broken_and_never_opened(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(png(5))
+    rows = [*cells(2), {"bytes": None, "path": str(secret)}, {"bytes": None, "path": None}, None]
+    source = ParquetSource(write(tmp_path / "x.parquet", rows))
+    assert len(source.refs) == 2
+    assert source.skipped == [
+        ("row-000002", "it names a file path instead of holding bytes; paths are never opened"),
+        ("row-000003", "it holds no image bytes"),
+        ("row-000004", "it holds no image bytes"),
+    ]
+
+
+def test_a_broken_image_fails_on_opening(tmp_path):
+    source = ParquetSource(write(tmp_path / "x.parquet", [png(0), b"junk"], kind=pa.binary()))
+    with pytest.raises(ImageError, match="'row-000001' cannot be used"):
+        source.open(1)
+    assert source.skipped == [("row-000001", source.skipped[0][1])]
+
+
+def test_limit_keeps_row_ids_and_labels(tmp_path):
+    write(tmp_path / "x.parquet", cells(20), list(range(20)), row_group_size=4)
+    source, whole = (
+        ParquetSource(tmp_path / "x.parquet", limit=5, seed=3),
+        ParquetSource(tmp_path / "x.parquet"),
+    )
+    assert len(source.refs) == 5
+    assert all(ref in whole.refs for ref in source.refs)
+    assert [ref.id for ref in source.refs] == sorted(ref.id for ref in source.refs)
+    assert all(ref.id == f"row-{ref.label:06d}" for ref in source.refs)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "does not exist"),
+        (lambda path: path.write_bytes(b"PAR1 no parquet PAR1"), "cannot read .* as parquet"),
+        (lambda path: path.write_bytes(b""), "cannot read .* as parquet"),
+        (lambda path: write(path, [1, 2], kind=pa.int64()), "column 'image' of .* is int64, not image bytes"),
+        (lambda path: write(path, cells(1), column="picture"), r"no column 'image' \(its columns: picture\)"),
+        (lambda path: write(path, []), "holds no usable image; give"),
+        (lambda path: write(path, [None, None]), r"holds no usable image \(first: row-000000: it holds no"),
+        (
+            lambda path: write(path, cells(2), [0.5, 1.5]),
+            "labels are of type float; give integers or strings",
+        ),
+        (lambda path: write(path, cells(1), [10**9]), "label 1000000000 is too large"),
+    ],
+)
+def test_unusable_files(tmp_path, make, message):
+    path = tmp_path / "x.parquet"
+    make(path)
+    with pytest.raises(UsageError, match=message) as caught:
+        ParquetSource(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_damaged_inside(tmp_path):
+    path = write(tmp_path / "x.parquet", cells(50), compression="zstd", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    data[200:1200] = b"\xa5" * 1000
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="cannot read"):
+        ParquetSource(path)
+
+
+def test_a_row_group_bomb_is_not_unpacked(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.parquet", cells(3))
+    monkeypatch.setattr("platodef_cli.images.parquet.MAX_GROUP_BYTES", 100)
+    with pytest.raises(UsageError, match="row group 0 .* unpacks to .* smaller row groups"):
+        ParquetSource(path)
+
+
+def test_cells_and_labels_by_hand():
+    assert cell_bytes(memoryview(b"x"), "r") == b"x"
+    with pytest.raises(ImageError, match="holds no image bytes"):
+        cell_bytes("x.png", "r")
+    assert class_labels([2, 0], ["a"]) == (("a", "1", "2"), [2, 0])
+    assert class_labels([None, -1], None) == (None, [None, None])
+    with pytest.raises(UsageError, match="int, str"):
+        class_labels([1, "a"], None)
