@@ -9,6 +9,7 @@ import typer
 
 from platodef_cli import __version__
 from platodef_cli.cli import cache, environment
+from platodef_cli.cli.audit import audit
 from platodef_cli.cli.command import register
 from platodef_cli.cli.doctor import doctor
 from platodef_cli.cli.preflight import preflight
@@ -69,6 +70,7 @@ register(_cache, "ls", cache.ls)
 register(_cache, "verify", cache.verify)
 register(_cache, "rm", cache.rm)
 
+register(app, "audit", audit, panel=_AUDIT)
 register(app, "preflight", preflight, panel=_AUDIT)
 register(app, "report", report, panel=_REPORTS)
 register(app, "schema", schema, panel=_REPORTS)

@@ -9,6 +9,7 @@ import typer
 
 from platodef_cli.cli.environment import offline_requested
 from platodef_cli.errors import UsageError
+from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.report import REPORTS
 
 MODELS = "Models"
@@ -35,6 +36,12 @@ def _check_device(value: str) -> str:
 def _check_rate(value: float) -> float:
     if not 0 < value < 1:
         raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
+    return value
+
+
+def _check_purifier(value: str) -> str:
+    if value not in PURIFIERS:
+        PURIFIERS.load(value)
     return value
 
 
@@ -85,6 +92,17 @@ Images = Annotated[
 Limit = Annotated[
     int | None,
     typer.Option(min=1, help="Use at most this many images, drawn with --seed.", rich_help_panel=IMAGES),
+]
+MaxBroken = Annotated[
+    float,
+    typer.Option(
+        "--max-broken",
+        min=0.0,
+        max=1.0,
+        metavar="SHARE",
+        help="Tolerated share of unusable images.",
+        rich_help_panel=IMAGES,
+    ),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.", rich_help_panel=RUN)
@@ -155,6 +173,12 @@ ExitZero = Annotated[
     bool,
     typer.Option(
         "--exit-zero", help="Exit with 0 instead of 1 on FAIL; other codes stay.", rich_help_panel=RESULT
+    ),
+]
+Purifier = Annotated[
+    str,
+    typer.Option(
+        help=f"One of {', '.join(PURIFIERS.names())}.", callback=_check_purifier, rich_help_panel=RESULT
     ),
 ]
 AsJson = Annotated[

@@ -1,0 +1,95 @@
+"""``platodef audit``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from platodef_cli.cli import environment, options
+from platodef_cli.cli.outputs import parse_outputs
+from platodef_cli.cli.report import finish_with, write_report
+from platodef_cli.cli.session import Session
+from platodef_cli.detectors import DETECTORS
+from platodef_cli.errors import UsageError
+from platodef_cli.purifiers import DEFAULT_PURIFIER
+from platodef_cli.report import REPORTS
+
+Detectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--detector",
+        help=f"Detector to compare; repeat it. One of {', '.join(DETECTORS.names())}.",
+        rich_help_panel=options.RESULT,
+    ),
+]
+
+
+def audit(
+    session: Session,
+    model: options.Model,
+    revision: options.Revision = None,
+    reference: options.References = None,
+    head: options.Head = None,
+    images: options.Images = None,
+    limit: options.Limit = None,
+    max_broken: options.MaxBroken = 0.05,
+    seed: options.Seed = 0,
+    cache_dir: options.CacheDir = None,
+    no_cache: options.NoCache = False,
+    offline: options.Offline = False,
+    device: options.Device = "cpu",
+    dtype: options.Precision = options.Dtype.float32,
+    batch_size: options.BatchSize = 64,
+    memory_limit: options.MemoryLimit = 8.0,
+    time_limit: options.TimeLimit = None,
+    fpr: options.FalsePositiveRate = 0.05,
+    detector: Detectors = None,
+    purifier: options.Purifier = DEFAULT_PURIFIER,
+    output: options.Reports = None,
+    exit_zero: options.ExitZero = False,
+) -> None:
+    """Audit an encoder: is it safe to build on?
+
+    Checks its files, extracts features of the same images by it and by trusted references, fits or loads
+    the heads, tries triggers and harmless controls, searches for a trigger, and says why it passes or fails.
+    """
+    outputs = parse_outputs(output or (), REPORTS, default="terminal")
+    for name in detector or ():
+        if name not in DETECTORS:
+            DETECTORS.load(name)
+    _check_head(head)
+    without_network = options.offline(offline)
+    if without_network:
+        environment.go_offline()
+    from platodef_cli import audit as room
+
+    defaults = room.AuditConfig(model=model)
+    config = room.AuditConfig(
+        model=model,
+        revision=revision,
+        references=tuple(reference or ()),
+        images=images,
+        limit=limit,
+        seed=seed,
+        head=None if head is None else str(head),
+        cache_dir=cache_dir,
+        use_cache=not no_cache,
+        offline=without_network,
+        device=device,
+        dtype=dtype.value,
+        batch_size=batch_size,
+        memory_limit_gb=memory_limit,
+        time_limit_s=time_limit,
+        false_positive_rate=fpr,
+        detectors=tuple(detector) if detector else defaults.detectors,
+        purifier=purifier,
+        max_broken_share=max_broken,
+    )
+    report = room.audit(config, progress=session.progress)
+    write_report(session, report, outputs)
+    finish_with(session, report, exit_zero=exit_zero)
+
+
+def _check_head(head: Path | None) -> None:
+    if head is not None and not (head / "head.json").is_file():
+        raise UsageError(f"{head} holds no heads (no head.json); make some with `platodef fit`")

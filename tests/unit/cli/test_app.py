@@ -1,0 +1,299 @@
+"""The entry point: light help, exit codes, streams, one line per error."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.main import get_command
+
+from platodef_cli.cli import environment, exits
+from platodef_cli.cli.app import app
+from platodef_cli.errors import HubError, IncompleteError, InconclusiveError, RefusedError, UsageError
+from tests.unit.cli.calls import LAUNCH, ROOT, Call, command, python
+
+HEAVY = ("torch", "torchvision", "transformers", "timm", "open_clip", "datasets", "numpy", "huggingface_hub")
+
+
+def commands() -> list[tuple[str, ...]]:
+    """Every command and group of commands, as words."""
+    found: list[tuple[str, ...]] = [()]
+    for name, entry in get_command(app).commands.items():  # type: ignore[attr-defined]
+        found.append((name,))
+        found += [(name, inner) for inner in getattr(entry, "commands", {})]
+    return found
+
+
+def test_the_commands_of_the_contract_are_there() -> None:
+    assert set(commands()) >= {
+        *((name,) for name in ("audit", "preflight", "extract", "fit", "score", "purify", "align", "report")),
+        *(("heads", name) for name in ("ls", "show", "verify")),
+        *(("cache", name) for name in ("ls", "verify", "rm")),
+        ("doctor",),
+        ("schema",),
+    }
+
+
+def test_help_of_every_command_stays_light_and_documents_every_option() -> None:
+    code = (
+        "import sys, contextlib, io\n"
+        "from platodef_cli.cli.app import main\n"
+        f"for words in {commands()!r}:\n"
+        "    text = io.StringIO()\n"
+        "    with contextlib.redirect_stdout(text):\n"
+        "        assert main([*words, '--help']) == 0, words\n"
+        "    assert 'Usage: platodef ' + ' '.join(words) in text.getvalue(), text.getvalue()\n"
+        f"    loaded = sorted(set({HEAVY!r}) & set(sys.modules))\n"
+        "    assert not loaded, (words, loaded)\n"
+        "assert 'platodef_cli.records' not in sys.modules\n"
+    )
+    done = python(code)
+    assert done.code == 0, done.err
+
+
+def test_every_option_and_command_has_a_help_text() -> None:
+    for words in commands():
+        entry = get_command(app)
+        for word in words:
+            entry = entry.commands[word]  # type: ignore[attr-defined]
+        assert entry.help, words
+        for parameter in entry.params:
+            assert getattr(parameter, "help", None) or parameter.name == "help" or parameter.hidden, (  # type: ignore[attr-defined]
+                words,
+                parameter.name,
+            )
+
+
+def test_version_names_the_libraries_without_importing_them() -> None:
+    done = python(
+        "import sys; from platodef_cli.cli.app import main; code = main(['--version'])\n"
+        f"assert not set({HEAVY!r}) & set(sys.modules); sys.exit(code)"
+    )
+    assert done.code == 0
+    assert re.match(r"platodef \d+\.\d+\.\d+ \(Python 3", done.out)
+    assert re.search(r"^  torch 2\.", done.out, flags=re.MULTILINE)
+
+
+def test_without_arguments_help_and_a_usage_error(platodef: Call) -> None:
+    done = platodef()
+    assert done.code == 2
+    assert "Usage: platodef" in done.out
+    assert done.last == "USAGE (2): a command is missing (see 'platodef --help')"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("nope",), "No such command 'nope'. (see 'platodef --help')"),
+        (("schema", "--nope"), "No such option: --nope"),
+        (("schema", "surplus"), "unexpected extra argument"),
+        (("report",), "Missing argument 'REPORT.json'"),
+        (("schema", "--progress", "maybe"), "'maybe' is not one of 'auto', 'on', 'off'"),
+        (("audit", "m", "--limit", "0"), "Invalid value for '--limit'"),
+        (("audit", "m", "--limit", "many"), "Invalid value for '--limit'"),
+        (("audit", "m", "--seed", "-1"), "Invalid value for '--seed'"),
+        (("audit", "m", "--dtype", "int4"), "'int4' is not one of"),
+        (("audit", "m", "--device", "tpu"), "unknown device 'tpu'; choose cpu, cuda, cuda:N or mps"),
+        (("audit", "m", "--fpr", "1.5"), "lies strictly between 0 and 1, got 1.5"),
+        (("audit", "m", "--purifier", "mop"), "unknown purifier 'mop'"),
+        (("audit", "m", "--detector", "rigde"), "unknown detector 'rigde' (did you mean 'ridge'?)"),
+        (("audit", "m", "-o", "pdf"), "unknown report format 'pdf'"),
+        (("audit", "m", "-o", "json="), "a path is missing after '='"),
+        (
+            ("audit", "m", "-o", "json=/no/such/folder/r.json"),
+            "/no/such/folder of the output r.json does not",
+        ),
+        (("audit", "m", "-o", "json", "-o", "markdown"), "two results would go to stdout"),
+        (("audit", "m", "--head", "/no/such"), "/no/such holds no heads"),
+        (("schema", "x\x1b[2J"), r"(x\x1b[2J)"),
+        (("audit", "m", "-o", "x\u202e"), r"unknown report format 'x\u202e'"),
+    ],
+)
+def test_usage_errors_are_one_line_and_2(platodef: Call, words: tuple[str, ...], message: str) -> None:
+    done = platodef(*words)
+    assert done.code == 2
+    assert done.out == ""
+    assert len(done.err.strip().splitlines()) == 1
+    assert done.last.startswith("USAGE (2): ")
+    assert message in done.last
+    assert "\x1b" not in done.err
+
+
+@pytest.fixture
+def failing(platodef: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Run ``platodef schema`` with a body that raises the given error."""
+
+    def call(error: BaseException, *words: str) -> object:
+        def dumps(value: object) -> str:
+            raise error
+
+        monkeypatch.setattr("platodef_cli.report.json.dumps", dumps)
+        return platodef("schema", *words)
+
+    return call  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UsageError("bad value; do this"), 2, "USAGE (2): bad value; do this"),
+        (RefusedError("x.bin: is a pickle"), 5, "REFUSED (5): x.bin: is a pickle"),
+        (IncompleteError("disk full"), 3, "ERROR (3): disk full"),
+        (HubError("no network"), 3, "ERROR (3): no network"),
+        (InconclusiveError("60 images are too few"), 4, "INCONCLUSIVE (4): 60 images are too few"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "INTERRUPTED (130): interrupted; run the same command again, finished work is cached",
+        ),
+        (MemoryError(), 3, "ERROR (3): not enough memory; try a smaller --batch-size or --limit"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            3,
+            "ERROR (3): not enough memory; try a smaller --batch-size or --limit",
+        ),
+        (
+            ZeroDivisionError("division by zero"),
+            3,
+            "ERROR (3): unexpected ZeroDivisionError: division by zero; use --debug for the traceback",
+        ),
+        (EOFError(), 3, "ERROR (3): unexpected EOFError; use --debug for the traceback"),
+        (
+            OSError(28, "No space left on device", "/x/y"),
+            3,
+            "ERROR (3): No space left on device: /x/y; free some space and run the same command again "
+            "(use --debug for the traceback)",
+        ),
+        (
+            BrokenPipeError(32, "Broken pipe"),
+            3,
+            "ERROR (3): the reader of the output closed it before everything was written",
+        ),
+        (
+            UsageError("two\nlines \x1b[31m and colours"),
+            2,
+            r"USAGE (2): two lines \x1b[31m and colours",
+        ),
+    ],
+)
+def test_every_error_ends_in_one_line_and_its_code(
+    failing: Call, error: BaseException, code: int, line: str
+) -> None:
+    done = failing(error)
+    assert (done.code, done.err.strip()) == (code, line)
+
+
+def test_debug_shows_the_traceback_and_the_same_last_line(failing: Call) -> None:
+    done = failing(ZeroDivisionError("division by zero"), "--debug")
+    assert done.code == 3
+    assert "Traceback (most recent call last)" in done.err
+    assert done.last.startswith("ERROR (3): unexpected ZeroDivisionError")
+
+
+def test_debug_may_stand_before_the_command(monkeypatch: pytest.MonkeyPatch, platodef: Call) -> None:
+    def dumps(value: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("platodef_cli.report.json.dumps", dumps)
+    assert "Traceback" in platodef("--debug", "schema").err
+    assert "Traceback" not in platodef("schema").err
+
+
+def test_exit_codes_are_those_of_the_contract() -> None:
+    assert exits.LABELS == {
+        0: "OK",
+        1: "FAIL",
+        2: "USAGE",
+        3: "ERROR",
+        4: "INCONCLUSIVE",
+        5: "REFUSED",
+        130: "INTERRUPTED",
+    }
+    assert exits.explain(typer.Abort())[0] == 130
+
+
+def test_ctrl_c_is_130_in_a_real_process() -> None:
+    code = (
+        "import sys, time, platodef_cli.report.json as room\n"
+        "from platodef_cli.cli.app import main\n"
+        "def dumps(value):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+        "room.dumps = dumps\n"
+        "sys.exit(main(['schema']))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline() == b"ready\n"
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert err.decode().strip() == (
+        "INTERRUPTED (130): interrupted; run the same command again, finished work is cached"
+    )
+
+
+def test_closed_pipe_is_3_without_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, "schema"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        err = child.stderr.read().decode()
+        child.wait(timeout=60)
+    assert child.returncode == 3
+    assert err.strip() == "ERROR (3): the reader of the output closed it before everything was written"
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {}])
+def test_reports_survive_any_locale(locale: dict[str, str]) -> None:
+    done = command("report", str(ROOT / "tests/golden/report_v1.json"), env=locale)
+    assert done.code == 0, done.err
+    assert "FAIL (1)" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_environment_is_set_before_libraries_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = python(
+        "import os, sys; from platodef_cli.cli.app import main; main(['--version'])\n"
+        "print([os.environ[name] for name in ('HF_HUB_DISABLE_TELEMETRY', 'HF_HUB_DISABLE_PROGRESS_BARS',"
+        " 'TOKENIZERS_PARALLELISM', 'DISABLE_SAFETENSORS_CONVERSION')])",
+        env={"HF_HUB_DISABLE_TELEMETRY": "0"},
+    )
+    assert done.out.splitlines()[-1] == "['1', '1', 'false', '1']"
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", None), ("", None)]
+)
+def test_cpu_limit_of_a_container(tmp_path: Path, text: str, cpus: int | None) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(text)
+    assert environment.container_cpus(file) == cpus
+    assert environment.container_cpus(tmp_path / "absent") is None
+
+
+def test_help_mentions_exit_codes_and_what_a_pass_means(platodef: Call) -> None:
+    text = " ".join(platodef("--help").out.split())
+    assert "0 pass, 1 suspicious, 2 usage, 3 could not complete, 4 inconclusive, 5 refused" in text
+    assert "not that a model is safe" in text
+
+
+def test_quiet_shows_only_the_last_line(platodef: Call) -> None:
+    done = platodef("report", ROOT / "tests/golden/report_v1.json", "-q")
+    assert done.code == 0
+    assert len(done.err.strip().splitlines()) == 1

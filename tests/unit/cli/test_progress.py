@@ -1,0 +1,79 @@
+"""Progress on a terminal, silence elsewhere, warnings once."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from platodef_cli.cli.progress import ConsoleProgress
+from platodef_cli.cli.session import ProgressMode, Session
+
+
+def _progress(*, animate: bool, steps: bool) -> tuple[ConsoleProgress, io.StringIO, list[str]]:
+    stream, warned = io.StringIO(), []
+    console = Console(file=stream, force_terminal=animate, width=80, no_color=True)
+    return ConsoleProgress(console, animate=animate, steps=steps, warn=warned.append), stream, warned
+
+
+def test_silent_means_silent_but_for_warnings_once() -> None:
+    progress, stream, warned = _progress(animate=False, steps=False)
+    with progress.step("extracting", 3) as task:
+        task.advance(2, note="loss 0.2")
+        progress.warn("a GPU is unused")
+        progress.warn("a GPU is unused")
+        progress.warn("two images are broken")
+    assert stream.getvalue() == ""
+    assert warned == ["a GPU is unused", "two images are broken"]
+
+
+def test_without_a_terminal_finished_steps_are_lines() -> None:
+    progress, stream, _ = _progress(animate=False, steps=True)
+    with progress.step("extracting [red]\x1b[31m", 3) as task:
+        task.advance(3)
+    assert stream.getvalue().startswith(r"  extracting [red]\x1b[31m  ")
+    assert stream.getvalue().endswith(" s\n")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_on_a_terminal_bars_are_drawn_nested_and_removed() -> None:
+    progress, stream, _ = _progress(animate=True, steps=True)
+    with progress.step("outer", 2) as outer:
+        with progress.step("inner") as inner:
+            inner.advance(note="loss [bold]0.1")
+        outer.advance()
+        progress._bars.refresh()
+    text = stream.getvalue()
+    assert "1/2" in text
+    assert "inner" in text
+    assert not progress._bars.live.is_started
+    assert progress._bars.tasks == []
+
+
+def test_a_failing_step_closes_its_bar_and_claims_nothing() -> None:
+    progress, stream, _ = _progress(animate=False, steps=True)
+    with pytest.raises(ValueError, match="no"), progress.step("extracting", 1):
+        raise ValueError("no")
+    assert stream.getvalue() == ""
+    assert progress._bars.tasks == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "quiet", "shown"),
+    [
+        (ProgressMode.auto, False, False),
+        (ProgressMode.on, False, True),
+        (ProgressMode.on, True, False),
+        (ProgressMode.off, False, False),
+    ],
+)
+def test_session_decides(
+    capsys: pytest.CaptureFixture[str], mode: ProgressMode, quiet: bool, shown: bool
+) -> None:
+    session = Session(progress_mode=mode, quiet=quiet)
+    with session.progress.step("extracting", 1):
+        pass
+    session.progress.warn("careful")
+    session.progress.warn("careful")
+    err = capsys.readouterr().err
+    assert ("extracting" in err) is shown
+    assert err.count("warning: careful") == 1
