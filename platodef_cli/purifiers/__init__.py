@@ -1,1 +1,73 @@
 """Purifiers: regenerate the clean source feature from the references."""
+
+from typing import TYPE_CHECKING, Literal
+
+from platodef_cli.registry import Table
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from platodef_cli.features.interface import FeatureTuples
+    from platodef_cli.heads.heads import Heads
+    from platodef_cli.purifiers.interface import Purifier
+
+PURIFIERS = Table(
+    "purifier",
+    {
+        "mean": "platodef_cli.purifiers.mean:MeanPurifier",
+        "average": "platodef_cli.purifiers.sampled:AveragePurifier",
+        "heun": "platodef_cli.purifiers.sampled:HeunPurifier",
+        "euler": "platodef_cli.purifiers.sampled:EulerPurifier",
+        "dpmpp": "platodef_cli.purifiers.sampled:DpmppPurifier",
+        "langevin": "platodef_cli.purifiers.sampled:LangevinPurifier",
+        "ridge": "platodef_cli.purifiers.ridge:RidgePurifier",
+    },
+)
+DEFAULT_PURIFIER = "mean"
+Start = Literal["noise", "source"]
+
+
+def make_purifier(
+    name: str,
+    heads: "Heads",
+    *,
+    steps: int = 20,
+    samples: int = 8,
+    guidance: float = 1.0,
+    start: Start = "noise",
+    sigma_start: float | None = None,
+) -> "Purifier":
+    """Return the purifier called ``name``.
+
+    Args:
+        name: A row of :data:`PURIFIERS`.
+        heads: Fitted heads.
+        steps: Noise levels of a sampler.
+        samples: Samples that ``average`` averages.
+        guidance: Classifier-free guidance scale w; 1 is off.
+        start: ``noise`` regenerates the feature from the references alone; ``source`` adds noise to
+            the observed feature first and so keeps part of an attack.
+        sigma_start: Noise level that a sampler starts from; None is the head's largest.
+
+    Raises:
+        UnknownNameError: No such purifier; the message lists the choices.
+        UsageError: An option is out of range.
+    """
+    from platodef_cli.purifiers.options import PurifyOptions
+
+    options = PurifyOptions(steps, samples, guidance, start, sigma_start)
+    purifier: Purifier = PURIFIERS.load(name)(heads, options)
+    return purifier
+
+
+def purify_flagged(
+    purifier: "Purifier", tuples: "FeatureTuples", flagged: "Tensor", generator: "Generator"
+) -> "Tensor":
+    """Return source features ``[N, D_s]`` with only the ``flagged`` (boolean ``[N]``) rows purified.
+
+    Raises:
+        UsageError: ``flagged`` is not a boolean mask with one entry per tuple.
+    """
+    from platodef_cli.purifiers.flagged import purify_flagged as purify
+
+    return purify(purifier, tuples, flagged, generator=generator)

@@ -1,0 +1,142 @@
+"""Everything that decides how heads are fitted, in one frozen record with presets."""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.heads.backbone import BackboneConfig
+from platodef_cli.heads.mismatch import MismatchConfig
+from platodef_cli.heads.train import TrainConfig
+
+Mode = Literal[
+    "separate",
+    "energy-from-denoiser",
+    "denoiser-from-energy",
+    "energy-on-denoiser",
+    "denoiser-on-energy",
+    "joint",
+]
+MODES: tuple[Mode, ...] = (
+    "separate",
+    "energy-from-denoiser",
+    "denoiser-from-energy",
+    "energy-on-denoiser",
+    "denoiser-on-energy",
+    "joint",
+)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Hyper-parameters of :func:`platodef_cli.heads.fit.fit_heads`.
+
+    Attributes:
+        backbone: Size and kind of both networks.
+        gaussian_start: Networks learn what the closed-form Gaussian leaves over. False is the paper.
+        mode: How the two heads share weights (the rows of the paper's Table 3): trained separately;
+            one initialised from the other's backbone (``x-from-y``); a readout on the other's frozen
+            backbone (``x-on-y``); or one backbone with both losses (``joint``).
+        mismatch: Negatives of the energy head.
+        energy: Training of the energy head.
+        denoiser: Training of the denoiser head (and of both in joint mode).
+        sigma_min: Smallest noise level.
+        sigma_max: Largest noise level; the one-shot purifier evaluates the denoiser there.
+        reference_drop: Probability of zeroing all reference tokens of a row in denoiser training.
+        subset_drop: Probability of dropping a random proper subset of the references of a row in the
+            training of both heads, so that subsets can be dropped at inference.
+        held_out: Share of the rows kept for early stopping and the reported metrics.
+        held_out_most: Largest number of such rows.
+    """
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    gaussian_start: bool = True
+    mode: Mode = "separate"
+    mismatch: MismatchConfig = field(default_factory=MismatchConfig)
+    energy: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=8))
+    denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=20))
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    reference_drop: float = 0.1
+    subset_drop: float = 0.1
+    held_out: float = 0.1
+    held_out_most: int = 2000
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.mode not in MODES:
+            raise UnknownNameError("training mode", self.mode, MODES)
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise UsageError(f"sigma_min {self.sigma_min} must lie between 0 and sigma_max {self.sigma_max}")
+        for name in ("reference_drop", "subset_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 < self.held_out < 0.5 or self.held_out_most < 1:
+            raise UsageError("held_out must lie between 0 and 0.5 and held_out_most be at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values from which :meth:`from_json` rebuilds the configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "FitConfig":
+        """Build a configuration from :meth:`to_json`'s values.
+
+        Raises:
+            UsageError: An unknown key, or a value of the wrong type or range.
+        """
+        nested = {
+            "backbone": BackboneConfig,
+            "mismatch": MismatchConfig,
+            "energy": TrainConfig,
+            "denoiser": TrainConfig,
+        }
+        arguments: dict[str, Any] = {}
+        for name, value in _checked(cls, values).items():
+            arguments[name] = nested[name](**_checked(nested[name], value)) if name in nested else value
+        return cls(**arguments)
+
+
+def _checked(kind: type, values: Any) -> dict[str, Any]:
+    """Return ``values`` if it is a mapping of the fields of ``kind`` with plain values of their types."""
+    if not isinstance(values, dict):
+        raise UsageError(f"{kind.__name__} must be a JSON object, not {type(values).__name__}")
+    types = {entry.name: entry.type for entry in fields(kind)}
+    for name, value in values.items():
+        if name not in types:
+            raise UnknownNameError(f"field of {kind.__name__}", str(name), types)
+        if types[name] in (int, float, bool) and not _is_a(types[name], value):
+            raise UsageError(f"{kind.__name__}.{name} has the wrong type: {value!r}")
+    return values
+
+
+def _is_a(kind: object, value: object) -> bool:
+    """Tell whether a JSON value is a ``kind``: a bool is no number, a whole number is a float too."""
+    if isinstance(value, bool) or kind is bool:
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, int) or (kind is float and isinstance(value, float))
+
+
+_BACKBONES = {
+    "tiny": BackboneConfig(width=128, depth=3, heads=4),
+    "small": BackboneConfig(width=256, depth=4, heads=4),
+    "medium": BackboneConfig(width=512, depth=8, heads=8),
+    "paper": BackboneConfig(width=1536, depth=12, heads=12),
+}
+PRESETS: tuple[str, ...] = tuple(_BACKBONES)
+
+
+def preset(name: str, **changes: Any) -> FitConfig:
+    """Return the default configuration with the backbone of preset ``name``, and ``changes`` on top.
+
+    Raises:
+        UnknownNameError: No such preset; the message lists the choices.
+    """
+    if name not in _BACKBONES:
+        raise UnknownNameError("preset", name, PRESETS)
+    return replace(FitConfig(backbone=_BACKBONES[name]), **changes)
+
+
+def preset_name(config: FitConfig) -> str:
+    """Return the preset whose backbone ``config`` uses, or ``custom``."""
+    matches = [name for name, backbone in _BACKBONES.items() if backbone == config.backbone]
+    return matches[0] if matches else "custom"

@@ -1,0 +1,123 @@
+"""Scores of every head on feature tuples, and the held-out metrics that a fitted head carries."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.heads.heads import SCORE_BLOCK, Heads
+from platodef_cli.heads.mismatch import derange
+
+MISMATCHES = 8  # source-only mismatches per held-out tuple in the reported metrics
+
+
+def auroc(negative: Tensor, positive: Tensor) -> float:
+    """Return the probability that a positive scores above a negative (ties count half)."""
+    scores = torch.cat([negative, positive]).double()
+    _, inverse, counts = torch.unique(scores, return_inverse=True, return_counts=True)
+    middle = counts.cumsum(0) - (counts - 1) / 2  # mean rank of every distinct value, from 1
+    ranks = middle[inverse][len(negative) :]
+    wins = float(ranks.sum()) - len(positive) * (len(positive) + 1) / 2
+    return wins / (len(negative) * len(positive))
+
+
+def energy_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the platonic energy ``[N]`` float64."""
+    return heads.energies(tuples)
+
+
+def ridge_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the squared Mahalanobis length ``[N]`` float64 of the ridge residual."""
+    source, references = heads.standardise(tuples)
+    return heads.ridge.mahalanobis(source, torch.cat(references, dim=1)).double()
+
+
+def gaussian_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the negative joint-Gaussian log density ratio ``[N]`` float64, nats."""
+    source, references = heads.standardise(tuples)
+    return -heads.ridge.log_density_ratio(source, torch.cat(references, dim=1)).double()
+
+
+def marginal_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the squared Mahalanobis length ``[N]`` float64 of the source alone, references ignored."""
+    source, _ = heads.standardise(tuples)
+    nothing = heads.ridge.posterior((False,) * len(heads.reference_names))
+    return nothing.mahalanobis(source).double()
+
+
+def denoiser_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the squared Mahalanobis length ``[N]`` float64 of the source around its one-shot mean.
+
+    The mean is ``D(0; sigma_max, r)``: at the largest noise level the input carries nothing, so the
+    denoiser returns the conditional mean; the metric is the ridge residual's covariance.
+    """
+    source, _ = heads.standardise(tuples)
+    return heads.ridge.posterior().mahalanobis(source - one_shot_mean(heads, tuples)).double()
+
+
+@torch.no_grad()
+def one_shot_mean(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the denoiser's conditional mean ``[N, D_s]``, standardised, on the CPU."""
+    source, references = heads.standardise(tuples)
+    means = []
+    for start in range(0, len(source), SCORE_BLOCK):
+        part = slice(start, start + SCORE_BLOCK)
+        condition = heads.denoiser.condition([row[part].to(heads.device) for row in references])
+        blank = torch.zeros_like(source[part]).to(heads.device)
+        sigma = torch.tensor(heads.config.sigma_max, device=heads.device)
+        means.append(heads.denoiser(blank, sigma, condition).cpu())
+    return torch.cat(means) if means else torch.zeros_like(source)
+
+
+COMPONENTS = {
+    "energy": energy_scores,
+    "ridge": ridge_scores,
+    "gaussian": gaussian_scores,
+    "denoiser": denoiser_scores,
+}
+
+
+def component_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tensor]:
+    """Return every component's scores ``[N]`` float64."""
+    return {name: score(heads, tuples) for name, score in COMPONENTS.items()}
+
+
+def held_out_metrics(heads: Heads, tuples: FeatureTuples) -> dict[str, float]:
+    """Return the metrics of held-out clean ``tuples`` against source-only mismatches of the same images.
+
+    Keys: ``matched_auroc``, ``ridge_auroc``, ``gaussian_auroc`` (matched against mismatched),
+    ``energy_gap`` (nats), ``mi_lower_bound`` (nats, from the NCE loss), ``nce_loss``,
+    ``mean_r2`` and ``ridge_r2`` (explained variance of the conditional mean).
+    """
+    generator = torch.Generator().manual_seed(heads.seed)
+    every = torch.arange(len(tuples))
+    other = derange(every, min(MISMATCHES, len(every) - 1), generator)
+    matched = component_scores(heads, tuples)
+    mismatched = [component_scores(heads, tuples.with_source(tuples.source[column])) for column in other.T]
+    joined = {name: torch.stack([part[name] for part in mismatched], dim=1) for name in matched}
+    source, references = heads.standardise(tuples)
+    total = source.square().mean()
+    ridge_error = (source - heads.ridge.posterior().mean(torch.cat(references, dim=1))).square().mean()
+    mean_error = (source - one_shot_mean(heads, tuples)).square().mean()
+    loss = contrastive_loss(-matched["energy"], -joined["energy"])
+    return {
+        "matched_auroc": auroc(matched["energy"], joined["energy"].flatten()),
+        "ridge_auroc": auroc(matched["ridge"], joined["ridge"].flatten()),
+        "gaussian_auroc": auroc(matched["gaussian"], joined["gaussian"].flatten()),
+        "energy_gap": float(joined["energy"].mean() - matched["energy"].mean()),
+        "mi_lower_bound": math.log(joined["energy"].shape[1] + 1) - loss,
+        "gaussian_mutual_information": heads.ridge.mutual_information(),
+        "mean_r2": 1.0 - float(mean_error / total),
+        "ridge_r2": 1.0 - float(ridge_error / total),
+    }
+
+
+def contrastive_loss(positive: Tensor, negative: Tensor) -> float:
+    """Return the mean K-way softmax cross-entropy of logits ``[B]`` against ``[B, K]``.
+
+    It is never above the sigmoid NCE loss of the same logits, and ``ln(K + 1)`` minus it is a lower
+    bound of the mutual information for independently drawn negatives (Oord et al. 2018).
+    """
+    every = torch.cat([positive.unsqueeze(1), negative], dim=1).double()
+    return float((every.logsumexp(dim=1) - positive.double()).mean())

@@ -1,0 +1,162 @@
+"""The fitted heads of one suspect and its references, and how to apply them to feature tuples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from platodef_cli.errors import UsageError
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.heads.card import HeadCard
+from platodef_cli.heads.config import FitConfig
+from platodef_cli.heads.denoiser import Denoiser
+from platodef_cli.heads.energy import EnergyHead
+from platodef_cli.heads.ridge import Ridge
+
+SCORE_BLOCK = 2048  # rows per forward pass
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Per-dimension mean and standard deviation of clean features.
+
+    Attributes:
+        mean: ``[D]`` float32.
+        std: ``[D]`` float32, positive (1 for dimensions that never vary).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Return standardised ``[N, D]`` float32."""
+        return (values.float() - self.mean) / self.std
+
+    def invert(self, values: Tensor) -> Tensor:
+        """Return de-standardised ``[N, D]`` float32."""
+        return values * self.std + self.mean
+
+
+def fit_standardiser(values: Tensor) -> Standardiser:
+    """Return the statistics of ``values`` ``[N, D]``."""
+    mean, std = values.double().mean(dim=0), values.double().std(dim=0)
+    # a dead dimension carries nothing; dividing by its rounding noise would make it the loudest
+    dead = std <= 1e-6 * std.max().clamp_min(1e-30)
+    return Standardiser(mean.float(), torch.where(dead, torch.ones_like(std), std).float())
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Heads fitted on clean tuples of one suspect and M references.
+
+    Attributes:
+        config: How they were fitted.
+        seed: Seed they were fitted with.
+        reference_names: Names of the references, in order.
+        source_standardiser: Statistics of the suspect's clean features.
+        reference_standardisers: Statistics of every reference, in order.
+        ridge: The closed-form head.
+        energy: The energy head, in evaluation mode.
+        denoiser: The denoiser head, in evaluation mode.
+        metrics: Held-out metrics by name (``matched_auroc``, ``energy_gap``, ...).
+        clean_scores: Detector component -> sorted float64 scores of held-out clean tuples.
+        rows: Number of tuples fitted on, held-out ones included.
+        card: Identity of the encoders, for heads that were loaded from disk.
+    """
+
+    config: FitConfig
+    seed: int
+    reference_names: tuple[str, ...]
+    source_standardiser: Standardiser
+    reference_standardisers: tuple[Standardiser, ...]
+    ridge: Ridge
+    energy: EnergyHead
+    denoiser: Denoiser
+    metrics: Mapping[str, float]
+    clean_scores: Mapping[str, Tensor] = field(default_factory=dict)
+    rows: int = 0
+    card: HeadCard | None = None
+
+    @property
+    def source_dim(self) -> int:
+        """Length of the suspect's features."""
+        return int(self.source_standardiser.mean.shape[0])
+
+    @property
+    def reference_dims(self) -> tuple[int, ...]:
+        """Lengths of the references' features, in order."""
+        return tuple(int(entry.mean.shape[0]) for entry in self.reference_standardisers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks live."""
+        return self.energy.bias.device
+
+    def standardise(self, tuples: FeatureTuples) -> tuple[Tensor, list[Tensor]]:
+        """Return the standardised source ``[N, D_s]`` and references ``[N, D_m]``, in the heads' order.
+
+        Raises:
+            UsageError: A reference is missing, or a dimension differs from what the heads were fitted on.
+        """
+        self._check("source", tuples.source, self.source_dim)
+        missing = [name for name in self.reference_names if name not in tuples.references]
+        if missing:
+            have = ", ".join(tuples.references) or "none"
+            raise UsageError(f"the features lack reference {missing[0]!r} of these heads (they have: {have})")
+        rows = []
+        for name, entry in zip(self.reference_names, self.reference_standardisers, strict=True):
+            self._check(f"reference {name!r}", tuples.references[name], int(entry.mean.shape[0]))
+            rows.append(entry.apply(tuples.references[name]))
+        return self.source_standardiser.apply(tuples.source), rows
+
+    def keep_of(self, names: Sequence[str] | None) -> tuple[bool, ...] | None:
+        """Return one flag per reference for the ``names`` to use (None: all of them).
+
+        Raises:
+            UsageError: An unknown name, or no name at all.
+        """
+        if names is None:
+            return None
+        unknown = [name for name in names if name not in self.reference_names]
+        if unknown or not names:
+            wrong = f"{unknown[0]!r} is not one of them" if unknown else "none was chosen"
+            raise UsageError(f"these heads have the references {', '.join(self.reference_names)}; {wrong}")
+        return tuple(name in names for name in self.reference_names)
+
+    @torch.no_grad()
+    def energies(self, tuples: FeatureTuples, *, references: Sequence[str] | None = None) -> Tensor:
+        """Return the platonic energy ``[N]`` float64; higher is more suspicious.
+
+        Args:
+            tuples: Features to score.
+            references: Names of the references to use; None uses all.
+        """
+        keep = self.keep_of(references)
+        source, rows = self.standardise(tuples)
+        scores = []
+        for start in range(0, len(source), SCORE_BLOCK):
+            part = slice(start, start + SCORE_BLOCK)
+            block = source[part].to(self.device)
+            mask = None if keep is None else torch.tensor(keep, device=self.device).expand(len(block), -1)
+            values = self.energy.energy(block, [row[part].to(self.device) for row in rows], mask)
+            scores.append(values.double().cpu())
+        return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
+
+    def leave_one_out(self, tuples: FeatureTuples) -> dict[str, Tensor]:
+        """Return reference name -> energies ``[N]`` without that reference (needs two references).
+
+        A reference whose removal lowers the energy of clean images is the one that disagrees.
+        """
+        if len(self.reference_names) < 2:
+            raise UsageError("leaving a reference out needs at least two references")
+        return {
+            name: self.energies(tuples, references=[other for other in self.reference_names if other != name])
+            for name in self.reference_names
+        }
+
+    def _check(self, what: str, values: Tensor, dim: int) -> None:
+        if values.ndim != 2 or values.shape[1] != dim:
+            raise UsageError(
+                f"{what} has shape {tuple(values.shape)}, but these heads were fitted on {dim}-d features"
+            )

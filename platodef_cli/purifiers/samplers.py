@@ -1,0 +1,86 @@
+"""Solvers of the probability-flow ODE dx/dsigma = (x - D(x; sigma)) / sigma, and annealed Langevin.
+
+Every sampler has the signature ``(denoiser, x, sigmas, *, generator) -> x``: ``denoiser(x, sigma)``
+returns ``D`` ``[B, D_s]`` for noisy ``x`` ``[B, D_s]`` at the scalar ``sigma``; ``sigmas`` decreases
+and ends with 0; ``x`` starts at noise level ``sigmas[0]``.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+DenoiseFunction = Callable[[Tensor, Tensor], Tensor]
+LANGEVIN_INNER = 5  # steps per noise level
+LANGEVIN_STEP = 0.2  # step size in units of the noise variance
+ANCHOR_STD = 3.0  # of the anchor, in standardised units: keeps about 3 % of a shift at variance 0.3
+
+
+def euler(
+    denoiser: DenoiseFunction, x: Tensor, sigmas: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the end of the flow by Euler's method; N evaluations for N + 1 ``sigmas``."""
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        slope = (x - denoiser(x, sigma)) / sigma
+        x = x + (following - sigma) * slope
+    return x
+
+
+def heun(
+    denoiser: DenoiseFunction, x: Tensor, sigmas: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the end of the flow by Heun's method (EDM, Algorithm 1); 2N - 1 evaluations."""
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        slope = (x - denoiser(x, sigma)) / sigma
+        guess = x + (following - sigma) * slope
+        if following > 0:  # at 0 the slope is undefined, and Euler's step lands on D itself
+            corrected = (guess - denoiser(guess, following)) / following
+            guess = x + (following - sigma) * 0.5 * (slope + corrected)
+        x = guess
+    return x
+
+
+def dpmpp(
+    denoiser: DenoiseFunction, x: Tensor, sigmas: Tensor, *, generator: torch.Generator | None = None
+) -> Tensor:
+    """Return the end of the flow by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2); N evaluations."""
+    previous: Tensor | None = None
+    previous_width = torch.zeros(())
+    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+        denoised = denoiser(x, sigma)
+        if following == 0:
+            return denoised
+        width = (sigma / following).log()  # step in half log-SNR, lambda = -ln sigma
+        direction = denoised
+        if previous is not None:
+            ratio = width / previous_width
+            direction = (1 + ratio / 2) * denoised - (ratio / 2) * previous
+        # exp(-width) = following / sigma
+        x = (following / sigma) * x - torch.expm1(-width) * direction
+        previous, previous_width = denoised, width
+    return x
+
+
+def langevin(
+    denoiser: DenoiseFunction,
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+    anchor: Tensor | None = None,
+) -> Tensor:
+    """Return samples of annealed Langevin dynamics (Song & Ermon 2019); N inner loops and one evaluation.
+
+    At every noise level the score ``(D - x) / sigma^2`` drives :data:`LANGEVIN_INNER` noisy steps;
+    ``anchor`` ``[B, D_s]`` adds the score of ``N(anchor, ANCHOR_STD^2)``. The last step is ``D``.
+    """
+    for sigma in sigmas[:-1]:
+        size = LANGEVIN_STEP * sigma.square()
+        for _ in range(LANGEVIN_INNER):
+            score = (denoiser(x, sigma) - x) / sigma.square()
+            if anchor is not None:
+                # the anchor is a prior on the clean feature, seen through the noise of this level
+                score = score + (anchor - x) / (ANCHOR_STD**2 + sigma.square())
+            noise = torch.randn(x.shape, generator=generator).to(x)
+            x = x + size * score + (2 * size).sqrt() * noise
+    return denoiser(x, sigmas[-2])
