@@ -9,7 +9,9 @@ import math
 import torch
 from torch import Tensor
 
+from platodef_cli.detectors.platonic import MEMBERS, PlatonicDetector
 from platodef_cli.errors import UsageError
+from platodef_cli.heads.heads import Heads
 
 
 def conformal_threshold(clean_scores: Tensor, rate: float = 0.05) -> float:
@@ -51,6 +53,17 @@ def conformal_pvalues(clean_scores: Tensor, scores: Tensor) -> Tensor:
     calibration = _clean(clean_scores).sort().values
     below = torch.searchsorted(calibration, scores.double().contiguous(), right=False)
     return (1.0 + len(calibration) - below).double() / (len(calibration) + 1.0)
+
+
+def stored_clean_scores(name: str, heads: Heads) -> Tensor | None:
+    """Return the clean scores ``[n]`` that heads carry for a detector, or None where they carry none.
+
+    They come from the tuples that were held out while fitting, so they calibrate a threshold for clean
+    images like those that the heads were fitted on.
+    """
+    if name == PlatonicDetector.name and set(MEMBERS) <= set(heads.clean_scores):
+        return PlatonicDetector(heads).combine(heads.clean_scores)
+    return heads.clean_scores.get(name)
 
 
 def _clean(scores: Tensor) -> Tensor:

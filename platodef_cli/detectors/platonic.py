@@ -1,5 +1,7 @@
 """The default detector: the head's components, each put on its clean scale, added up."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -39,8 +41,9 @@ class PlatonicDetector:
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        parts = [
-            (COMPONENTS[member](self._heads, tuples) - middle) / spread
-            for member, (middle, spread) in self._scales.items()
-        ]
+        return self.combine({member: COMPONENTS[member](self._heads, tuples) for member in MEMBERS})
+
+    def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
+        """Return float64 ``[N]`` from the members' scores ``[N]`` of the same tuples."""
+        parts = [(scores[member] - middle) / spread for member, (middle, spread) in self._scales.items()]
         return torch.stack(parts).mean(dim=0)

@@ -77,7 +77,7 @@ def fit_heads(
     heads.denoiser.eval()
     with progress.step("measuring held-out images", 1) as task:
         metrics = held_out_metrics(heads, held)
-        scores = {name: values.sort().values for name, values in component_scores(heads, held).items()}
+        scores = component_scores(heads, held)
         task.advance()
     return replace(heads, metrics=metrics, clean_scores=scores, rows=len(tuples))
 

@@ -60,7 +60,8 @@ class Heads:
         energy: The energy head, in evaluation mode.
         denoiser: The denoiser head, in evaluation mode.
         metrics: Held-out metrics by name (``matched_auroc``, ``energy_gap``, ...).
-        clean_scores: Detector component -> sorted float64 scores of held-out clean tuples.
+        clean_scores: Detector component -> float64 scores of held-out clean tuples, row by row the same
+            tuples for every component, so that they can be combined.
         rows: Number of tuples fitted on, held-out ones included.
         card: Identity of the encoders, for heads that were loaded from disk.
     """
