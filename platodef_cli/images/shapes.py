@@ -1,8 +1,8 @@
 """``builtin:shapes``: a procedural, labelled, unlimited world of images.
 
-One textured shape (its kind is the label) lies at a random place, scale and angle before a coloured
-gradient with clutter, under uneven light and sensor noise. Every number of image ``index`` is a hash
-of ``(seed, index)``, so an image does not depend on how many others are made, nor in which order.
+One textured shape (its kind is the label) lies at a random place, scale and angle (up to 30 degrees)
+before a coloured gradient with clutter, under uneven light and sensor noise. Every number of image
+``index`` is a hash of ``(seed, index)``, so an image does not depend on how many others are made.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ TEXTURES = ("plain", "stripes", "checks", "dots", "speckle")
 MAX_SIZE = 1024
 MAX_INDEX = 2**62
 
-_CLUTTER = 5
+_CLUTTER = 4
 _FIELDS = 32  # uniform numbers of one scene, before those of the clutter
 _CLUTTER_FIELDS = 8
 _PIXEL_STREAM = 1_000_000  # the noise of single pixels must not repeat the numbers of the scene
@@ -89,8 +89,8 @@ def scenes(seed: int, indices: ArrayLike) -> Scene:
     if ids.size and not (ids.min() >= 0 and ids.max() < MAX_INDEX):
         raise UsageError(f"builtin:shapes index is out of range; give 0 to {MAX_INDEX - 1}")
     u = uniform(seed, ids, _FIELDS + _CLUTTER * _CLUTTER_FIELDS)
-    radius = 0.42 + 0.26 * u[:, 2]
-    reach = (1 - 0.8 * radius)[:, None]
+    radius = 0.5 + 0.25 * u[:, 2]
+    reach = (1 - 0.9 * radius)[:, None]
     # The shape differs from its background by a least lightness, or its kind could not be seen.
     ground = 0.15 + 0.7 * u[:, 6]
     gap = 0.25 + 0.25 * u[:, 7]
@@ -101,7 +101,7 @@ def scenes(seed: int, indices: ArrayLike) -> Scene:
         texture=(u[:, 1] * len(TEXTURES)).astype(np.int64),
         centre=(2 * u[:, 3:5] - 1) * reach,
         radius=radius,
-        angle=2 * np.pi * u[:, 5],
+        angle=np.pi / 3 * (u[:, 5] - 0.5),
         colour=_colour(lightness, 0.3 * u[:, 9], u[:, 10]),
         background=_colour(ground, 0.22 * u[:, 11], u[:, 12]),
         uniform=u,
@@ -181,11 +181,11 @@ def _clutter(canvas: Floats, u: Floats, x: Floats, y: Floats, pixel: float) -> N
     for i in range(_CLUTTER):
         v = u[:, _FIELDS + i * _CLUTTER_FIELDS :][:, :_CLUTTER_FIELDS, None, None]
         angle = np.pi * v[:, 2]
-        length = np.where(v[:, 3] < 0.4, 0, 0.3 * v[:, 3])
+        length = np.where(v[:, 3] < 0.4, 0, 0.25 * v[:, 3])
         dx, dy = x - (2 * v[:, 0] - 1), y - (2 * v[:, 1] - 1)
         along = dx * np.cos(angle) + dy * np.sin(angle)
         across = dy * np.cos(angle) - dx * np.sin(angle)
-        field = np.hypot(np.maximum(np.abs(along) - length, 0), across) - (0.04 + 0.07 * v[:, 4])
+        field = np.hypot(np.maximum(np.abs(along) - length, 0), across) - (0.04 + 0.05 * v[:, 4])
         cover = 0.8 * np.clip(0.5 - field / pixel, 0, 1)
         colour = _colour(0.15 + 0.7 * v[:, 5, 0, 0], 0.3 * v[:, 6, 0, 0], v[:, 7, 0, 0])
         _paint(canvas, colour[:, :, None, None], cover)
