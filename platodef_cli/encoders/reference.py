@@ -13,11 +13,11 @@ _REPOSITORY = re.compile(r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
 _REVISION = re.compile(r"^[A-Za-z0-9_][\w./-]{0,199}$")
 _HELP = "give a folder, org/name[@revision], hf://org/name[@revision] or builtin:NAME"
 
-DEFAULT_REFERENCES: tuple[str, ...] = ("facebook/dinov2-base", "google/siglip2-base-patch16-224")
-"""References of an audit when none are given: DINOv2-Base and the vision tower of SigLIP2-Base/16.
-
-Their commit is resolved once at run time and recorded in the report.
-"""
+DEFAULT_REFERENCES: tuple[str, ...] = (
+    "facebook/dinov2-base@f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+    "google/siglip2-base-patch16-224@75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2",
+)
+"""References of an audit when none are given: DINOv2-Base and the vision tower of SigLIP2-Base/16."""
 
 
 @dataclass(frozen=True)
