@@ -165,10 +165,14 @@ def _prepare(spaces: Sequence[Tensor], normalize: bool) -> list[Tensor]:
             raise UsageError("alignment needs finite features; some are NaN or infinite")
     if n < _LEAST:
         raise InconclusiveError(f"alignment needs at least {_LEAST} images, got {n}")
-    prepared = [space.detach().cpu().double() for space in spaces]
-    if normalize:
-        prepared = [space / space.norm(dim=1, keepdim=True).clamp_min(1e-30) for space in prepared]
-    return [space.float() for space in prepared]
+    return [_unit(space.detach().cpu()) if normalize else space.detach().cpu().float() for space in spaces]
+
+
+def _unit(space: Tensor) -> Tensor:
+    """Scale rows to unit length; float64 norms neither overflow nor underflow."""
+    norms = torch.linalg.vector_norm(space, dim=1, keepdim=True, dtype=torch.float64)
+    unit: Tensor = space / norms.clamp_min(1e-300)
+    return unit.float()
 
 
 def _check_k(k: int, n: int) -> None:

@@ -53,13 +53,13 @@ class LinearKernel:
     @classmethod
     def of(cls, features: Tensor) -> "LinearKernel":
         """Fit float32 ``[N, D]``."""
-        power = float(features.double().square().mean())
-        x = (features.double() - features.double().mean(dim=0)).float()
-        wide = x.double()
-        squares = wide.square().sum(dim=1)
+        wide = features.double()
+        power = float(torch.linalg.vector_norm(wide)) ** 2
+        wide -= wide.mean(dim=0)
+        squares = torch.linalg.vector_norm(wide, dim=1).square()
         sums = wide @ wide.sum(dim=0) - squares
-        flat = float(wide.square().mean()) <= _FLAT**2 * power
-        return cls(x, squares.numpy(), sums.numpy(), flat)
+        flat = float(squares.sum()) <= _FLAT**2 * power
+        return cls(wide.float(), squares.numpy(), sums.numpy(), flat)
 
     def own(self) -> float:
         """Return HSIC(K, K), 0 for a constant space."""
@@ -121,19 +121,13 @@ class NeighbourKernel:
     def of(cls, features: Tensor, k: int) -> "NeighbourKernel":
         """Search the k largest inner products of float32 ``[N, D]``, without the image itself."""
         n = len(features)
-        rows = max(1, _BLOCK // n)
-        keys, values = [], []
-        for start in range(0, n, rows):
-            similarity = features[start : start + rows] @ features.T
-            here = torch.arange(len(similarity))
-            similarity[here, here + start] = -torch.inf
-            best, index = similarity.topk(k, dim=1)
-            index, order = index.sort(dim=1)
-            keys.append(((here + start)[:, None] * n + index).reshape(-1))
-            values.append(best.gather(1, order).reshape(-1))
+        best, index = _search(features, k)
+        index, order = index.sort(dim=1)
+        keys = (torch.arange(n)[:, None] * n + index).reshape(-1).numpy()
+        values = best.gather(1, order).reshape(-1).double().numpy()
         power = float(features.double().square().mean())
-        spread = float((features.double() - features.double().mean(dim=0)).square().mean())
-        return cls(n, torch.cat(keys).numpy(), torch.cat(values).double().numpy(), spread <= _FLAT**2 * power)
+        spread = float(features.double().var(dim=0, correction=0).mean())
+        return cls(n, keys, values, spread <= _FLAT**2 * power)
 
     def own(self) -> float:
         """Return HSIC of the neighbour kernel with itself, 0 for a constant space."""
@@ -176,3 +170,30 @@ class NeighbourKernel:
             float(second.sum()),
             float(column_sums @ row_sums),
         )
+
+
+def _search(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k largest inner products ``[N, k]`` of every row with the others, and their indices.
+
+    Similarity is symmetric, so only blocks on and above the diagonal are multiplied; each serves its
+    rows and, transposed, its columns.
+    """
+    n = len(features)
+    size = max(1, _BLOCK // n)
+    best = torch.full((n, k), -torch.inf)
+    index = torch.zeros((n, k), dtype=torch.int64)
+
+    def merge(rows: slice, block: Tensor, offset: int) -> None:
+        values, places = block.topk(min(k, block.shape[1]), dim=1)
+        values, places = torch.cat([best[rows], values], 1), torch.cat([index[rows], places + offset], 1)
+        best[rows], chosen = values.topk(k, dim=1)
+        index[rows] = places.gather(1, chosen)
+
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        block = features[start:stop] @ features[start:].T
+        block.fill_diagonal_(-torch.inf)
+        merge(slice(start, stop), block, start)
+        if stop < n:
+            merge(slice(stop, n), block[:, stop - start :].T, start)
+    return best, index
