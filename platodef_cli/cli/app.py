@@ -8,13 +8,18 @@ from typing import Annotated
 import typer
 
 from platodef_cli import __version__
-from platodef_cli.cli import cache, environment
+from platodef_cli.cli import cache, environment, heads
+from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
 from platodef_cli.cli.command import register
 from platodef_cli.cli.doctor import doctor
+from platodef_cli.cli.extract import extract
+from platodef_cli.cli.fit import fit
 from platodef_cli.cli.preflight import preflight
+from platodef_cli.cli.purify import purify
 from platodef_cli.cli.report import report
 from platodef_cli.cli.schema import schema
+from platodef_cli.cli.score import score
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.versions import library_versions
 from platodef_cli.errors import EXIT_INTERRUPTED, EXIT_PASS
@@ -70,10 +75,21 @@ register(_cache, "ls", cache.ls)
 register(_cache, "verify", cache.verify)
 register(_cache, "rm", cache.rm)
 
+_heads = typer.Typer(help="List, show and verify heads.", no_args_is_help=True)
+register(_heads, "ls", heads.ls)
+register(_heads, "show", heads.show)
+register(_heads, "verify", heads.verify)
+
 register(app, "audit", audit, panel=_AUDIT)
 register(app, "preflight", preflight, panel=_AUDIT)
+register(app, "extract", extract, panel=_STEPS)
+register(app, "fit", fit, panel=_STEPS)
+register(app, "score", score, panel=_STEPS)
+register(app, "purify", purify, panel=_STEPS)
+register(app, "align", align, panel=_STEPS)
 register(app, "report", report, panel=_REPORTS)
 register(app, "schema", schema, panel=_REPORTS)
+app.add_typer(_heads, name="heads", rich_help_panel=_KEEP)
 app.add_typer(_cache, name="cache", rich_help_panel=_KEEP)
 register(app, "doctor", doctor, panel=_KEEP)
 

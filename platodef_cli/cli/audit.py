@@ -1,16 +1,15 @@
 """``platodef audit``."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from platodef_cli.cli import environment, options
+from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.outputs import parse_outputs
 from platodef_cli.cli.report import finish_with, write_report
 from platodef_cli.cli.session import Session
 from platodef_cli.detectors import DETECTORS
-from platodef_cli.errors import UsageError
 from platodef_cli.purifiers import DEFAULT_PURIFIER
 from platodef_cli.report import REPORTS
 
@@ -57,7 +56,7 @@ def audit(
     for name in detector or ():
         if name not in DETECTORS:
             DETECTORS.load(name)
-    _check_head(head)
+    folder = None if head is None else find_heads(head)
     without_network = options.offline(offline)
     if without_network:
         environment.go_offline()
@@ -71,7 +70,7 @@ def audit(
         images=images,
         limit=limit,
         seed=seed,
-        head=None if head is None else str(head),
+        head=None if folder is None else str(folder),
         cache_dir=cache_dir,
         use_cache=not no_cache,
         offline=without_network,
@@ -88,8 +87,3 @@ def audit(
     report = room.audit(config, progress=session.progress)
     write_report(session, report, outputs)
     finish_with(session, report, exit_zero=exit_zero)
-
-
-def _check_head(head: Path | None) -> None:
-    if head is not None and not (head / "head.json").is_file():
-        raise UsageError(f"{head} holds no heads (no head.json); make some with `platodef fit`")

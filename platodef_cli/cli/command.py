@@ -66,10 +66,15 @@ def _with_common_options(function: Callable[..., None]) -> Callable[..., None]:
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     signature = inspect.Signature([context, *own, *common])
     run.__name__ = function.__name__
-    run.__doc__ = function.__doc__
+    run.__doc__ = _paragraphs(function.__doc__ or "")
     run.__annotations__ = {name: parameter.annotation for name, parameter in signature.parameters.items()}
     run.__signature__ = signature  # type: ignore[attr-defined]
     return run
+
+
+def _paragraphs(text: str) -> str:
+    """Return a docstring with every paragraph on one line, so that the help wraps to the terminal."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
 def register(app: typer.Typer, name: str, function: Callable[..., None], *, panel: str | None = None) -> None:

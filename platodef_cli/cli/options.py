@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from platodef_cli.cli.environment import offline_requested
+from platodef_cli.detectors import DETECTORS
 from platodef_cli.errors import UsageError
 from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.report import REPORTS
@@ -39,9 +40,16 @@ def _check_rate(value: float) -> float:
     return value
 
 
-def _check_purifier(value: str) -> str:
+def check_purifier(value: str) -> str:
+    """Return the name of a purifier that is in the table."""
     if value not in PURIFIERS:
         PURIFIERS.load(value)
+    return value
+
+
+def _check_detector(value: str) -> str:
+    if value not in DETECTORS:
+        DETECTORS.load(value)
     return value
 
 
@@ -53,7 +61,7 @@ def offline(flag: bool) -> bool:
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="Folder, org/name[@revision], hf://org/name[@revision] or builtin:NAME."
+        metavar="MODEL", help="Folder, org/name, org/name@revision, hf://org/name or builtin:NAME."
     ),
 ]
 Revision = Annotated[
@@ -74,9 +82,9 @@ References = Annotated[
     ),
 ]
 Head = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--head", metavar="DIR", help="Heads fitted before, instead of fitting.", rich_help_panel=MODELS
+        "--head", metavar="NAME|DIR", help="Heads to use instead of fitting new ones.", rich_help_panel=MODELS
     ),
 ]
 Images = Annotated[
@@ -153,8 +161,8 @@ FalsePositiveRate = Annotated[
     float,
     typer.Option(
         "--fpr",
-        "--false-positive-rate",
-        help="Rate of false alarms that the thresholds are calibrated to.",
+        metavar="RATE",
+        help="False alarms that the thresholds are calibrated to.",
         callback=_check_rate,
         rich_help_panel=RESULT,
     ),
@@ -175,11 +183,40 @@ ExitZero = Annotated[
         "--exit-zero", help="Exit with 0 instead of 1 on FAIL; other codes stay.", rich_help_panel=RESULT
     ),
 ]
-Purifier = Annotated[
+PURIFIER_HELP = f"One of {', '.join(PURIFIERS.names())}."
+Purifier = Annotated[str, typer.Option(help=PURIFIER_HELP, callback=check_purifier, rich_help_panel=RESULT)]
+Detector = Annotated[
     str,
     typer.Option(
-        help=f"One of {', '.join(PURIFIERS.names())}.", callback=_check_purifier, rich_help_panel=RESULT
+        "--detector",
+        help=f"One of {', '.join(DETECTORS.names())}.",
+        callback=_check_detector,
+        rich_help_panel=RESULT,
     ),
+]
+RequiredHead = Annotated[
+    str, typer.Option("--head", metavar="NAME|DIR", help="Heads from `platodef fit`, or shipped ones.")
+]
+Calibrate = Annotated[
+    str | None,
+    typer.Option(
+        "--calibrate",
+        metavar="FILE",
+        help="Clean features for the threshold; default: the clean scores in the heads.",
+        rich_help_panel=RESULT,
+    ),
+]
+FeaturesIn = Annotated[str, typer.Argument(metavar="FEATURES", help="Feature file, or - for standard input.")]
+FeaturesOut = Annotated[
+    str,
+    typer.Option("--output", "-o", metavar="FILE", help="Feature file, or - for standard output."),
+]
+SourceKey = Annotated[
+    str, typer.Option("--source-key", metavar="TENSOR", help="Source tensor in files of other tools.")
+]
+ReferenceKeys = Annotated[
+    list[str] | None,
+    typer.Option("--reference-key", metavar="TENSOR", help="Reference tensor in such files; repeat it."),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel=RESULT)

@@ -134,14 +134,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def to_stdout(data: str | bytes) -> None:
-    """Write a result to stdout, text as UTF-8 whatever the locale.
+def refuse_terminal() -> None:
+    """Refuse to send binary data to a terminal.
 
     Raises:
-        UsageError: Binary data would go to a terminal.
+        UsageError: Standard output is a terminal.
     """
-    if isinstance(data, bytes) and sys.stdout.isatty():
+    if sys.stdout.isatty():
         raise UsageError("binary data would go to the terminal; redirect it, or name a file with -o")
+
+
+def to_stdout(text: str) -> None:
+    """Write a result to stdout as UTF-8, whatever the locale."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(data.encode("utf-8") if isinstance(data, str) else data)
+    sys.stdout.buffer.write(text.encode("utf-8"))
     sys.stdout.buffer.flush()

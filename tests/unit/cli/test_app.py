@@ -108,7 +108,7 @@ def test_without_arguments_help_and_a_usage_error(platodef: Call) -> None:
             "/no/such/folder of the output r.json does not",
         ),
         (("audit", "m", "-o", "json", "-o", "markdown"), "two results would go to stdout"),
-        (("audit", "m", "--head", "/no/such"), "/no/such holds no heads"),
+        (("audit", "m", "--head", "/no/such"), "the heads folder /no/such does not exist"),
         (("schema", "x\x1b[2J"), r"(x\x1b[2J)"),
         (("audit", "m", "-o", "x\u202e"), r"unknown report format 'x\u202e'"),
     ],

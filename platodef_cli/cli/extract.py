@@ -1,0 +1,175 @@
+"""``platodef extract``."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platodef_cli.cli import environment, options
+from platodef_cli.cli.features import features_target, write_features
+from platodef_cli.cli.outputs import STANDARD_STREAM
+from platodef_cli.cli.session import Session
+from platodef_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from platodef_cli.encoders.interface import Encoder
+    from platodef_cli.features.extract import Extraction
+    from platodef_cli.features.interface import FeatureTuples, Variant
+    from platodef_cli.images.interface import ImageSource
+
+RECORD_SOURCE, RECORD_REFERENCES = "record.source", "record.references"
+_SOURCE = "source"
+
+Models = Annotated[
+    list[str],
+    typer.Argument(metavar="MODEL...", help="Encoders: the source, then references."),
+]
+Variants = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--variant",
+        metavar="NAME",
+        help="Also extract images with this trigger or control of the battery; repeat it.",
+        rich_help_panel=options.IMAGES,
+    ),
+]
+
+
+def extract(
+    session: Session,
+    models: Models,
+    images: options.Images = None,
+    output: options.FeaturesOut = STANDARD_STREAM,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", metavar="ID", help="The source encoder; then all MODELs are references."),
+    ] = None,
+    reference: options.References = None,
+    revision: options.Revision = None,
+    variant: Variants = None,
+    limit: options.Limit = None,
+    max_broken: options.MaxBroken = 0.05,
+    seed: options.Seed = 0,
+    cache_dir: options.CacheDir = None,
+    no_cache: options.NoCache = False,
+    offline: options.Offline = False,
+    device: options.Device = "cpu",
+    dtype: options.Precision = options.Dtype.float32,
+    batch_size: options.BatchSize = 64,
+    memory_limit: options.MemoryLimit = 8.0,
+    time_limit: options.TimeLimit = None,
+) -> None:
+    """Extract features of the same images by a source and its references, in one decoding pass."""
+    source, names = _roles(models, source, reference)
+    if images is None:
+        raise UsageError(
+            "no images; give --images (a folder, FILE.parquet, hf://datasets/... or builtin:shapes)"
+        )
+    target = features_target(output)
+    without_network = options.offline(offline)
+    if without_network:
+        environment.go_offline()
+    from platodef_cli.encoders.load import open_encoder
+    from platodef_cli.features.cache import FeatureCache
+    from platodef_cli.features.extract import Request
+    from platodef_cli.features.extract import extract as run
+    from platodef_cli.images import open_source
+
+    variants = _variants(variant or ())
+    pictures = open_source(images, limit=limit, seed=seed, offline=without_network)
+    encoders: dict[str, Encoder] = {}
+    try:
+        for name, uri in {_SOURCE: source, **names}.items():
+            suspect = name == _SOURCE
+            encoders[name] = open_encoder(
+                uri,
+                name=None if suspect else name,
+                revision=revision if suspect else None,
+                offline=without_network,
+                device=device,
+                dtype=dtype.value,
+                isolate=suspect,
+                memory_limit_gb=memory_limit,
+                time_limit_s=time_limit,
+                progress=session.progress,
+            )
+        extraction = run(
+            pictures,
+            encoders,
+            [Request(), *(Request(entry) for entry in variants)],
+            cache=None if no_cache else FeatureCache(cache_dir, progress=session.progress),
+            batch_size=batch_size,
+            max_broken_share=max_broken,
+            progress=session.progress,
+        )
+    finally:
+        for encoder in encoders.values():
+            encoder.close()
+    tuples = _tuples(pictures, encoders, extraction, [entry.name for entry in variants])
+    write_features(target, tuples)
+    dims = ", ".join(f"{name} {value.shape[1]}-d" for name, value in tuples.references.items())
+    session.finish(
+        f"{len(tuples)} rows, source {tuples.source.shape[1]}-d, {dims}; "
+        f"{extraction.hits} shards from the cache, {extraction.misses} computed"
+    )
+
+
+def _roles(models: list[str], source: str | None, reference: list[str] | None) -> tuple[str, dict[str, str]]:
+    """Return the id of the source, and short name -> id of the references."""
+    from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
+
+    others = list(models) if source is not None else list(models[1:])
+    others += reference or []
+    names: dict[str, str] = {}
+    for uri in others or DEFAULT_REFERENCES:
+        name = parse(uri).short_name
+        if name in names:
+            raise UsageError(f"two references are called {name!r}; leave one out, or rename its folder")
+        names[name] = uri
+    return source if source is not None else models[0], names
+
+
+def _variants(names: list[str] | tuple[()]) -> "list[Variant]":
+    from platodef_cli.errors import UnknownNameError
+    from platodef_cli.probes.battery import battery
+
+    known = {item.variant.name: item.variant for item in battery()}
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("trigger or control", name, known)
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def _tuples(
+    pictures: "ImageSource", encoders: "dict[str, Encoder]", extraction: "Extraction", variants: list[str]
+) -> "FeatureTuples":
+    """Put clean rows first, then the rows of every variant, into one set of tuples."""
+    import torch
+
+    from platodef_cli.features.extract import CLEAN
+    from platodef_cli.features.file import describe
+    from platodef_cli.features.interface import FeatureTuples
+    from platodef_cli.features.serialise import canonical_json
+
+    kinds = [CLEAN, *variants]
+    rows = torch.cat([extraction.indices[kind] for kind in kinds]).tolist()
+    refs = [pictures.refs[row] for row in rows]
+    values = {name: torch.cat([extraction.features(name, kind)[1] for kind in kinds]) for name in encoders}
+    records = {name: encoder.record for name, encoder in encoders.items() if name != _SOURCE}
+    source = encoders[_SOURCE].record
+    labels = [ref.label for ref in refs]
+    counts = torch.tensor([len(extraction.indices[kind]) for kind in kinds])
+    metadata = describe(source, records, refs, images=pictures.uri, variants=kinds)
+    # The whole records travel along, so that heads fitted on this file know what they judge.
+    metadata[RECORD_SOURCE] = canonical_json(source.model_dump(mode="json"))
+    metadata[RECORD_REFERENCES] = canonical_json(
+        [entry.model_dump(mode="json") for entry in records.values()]
+    )
+    if pictures.classes is not None:
+        metadata["classes"] = canonical_json(list(pictures.classes))
+    return FeatureTuples(
+        source=values[_SOURCE],
+        references={name: values[name] for name in records},
+        labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
+        variants=torch.repeat_interleave(torch.arange(len(kinds)), counts) if variants else None,
+        metadata=metadata,
+    )

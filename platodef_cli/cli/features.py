@@ -1,0 +1,141 @@
+"""What the commands on feature files share: reading, and thresholds from clean scores."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, refuse_terminal, replacing
+from platodef_cli.cli.session import Session
+from platodef_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from platodef_cli.detectors.interface import Detector
+    from platodef_cli.features.interface import FeatureTuples
+    from platodef_cli.heads.heads import Heads
+
+_BANK_DETECTOR = "knn"
+
+
+def read_features(path: str, source_key: str, reference_keys: list[str] | None) -> "FeatureTuples":
+    """Read a feature file, or standard input for ``-``.
+
+    Raises:
+        UsageError: It cannot be read, or standard input is a terminal.
+    """
+    import sys
+
+    from platodef_cli.features.file import load_features
+
+    if path == STANDARD_STREAM and sys.stdin.isatty():
+        raise UsageError("standard input is a terminal; pipe a feature file into it or name one")
+    return load_features(path, source_key=source_key, reference_keys=reference_keys)
+
+
+def input_paths(*names: str | None) -> list[Path]:
+    """Return the inputs that are files, to keep outputs from overwriting them."""
+    return [Path(name) for name in names if name is not None and name != STANDARD_STREAM]
+
+
+def clean_rows(session: Session, tuples: "FeatureTuples") -> "FeatureTuples":
+    """Return the rows without trigger; the others are said."""
+    if tuples.variants is None or not bool(tuples.variants.any()):
+        return tuples
+    clean = tuples.variants == 0
+    session.info(f"using the {int(clean.sum())} clean of {len(tuples)} rows; the others carry triggers")
+    return tuples.select(clean)
+
+
+def read_pair(
+    session: Session, path: str, calibration: str | None, source_key: str, reference_keys: list[str] | None
+) -> "tuple[FeatureTuples, FeatureTuples | None]":
+    """Read the features to work on and, where given, the clean rows that calibrate the threshold.
+
+    Raises:
+        UsageError: One of them cannot be read, or both are standard input.
+    """
+    if path == STANDARD_STREAM and calibration == STANDARD_STREAM:
+        raise UsageError("only one of the two feature files can come from standard input")
+    tuples = read_features(path, source_key, reference_keys)
+    if calibration is None:
+        return tuples, None
+    return tuples, clean_rows(session, read_features(calibration, source_key, reference_keys))
+
+
+def features_target(output: str, *inputs: str | None) -> Path | None:
+    """Return where features will be written, None for standard output, before the work begins.
+
+    Raises:
+        UsageError: Nothing can be written there.
+    """
+    if output != STANDARD_STREAM:
+        return check_output(Path(output), inputs=input_paths(*inputs))
+    refuse_terminal()
+    return None
+
+
+def write_features(target: Path | None, tuples: "FeatureTuples") -> None:
+    """Write a feature file whole or not at all; None is standard output."""
+    from platodef_cli.features.file import save_features
+
+    if target is None:
+        save_features(STANDARD_STREAM, tuples)
+        return
+    with replacing(target) as temporary:
+        save_features(temporary, tuples)
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A detector with its calibrated threshold.
+
+    Attributes:
+        detector: Scores tuples.
+        threshold: A clean sample scores above it with probability at most ``rate``.
+        rate: The stated false positive rate.
+        clean: The scores ``[n]`` that calibrated it.
+    """
+
+    detector: "Detector"
+    threshold: float
+    rate: float
+    clean: "Tensor"
+
+
+def calibrated(
+    name: str, heads: "Heads", calibration: "FeatureTuples | None", rate: float, seed: int
+) -> Alarm:
+    """Return the detector ``name`` with a conformal threshold.
+
+    Args:
+        name: A row of the table of detectors.
+        heads: Fitted heads.
+        calibration: Clean tuples that nothing was fitted on; None uses the clean scores in the heads.
+        rate: False positive rate.
+        seed: Splits the calibration tuples for a detector that also needs a bank.
+
+    Raises:
+        UsageError: The heads carry no clean scores for this detector, or there are too few.
+    """
+    from platodef_cli.detectors import make_detector
+    from platodef_cli.detectors.calibrate import conformal_threshold, stored_clean_scores
+
+    bank = None
+    if calibration is not None and name == _BANK_DETECTOR:
+        import torch
+
+        order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))
+        half = len(calibration) // 2
+        bank, calibration = calibration.select(order[:half]), calibration.select(order[half:])
+    if calibration is None:
+        scores = stored_clean_scores(name, heads)
+        if scores is None:
+            raise UsageError(
+                f"the heads carry no clean scores for {name!r}; give clean features with --calibrate"
+            )
+        detector = make_detector(name, heads)
+    else:
+        detector = make_detector(name, heads, bank)
+        scores = detector.score(calibration)
+    return Alarm(detector, conformal_threshold(scores, rate), rate, scores)

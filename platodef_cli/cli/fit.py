@@ -1,0 +1,125 @@
+"""``platodef fit``."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platodef_cli.cli import options
+from platodef_cli.cli.extract import RECORD_REFERENCES, RECORD_SOURCE
+from platodef_cli.cli.features import clean_rows, read_features
+from platodef_cli.cli.outputs import STANDARD_STREAM, check_output_folder
+from platodef_cli.cli.session import Session
+from platodef_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from platodef_cli.features.interface import FeatureTuples
+    from platodef_cli.records import EncoderRecord
+
+
+def fit(
+    session: Session,
+    features: options.FeaturesIn,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="HEAD_DIR", help="Folder for the heads.")],
+    preset: Annotated[str, typer.Option(help="Size of the heads: tiny, small, medium or paper.")] = "tiny",
+    mode: Annotated[str, typer.Option(help="How the two heads share weights.")] = "separate",
+    name: Annotated[str | None, typer.Option(help="Name of the heads; default: that of the folder.")] = None,
+    notes: Annotated[str, typer.Option(help="Intended use and limits, for the card.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace heads in the folder.")] = False,
+    source_key: options.SourceKey = "source",
+    reference_key: options.ReferenceKeys = None,
+    seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    cache_dir: options.CacheDir = None,
+) -> None:
+    """Fit the ridge, energy and denoiser heads on clean features.
+
+    An interrupted fit goes on where it stopped when the same command is given again.
+    """
+    check_output_folder(output)
+    if not force and output.is_dir() and any(output.iterdir()):
+        raise UsageError(f"the folder {output} is not empty; choose another, or add --force")
+    from platodef_cli.features.cache import default_directory
+    from platodef_cli.heads.card import HeadCard
+    from platodef_cli.heads.config import preset as preset_config
+    from platodef_cli.heads.fit import fit_heads
+    from platodef_cli.heads.pretrained import save_heads
+
+    config = preset_config(preset, mode=mode)
+    everything = read_features(features, source_key, reference_key)
+    source, references = encoder_records(everything, features)
+    tuples = clean_rows(session, everything)
+    card = HeadCard(
+        name=name or output.absolute().name,
+        source=source,
+        references=references,
+        trained_on=everything.metadata.get("images") or f"the feature file {features}",
+        notes=notes,
+    )
+    # The trainer ignores a checkpoint of other data or settings, so the place needs no more than a name.
+    place = hashlib.sha256(str(output.absolute()).encode()).hexdigest()[:16]
+    checkpoint = (cache_dir or default_directory()) / "checkpoints" / place
+    heads = fit_heads(
+        tuples, config, seed=seed, device=device, checkpoint=checkpoint, progress=session.progress
+    )
+    save_heads(output, heads, card=card)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    auroc = heads.metrics["matched_auroc"]
+    session.finish(
+        f"heads in {output}, fitted on {heads.rows} tuples; matched against mismatched AUROC {auroc:.4f} "
+        "on held-out tuples"
+    )
+
+
+def encoder_records(tuples: "FeatureTuples", path: str) -> "tuple[EncoderRecord, tuple[EncoderRecord, ...]]":
+    """Return who made the features: the records in the file, or placeholders for files of other tools."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from platodef_cli.records import EncoderRecord
+
+    dims = {name: int(value.shape[1]) for name, value in tuples.references.items()}
+    origin = "standard input" if path == STANDARD_STREAM else path
+    try:
+        source = EncoderRecord.model_validate_json(tuples.metadata[RECORD_SOURCE])
+        found = TypeAdapter(tuple[EncoderRecord, ...]).validate_json(tuples.metadata[RECORD_REFERENCES])
+    except KeyError:
+        return (
+            _unknown("source", int(tuples.source.shape[1]), origin),
+            tuple(_unknown(name, dim, origin) for name, dim in dims.items()),
+        )
+    except ValidationError as error:
+        raise UsageError(
+            f"{origin}: its encoder records are damaged ({error.error_count()} errors); extract again"
+        ) from None
+    by_name = {record.name: record for record in found}
+    if set(by_name) != set(dims):
+        raise UsageError(
+            f"{origin}: its encoder records name {', '.join(by_name)}, its tensors {', '.join(dims)}"
+        )
+    return source, tuple(by_name[name] for name in dims)
+
+
+def _unknown(name: str, dim: int, origin: str) -> "EncoderRecord":
+    """Return the record of an encoder that the file says nothing about; it matches no encoder at hand."""
+    from platodef_cli.records import EncoderRecord, TransformRecord
+
+    transform = TransformRecord(
+        size=(0, 0), resize=(0, 0), interpolation="unknown", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
+    return EncoderRecord(
+        name=name,
+        uri=f"features in {origin}",
+        backend="unknown",
+        architecture="unknown",
+        commit=None,
+        dim=dim,
+        parameters=0,
+        pooling="unknown",
+        dtype="unknown",
+        transform=transform,
+        files=(),
+        digest="unknown",
+        isolated=False,
+    )

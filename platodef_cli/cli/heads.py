@@ -1,0 +1,120 @@
+"""``platodef heads``: the heads that are shipped or were fitted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from platodef_cli.cli import options
+from platodef_cli.cli.session import Session
+from platodef_cli.cli.tables import aligned, show_json, show_rows
+from platodef_cli.errors import EXIT_REFUSED, PlatodefError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from platodef_cli.heads.pretrained import HeadDescription
+
+_DESCRIPTION = "head.json"
+Name = Annotated[str, typer.Argument(metavar="NAME|DIR", help="A shipped head (see `heads ls`) or a folder.")]
+
+
+def find_heads(name: str) -> Path:
+    """Return the folder of heads: a path that exists, or the name of shipped ones.
+
+    Raises:
+        UsageError: The folder holds no heads.
+        UnknownNameError: Neither a folder nor a shipped name.
+    """
+    from platodef_cli.resources import data_dir
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / _DESCRIPTION).is_file():
+            raise UsageError(
+                f"{folder} holds no heads ({_DESCRIPTION} is missing); make some with `platodef fit`"
+            )
+        return folder
+    shipped = {entry.name: entry for entry in data_dir("pretrained_heads").iterdir() if entry.is_dir()}
+    if name not in shipped:
+        if "/" in name:
+            raise UsageError(f"the heads folder {name} does not exist")
+        raise UnknownNameError("head", name, shipped)
+    return shipped[name]
+
+
+def ls(
+    session: Session,
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DIR]", help="Folder whose sub-folders hold heads; default: the shipped ones."
+        ),
+    ] = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List heads: what they judge, against which references, and how large they are."""
+    from platodef_cli.heads.config import FitConfig, preset_name
+    from platodef_cli.heads.pretrained import read_description
+    from platodef_cli.resources import data_dir
+
+    root = data_dir("pretrained_heads") if folder is None else folder
+    if not root.is_dir():
+        raise UsageError(f"the folder {root} does not exist")
+    rows = []
+    for entry in sorted(path for path in root.iterdir() if (path / _DESCRIPTION).is_file()):
+        try:
+            description = read_description(entry)
+            preset = preset_name(FitConfig.from_json(description.config))
+        except PlatodefError as error:
+            session.warn(str(error))
+            continue
+        size = sum(file.stat().st_size for file in entry.iterdir() if file.is_file())
+        references = " ".join(description.reference_names)
+        rows.append((entry.name, description.card.source.name, references, preset, description.rows, size))
+    header = ("name", "judges", "references", "preset", "tuples", "bytes")
+    show_rows(header, rows, as_json=as_json)
+    session.finish(f"{len(rows)} heads in {root}")
+
+
+def _facts(path: Path, description: "HeadDescription") -> list[tuple[str, object]]:
+    card = description.card
+    facts: list[tuple[str, object]] = [("name", card.name), ("folder", path), ("sha256", description.sha256)]
+    for role, record in [("judges", card.source), *(("reference", entry) for entry in card.references)]:
+        pin = record.commit or "local"
+        facts.append(
+            (role, f"{record.uri} ({record.architecture}, {record.dim}-d, {pin}, {record.digest[:12]})")
+        )
+    facts += [("trained on", card.trained_on), ("tuples", description.rows), ("seed", description.seed)]
+    facts += [("licence", card.licence), ("notes", card.notes or "none")]
+    return facts
+
+
+def show(session: Session, name: Name, as_json: options.AsJson = False) -> None:
+    """Show everything that heads say about themselves, without loading their weights."""
+    from platodef_cli.cli.outputs import to_stdout
+    from platodef_cli.heads.pretrained import read_description
+
+    path = find_heads(name)
+    description = read_description(path)
+    if as_json:
+        show_json(description.model_dump(mode="json"))
+    else:
+        metrics = [(key, f"{value:.4f}") for key, value in sorted(description.metrics.items())]
+        to_stdout(
+            aligned(("what", ""), _facts(path, description)) + "\n" + aligned(("held out", "value"), metrics)
+        )
+    session.finish(f"described by {path / _DESCRIPTION}; `platodef heads verify` checks it")
+
+
+def verify(session: Session, name: Name, as_json: options.AsJson = False) -> None:
+    """Check heads without trusting them: files, hashes, every tensor, and a metric that can be recomputed."""
+    from platodef_cli.heads.pretrained import verify_heads
+
+    path = find_heads(name)
+    with session.progress.step("verifying heads"):
+        checks = verify_heads(path)
+    rows = [(check.name, "ok" if check.passed else "FAILED", check.detail) for check in checks]
+    show_rows(("check", "result", "detail"), rows, as_json=as_json)
+    failed = [check for check in checks if not check.passed]
+    if failed:
+        session.finish(f"{path}: {failed[0].detail}", EXIT_REFUSED)
+    session.finish(f"{path} is what it says it is")
