@@ -17,34 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from torch import Tensor
-
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.features.serialise import canonical_json, tensors_digest, to_bytes, write_atomically
+from platodef_cli.features.serialise import canonical_json, write_atomically
+from platodef_cli.features.shard import DamagedError, Shard
 from platodef_cli.progress import SILENT, Progress
 
 FEATURES = "features"
 MANIFEST = "manifest.json"
 _TEMPORARY = ".tmp-"
 _STALE_SECONDS = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Features of one shard of images by one encoder under one variant.
-
-    Attributes:
-        features: float32 ``[n, D]``, finite.
-        kept: int64 ``[n]``, ascending positions inside the shard of the images that could be decoded.
-        broken: (position, reason) of the others.
-    """
-
-    features: Tensor
-    kept: Tensor
-    broken: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -108,25 +89,19 @@ class FeatureCache:
             self._progress.warn(f"cannot read cache entry {path}: {error.strerror}; computing it again")
             return None
         try:
-            shard = _parse(data)
-            _check(shard, images, dim)
-        except _DamagedError as error:
+            return Shard.parse(data, images, dim)
+        except DamagedError as error:
             self._drop(path, str(error))
             return None
-        return shard
 
     def store(self, key: Mapping[str, Any], shard: Shard) -> None:
         """Store a shard; a folder that cannot be written gives one warning, and nothing is cached."""
         if not self._writable:
             return
         path = self._path(key)
-        tensors = {"features": shard.features, "kept": shard.kept}
-        # One metadata string keeps the broken list under the digest as well.
-        broken = canonical_json([list(item) for item in shard.broken])
-        metadata = {"digest": _shard_digest(tensors, broken), "broken": broken}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, to_bytes(tensors, metadata))
+            write_atomically(path, shard.serialise())
         except OSError as error:
             self._writable = False
             self._progress.warn(f"cannot write to the cache {self.directory}: {error.strerror}; not caching")
@@ -138,7 +113,7 @@ class FeatureCache:
             return None
         try:
             _check_manifest(folder)
-        except _DamagedError as error:
+        except DamagedError as error:
             self._drop(folder, str(error))
             return None
         return folder
@@ -185,10 +160,10 @@ class FeatureCache:
         for entry in self.entries():
             try:
                 if entry.kind == FEATURES:
-                    _parse(entry.path.read_bytes())
+                    Shard.parse(entry.path.read_bytes())
                 else:
                     _check_manifest(entry.path)
-            except (_DamagedError, OSError) as error:
+            except (DamagedError, OSError) as error:
                 damaged.append((entry, str(error)))
         return damaged
 
@@ -251,37 +226,6 @@ class FeatureCache:
         _delete(path)
 
 
-class _DamagedError(Exception):
-    """A cache entry does not hold what was written."""
-
-
-def _shard_digest(tensors: Mapping[str, Tensor], broken: str) -> str:
-    return hashlib.sha256((tensors_digest(tensors) + broken).encode()).hexdigest()
-
-
-def _parse(data: bytes) -> Shard:
-    try:
-        tensors = load_safetensors(data)
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata = header["__metadata__"]
-        digest, broken = metadata["digest"], metadata["broken"]
-        features, kept = tensors["features"], tensors["kept"]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise _DamagedError(f"not a shard: {' '.join(str(error).split())[:80]}") from None
-    if digest != _shard_digest(tensors, broken):
-        raise _DamagedError("its digest differs from the stored one")
-    return Shard(features, kept, tuple((int(p), str(reason)) for p, reason in json.loads(broken)))
-
-
-def _check(shard: Shard, images: int, dim: int) -> None:
-    count = len(shard.kept)
-    fits = shard.features.shape == (count, dim) and count + len(shard.broken) == images
-    if not fits or shard.features.dtype != torch.float32 or shard.kept.dtype != torch.int64:
-        raise _DamagedError(
-            f"features {list(shard.features.shape)} of {count} images, expected {images} images x {dim}"
-        )
-
-
 def _file_digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {
@@ -294,10 +238,10 @@ def _check_manifest(folder: Path) -> None:
         stored = json.loads((folder / MANIFEST).read_text())["files"]
         found = _file_digests(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(f"no usable {MANIFEST}: {' '.join(str(error).split())[:80]}") from None
+        raise DamagedError(f"no usable {MANIFEST}: {' '.join(str(error).split())[:80]}") from None
     if stored != found:
         changed = sorted(name for name in stored.keys() | found.keys() if stored.get(name) != found.get(name))
-        raise _DamagedError(f"{changed[0]} is not what was stored")
+        raise DamagedError(f"{changed[0]} is not what was stored")
 
 
 def _size(path: Path) -> int:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from platodef_cli.encoders.interface import Encoder, Geometry, to_pixels
 from platodef_cli.errors import IncompleteError, PlatodefError
-from platodef_cli.features.cache import Shard
 from platodef_cli.features.interface import Variant
+from platodef_cli.features.shard import Shard
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.interface import ImageSource
 

@@ -1,4 +1,7 @@
 import io
+import os
+import signal
+import threading
 
 import numpy as np
 import pytest
@@ -146,6 +149,25 @@ def test_interrupted_run_resumes_to_identical_bytes(tmp_path):
     whole = extract(source(), {"a": ProjectionEncoder()}, [Request(Noise(20))], shard_size=4, batch_size=2)
     assert resumed.hits == finished
     assert torch.equal(resumed.values["a", "noise-20"], whole.values["a", "noise-20"])
+
+
+class Signalling(ProjectionEncoder):
+    """Sends the process a real Ctrl-C from its thread, while the main thread waits."""
+
+    def embed(self, pixels):
+        if self.embedded == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().embed(pixels)
+
+
+def test_a_real_signal_stops_every_thread_and_keeps_finished_shards(tmp_path):
+    cache = FeatureCache(tmp_path)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        extract(source(400), {"a": Signalling()}, [Request()], cache=cache, shard_size=4, batch_size=4)
+    assert threading.active_count() == before
+    assert len(cache.entries()) >= 3
+    assert cache.verify() == []
 
 
 @pytest.mark.parametrize("warm", [False, True])

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.features.cache import FeatureCache, Shard, default_directory, key_digest
+from platodef_cli.features.cache import FeatureCache, default_directory, key_digest
+from platodef_cli.features.shard import Shard
 from tests.unit.features.feature_fakes import Recorder
 
 KEY = {"encoder": "e" * 64, "variant": "clean"}
