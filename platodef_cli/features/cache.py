@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.features.serialise import canonical_json, write_atomically
-from platodef_cli.features.shard import DamagedError, Shard
+from platodef_cli.features.disk import DamagedError, canonical_json, write_atomically
 from platodef_cli.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from platodef_cli.features.shard import Shard
 
 FEATURES = "features"
 MANIFEST = "manifest.json"
@@ -72,7 +74,7 @@ class FeatureCache:
         self._progress = progress
         self._writable = True
 
-    def load(self, key: Mapping[str, Any], *, images: int, dim: int) -> Shard | None:
+    def load(self, key: Mapping[str, Any], *, images: int, dim: int) -> "Shard | None":
         """Return the stored shard, or None where there is none or it is damaged.
 
         Args:
@@ -80,6 +82,8 @@ class FeatureCache:
             images: Number of images in the shard.
             dim: Length of a feature.
         """
+        from platodef_cli.features.shard import Shard
+
         path = self._path(key)
         try:
             data = path.read_bytes()
@@ -94,7 +98,7 @@ class FeatureCache:
             self._drop(path, str(error))
             return None
 
-    def store(self, key: Mapping[str, Any], shard: Shard) -> None:
+    def store(self, key: Mapping[str, Any], shard: "Shard") -> None:
         """Store a shard; a folder that cannot be written gives one warning, and nothing is cached."""
         if not self._writable:
             return
@@ -156,6 +160,8 @@ class FeatureCache:
 
     def verify(self) -> list[tuple[CacheEntry, str]]:
         """Return the damaged entries with what is wrong; nothing is removed."""
+        from platodef_cli.features.shard import Shard
+
         damaged = []
         for entry in self.entries():
             try:

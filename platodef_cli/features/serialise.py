@@ -1,4 +1,4 @@
-"""Byte-deterministic safetensors, written atomically.
+"""Byte-deterministic safetensors.
 
 The library's own writer orders the metadata at random, so equal content would give unequal files.
 Reading uses the library.
@@ -6,14 +6,15 @@ Reading uses the library.
 
 import hashlib
 import json
-import os
-import secrets
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from platodef_cli.features.disk import canonical_json
+
+__all__ = ["canonical_json", "tensor_bytes", "tensors_digest", "to_bytes"]
 
 _TYPES = {
     torch.float64: "F64",
@@ -26,11 +27,6 @@ _TYPES = {
     torch.bool: "BOOL",
 }
 _WIDEST_FIRST = sorted(_TYPES, key=lambda dtype: (-dtype.itemsize, _TYPES[dtype]))
-
-
-def canonical_json(value: Any) -> str:
-    """Return the one JSON text of ``value``: sorted keys, no spaces, no NaN or infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -76,19 +72,3 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(canonical_json([name, str(tensor.dtype), list(tensor.shape)]).encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

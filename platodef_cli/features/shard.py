@@ -9,11 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from platodef_cli.features.serialise import canonical_json, tensors_digest, to_bytes
-
-
-class DamagedError(Exception):
-    """Stored bytes do not hold what was written."""
+from platodef_cli.features.disk import DamagedError, canonical_json
+from platodef_cli.features.serialise import tensors_digest, to_bytes
 
 
 @dataclass(frozen=True)

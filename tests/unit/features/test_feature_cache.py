@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -185,3 +187,12 @@ def test_default_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_directory() == tmp_path / ".cache" / "platodef"
+
+
+def test_looking_at_the_cache_does_not_load_torch(tmp_path):
+    code = (
+        "import sys; from platodef_cli.features.cache import FeatureCache; "
+        "FeatureCache(sys.argv[1]).entries(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
