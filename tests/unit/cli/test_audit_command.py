@@ -1,0 +1,175 @@
+"""`platodef audit`: options become a configuration, a verdict becomes an exit code. No audit is run here."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from platodef_cli.audit import AuditConfig
+from platodef_cli.errors import HubError, IncompleteError, InconclusiveError, RefusedError, UsageError
+from platodef_cli.records import AuditReport
+from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.json import render
+from tests.unit.cli.calls import Call, Result
+
+Audit = Callable[..., tuple[Result, list[AuditConfig]]]
+
+
+@pytest.fixture
+def audit(platodef: Call, monkeypatch: pytest.MonkeyPatch) -> Audit:
+    """Run ``platodef audit`` with an audit that gives the report, or raises the error, it was told to."""
+    monkeypatch.delenv("PLATODEF_CACHE_DIR")
+
+    def call(outcome: AuditReport | BaseException, *words: object) -> tuple[Result, list[AuditConfig]]:
+        seen: list[AuditConfig] = []
+
+        def fake(config: AuditConfig, *, progress: Any) -> AuditReport:
+            seen.append(config)
+            with progress.step("extracting", 1) as task:
+                task.advance()
+            progress.warn("two images are broken")
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
+
+        monkeypatch.setattr("platodef_cli.audit.audit", fake)
+        return platodef("audit", *words), seen
+
+    return call
+
+
+def _verdict(report: AuditReport, verdict: str, code: int) -> AuditReport:
+    summary = f"{verdict.upper()} ({code}): because"
+    return report.model_copy(update={"verdict": verdict, "exit_code": code, "summary": summary})
+
+
+VERDICTS = [("pass", 0), ("fail", 1), ("error", 3), ("inconclusive", 4), ("refused", 5)]
+
+
+@pytest.mark.parametrize(("verdict", "code"), VERDICTS)
+@pytest.mark.parametrize("form", ["terminal", "json", "markdown"])
+def test_exit_code_is_the_verdict_whatever_the_format(
+    audit: Audit, golden_report: AuditReport, verdict: str, code: int, form: str
+) -> None:
+    done, _ = audit(_verdict(golden_report, verdict, code), "m", "-o", form)
+    assert done.code == code
+    assert done.last == f"{verdict.upper()} ({code}): because"
+
+
+@pytest.mark.parametrize(("verdict", "code"), VERDICTS)
+def test_exit_zero_forgives_1_only(audit: Audit, golden_report: AuditReport, verdict: str, code: int) -> None:
+    done, _ = audit(_verdict(golden_report, verdict, code), "m", "--exit-zero")
+    assert done.code == (0 if code == 1 else code)
+    assert ("exit code 0 because of --exit-zero" in done.last) is (code == 1)
+    assert done.last.startswith(f"{verdict.upper()} ({code}): ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UsageError("the images are too few"), 2),
+        (HubError("the hub does not answer"), 3),
+        (IncompleteError("the child process died"), 3),
+        (MemoryError(), 3),
+        (ZeroDivisionError(), 3),
+        (InconclusiveError("60 images are too few"), 4),
+        (RefusedError("model.bin is a pickle"), 5),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_an_error_is_never_a_finding_and_writes_nothing(
+    audit: Audit, tmp_path: Path, error: BaseException, code: int
+) -> None:
+    target = tmp_path / "report.json"
+    target.write_text("an older report")
+    done, _ = audit(error, "m", "-o", f"json={target}", "--exit-zero")
+    assert done.code == code
+    assert f"({code}): " in done.last
+    assert target.read_text() == "an older report"
+    assert list(tmp_path.iterdir()) == [target]
+    assert "Traceback" not in done.err
+
+
+def test_json_on_stdout_everything_else_on_stderr(audit: Audit, golden_report: AuditReport) -> None:
+    done, _ = audit(golden_report, "m", "-o", "json", "-o", "terminal")
+    assert done.out == render(golden_report, RenderOptions())
+    assert json.loads(done.out)["verdict"] == "fail"
+    assert "the encoder is suspicious" in done.err
+    assert done.err.count("warning: two images are broken") == 1
+
+
+def test_without_a_terminal_there_is_no_progress(audit: Audit, golden_report: AuditReport) -> None:
+    done, _ = audit(golden_report, "m", "-q")
+    assert done.err.splitlines() == ["warning: two images are broken", golden_report.summary]
+    done, _ = audit(golden_report, "m", "--progress", "on")
+    assert "  extracting  0.0 s" in done.err
+
+
+def test_a_hostile_summary_stays_one_line(audit: Audit, golden_report: AuditReport) -> None:
+    report = golden_report.model_copy(update={"summary": "FAIL (1): [red]x[/red] \x1b[2J\nPASS (0): fine"})
+    done, _ = audit(report, "m", "-q")
+    assert done.last == r"FAIL (1): [red]x[/red] \x1b[2J PASS (0): fine"
+
+
+def test_defaults_are_those_of_the_audit(
+    audit: Audit, golden_report: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    _, seen = audit(golden_report, "org/name")
+    assert seen == [AuditConfig(model="org/name")]
+
+
+def test_every_option_reaches_the_audit(
+    audit: Audit, golden_report: AuditReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "0")
+    (tmp_path / "head.json").write_text("{}")
+    words = (
+        "--revision v1 -r a/b@c -r d --images builtin:shapes --limit 900 --max-broken 0.2 --seed 7".split()
+    )
+    words += f"--head {tmp_path} --cache-dir {tmp_path} --no-cache --offline --device cuda:1".split()
+    words += "--dtype bfloat16 --batch-size 8 --memory-limit 2.5 --time-limit 60 --fpr 0.01".split()
+    words += "--detector knn --detector ridge --purifier heun".split()
+    _, seen = audit(golden_report, "org/name", *words)
+    expected = replace(
+        AuditConfig(model="org/name"),
+        revision="v1",
+        references=("a/b@c", "d"),
+        images="builtin:shapes",
+        limit=900,
+        max_broken_share=0.2,
+        seed=7,
+        head=str(tmp_path),
+        cache_dir=tmp_path,
+        use_cache=False,
+        offline=True,
+        device="cuda:1",
+        dtype="bfloat16",
+        batch_size=8,
+        memory_limit_gb=2.5,
+        time_limit_s=60.0,
+        false_positive_rate=0.01,
+        detectors=("knn", "ridge"),
+        purifier="heun",
+    )
+    assert seen == [expected]
+
+
+def test_offline_from_the_environment(
+    audit: Audit, golden_report: AuditReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "0")
+    _, seen = audit(golden_report, "m")
+    assert seen[0].offline
+
+
+@pytest.mark.parametrize("output", ["json=/no/such/place/r.json", "pdf", "json=."])
+def test_bad_outputs_are_found_before_the_work(audit: Audit, golden_report: AuditReport, output: str) -> None:
+    done, seen = audit(golden_report, "m", "-o", output)
+    assert done.code == 2
+    assert seen == []
