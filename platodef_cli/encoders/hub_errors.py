@@ -88,8 +88,10 @@ def _status(error: HfHubHTTPError, repository: str, revision: str | None, endpoi
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return f"a file vanished from {endpoint} during the download ({code}); run it again"
-    if isinstance(error, RepositoryNotFoundError) or code == 404:
+    if isinstance(error, RepositoryNotFoundError):
         return f"no such model on {endpoint} ({code}); check the id, and set HF_TOKEN if the model is private"
+    if code == 404:
+        return f"{endpoint} lost a file of the model during the download (404); run it again"
     if code == 403:
         return f"{endpoint} forbids access (403); check what the token in HF_TOKEN may read"
     if code == 429:
