@@ -112,7 +112,11 @@ class DatasetsSource:
         import datasets
 
         image, label, names = _columns(dataset)
-        dataset = dataset.cast_column(image, datasets.Image(decode=False))
+        if isinstance(dataset, datasets.IterableDataset):
+            # Image folders on the Hub come with decoding threads of their own, which a cast leaves in place.
+            dataset = dataset.decode(False)
+        else:
+            dataset = dataset.cast_column(image, datasets.Image(decode=False))
         with tempfile.TemporaryFile() as file:
             self._spool = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._spool)
@@ -202,9 +206,26 @@ def _bytes(cell: Any, name: str, paths: str) -> bytes:
 
 
 def _resolve(repo: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi
+    """Return the commit of a revision.
 
-    sha = HfApi().dataset_info(repo, revision=revision).sha
+    Raises:
+        HubError: There is no such data set or revision, or access is denied.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        sha = HfApi().dataset_info(repo, revision=revision).sha
+    except GatedRepoError:  # a kind of RepositoryNotFoundError
+        raise HubError(f"data set {repo} is gated; ask for access on the Hub and set HF_TOKEN") from None
+    except RepositoryNotFoundError:
+        raise HubError(
+            f"data set {repo} does not exist, or is private; check its name, or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise HubError(
+            f"data set {repo} has no revision {revision!r}; give a branch, tag or commit"
+        ) from None
     if not sha:
         raise HubError(f"the Hub names no commit of data set {repo}; give a revision")
     return sha
