@@ -48,6 +48,7 @@ def auroc_metric(
     *,
     name: str = "auroc",
     positive: str = "triggered",
+    direction: Direction = "none",
 ) -> Metric:
     """Return the AUROC with DeLong's confidence interval (DeLong, DeLong and Clarke-Pearson 1988).
 
@@ -61,6 +62,7 @@ def auroc_metric(
         level: Confidence level.
         name: Name of the metric.
         positive: Name of the positive class.
+        direction: What a high value means; it depends on what is compared.
 
     Returns:
         The metric; its value is None where one of the groups is empty.
@@ -76,7 +78,7 @@ def auroc_metric(
         name=name,
         value=value,
         interval=interval,
-        direction="none",
+        direction=direction,
         positive=positive,
         n_positive=len(high),
         n_negative=len(low),

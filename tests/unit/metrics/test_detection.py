@@ -55,7 +55,8 @@ def test_auroc_refuses_empty_and_nan():
 def test_interval_is_delong_on_the_logit_scale():
     rng = np.random.default_rng(1)
     negative, positive = rng.normal(size=40).round(1), rng.normal(1, 1, size=25).round(1)
-    metric = auroc_metric(negative, positive, 0.9)
+    metric = auroc_metric(negative, positive, 0.9, direction="higher is more suspicious")
+    assert metric.direction == "higher is more suspicious"
     value = slow_auroc(negative, positive)
     half = 1.6448536269514722 * slow_delong_variance(negative, positive) ** 0.5 / (value * (1 - value))
     logit = np.log(value / (1 - value))
