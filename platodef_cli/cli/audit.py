@@ -44,6 +44,9 @@ def audit(
     fpr: options.FalsePositiveRate = 0.05,
     detector: Detectors = None,
     purifier: options.Purifier = DEFAULT_PURIFIER,
+    battery: options.Battery = options.BatteryKind.standard,
+    probe_images: options.ProbeImages = 400,
+    policy: options.PolicyFile = None,
     output: options.Reports = None,
     exit_zero: options.ExitZero = False,
 ) -> None:
@@ -61,8 +64,10 @@ def audit(
     if without_network:
         environment.go_offline()
     from platodef_cli import audit as room
+    from platodef_cli.cli.policy import read_policy
 
     defaults = room.AuditConfig(model=model)
+    limits = defaults.policy if policy is None else read_policy(policy)
     config = room.AuditConfig(
         model=model,
         revision=revision,
@@ -83,6 +88,9 @@ def audit(
         detectors=tuple(detector) if detector else defaults.detectors,
         purifier=purifier,
         max_broken_share=max_broken,
+        battery=battery.value,
+        probe_images=probe_images,
+        policy=limits,
     )
     report = room.audit(config, progress=session.progress)
     write_report(session, report, outputs)

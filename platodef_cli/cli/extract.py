@@ -60,10 +60,7 @@ def extract(
 ) -> None:
     """Extract features of the same images by a source and its references, in one decoding pass."""
     source, names = _roles(models, source, reference)
-    if images is None:
-        raise UsageError(
-            "no images; give --images (a folder, FILE.parquet, hf://datasets/... or builtin:shapes)"
-        )
+    pictured = _images(images, source)
     target = features_target(output)
     without_network = options.offline(offline)
     if without_network:
@@ -75,7 +72,7 @@ def extract(
     from platodef_cli.images import open_source
 
     variants = _variants(variant or ())
-    pictures = open_source(images, limit=limit, seed=seed, offline=without_network)
+    pictures = open_source(pictured, limit=limit, seed=seed, offline=without_network)
     encoders: dict[str, Encoder] = {}
     try:
         for name, uri in {_SOURCE: source, **names}.items():
@@ -115,17 +112,30 @@ def extract(
 
 def _roles(models: list[str], source: str | None, reference: list[str] | None) -> tuple[str, dict[str, str]]:
     """Return the id of the source, and short name -> id of the references."""
+    from platodef_cli.audit.inputs import BUILTIN, BUILTIN_REFERENCES
     from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 
     others = list(models) if source is not None else list(models[1:])
     others += reference or []
+    suspect = source if source is not None else models[0]
     names: dict[str, str] = {}
-    for uri in others or DEFAULT_REFERENCES:
+    for uri in others or (BUILTIN_REFERENCES if suspect.startswith(BUILTIN) else DEFAULT_REFERENCES):
         name = parse(uri).short_name
         if name in names:
             raise UsageError(f"two references are called {name!r}; leave one out, or rename its folder")
         names[name] = uri
-    return source if source is not None else models[0], names
+    return suspect, names
+
+
+def _images(images: str | None, source: str) -> str:
+    """Return the image source: what the user gave, or the built-in images for a built-in encoder."""
+    from platodef_cli.audit.inputs import BUILTIN, BUILTIN_IMAGES
+
+    if images is None and not source.startswith(BUILTIN):
+        raise UsageError(
+            "no images; give --images with a folder, FILE.parquet, hf://datasets/... or builtin:shapes"
+        )
+    return images or BUILTIN_IMAGES
 
 
 def _variants(names: list[str] | tuple[()]) -> "list[Variant]":

@@ -28,6 +28,13 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class BatteryKind(StrEnum):
+    """Triggers and controls that an audit tries."""
+
+    standard = "standard"
+    quick = "quick"
+
+
 def _check_device(value: str) -> str:
     if not _DEVICE.match(value):
         raise UsageError(f"unknown device {value!r}; choose cpu, cuda, cuda:N or mps")
@@ -164,6 +171,22 @@ FalsePositiveRate = Annotated[
         metavar="RATE",
         help="False alarms that the thresholds are calibrated to.",
         callback=_check_rate,
+        rich_help_panel=RESULT,
+    ),
+]
+Battery = Annotated[BatteryKind, typer.Option(help="Triggers and controls to try.", rich_help_panel=RESULT)]
+ProbeImages = Annotated[
+    int,
+    typer.Option(
+        "--probe-images", min=20, metavar="N", help="Test images for every trigger.", rich_help_panel=RESULT
+    ),
+]
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy",
+        metavar="FILE.toml",
+        help="Limits of the verdict instead of the default ones.",
         rich_help_panel=RESULT,
     ),
 ]

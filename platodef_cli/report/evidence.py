@@ -231,7 +231,7 @@ def searches(report: AuditReport) -> list[Section]:
         *(Column(name) for name in shown),
         Column("score"),
     )
-    note = "Largest collapse reached on held-out images; score: the statistic that the verdict uses."
+    note = "Largest collapse reached on held-out images; a score of 1 or more crosses the limits."
     if len(controls) > len(shown):
         note += f" {len(controls) - len(shown)} more controls are in the JSON report."
     blocks: list[Block] = [Grid(columns, tuple(rows))]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from platodef_cli.audit import AuditConfig
+from platodef_cli.audit import AuditConfig, Policy
 from platodef_cli.errors import HubError, IncompleteError, InconclusiveError, RefusedError, UsageError
 from platodef_cli.records import AuditReport
 from platodef_cli.report.interface import RenderOptions
@@ -128,11 +128,13 @@ def test_every_option_reaches_the_audit(
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "0")
     (tmp_path / "head.json").write_text("{}")
+    (tmp_path / "strict.toml").write_text("auroc = 0.7\npatch_collapse = [0.5, 0.6]\nmin_test = 50\n")
     words = (
         "--revision v1 -r a/b@c -r d --images builtin:shapes --limit 900 --max-broken 0.2 --seed 7".split()
     )
     words += f"--head {tmp_path} --cache-dir {tmp_path} --no-cache --offline --device cuda:1".split()
     words += "--dtype bfloat16 --batch-size 8 --memory-limit 2.5 --time-limit 60 --fpr 0.01".split()
+    words += f"--battery quick --probe-images 50 --policy {tmp_path}/strict.toml".split()
     words += "--detector knn --detector ridge --purifier heun".split()
     _, seen = audit(golden_report, "org/name", *words)
     expected = replace(
@@ -155,6 +157,9 @@ def test_every_option_reaches_the_audit(
         false_positive_rate=0.01,
         detectors=("knn", "ridge"),
         purifier="heun",
+        battery="quick",
+        probe_images=50,
+        policy=Policy(name="strict", auroc=0.7, patch_collapse=(0.5, 0.6), min_test=50),
     )
     assert seen == [expected]
 
@@ -172,4 +177,36 @@ def test_offline_from_the_environment(
 def test_bad_outputs_are_found_before_the_work(audit: Audit, golden_report: AuditReport, output: str) -> None:
     done, seen = audit(golden_report, "m", "-o", output)
     assert done.code == 2
+    assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read the policy"),
+        ("auroc = ", "is not TOML"),
+        ("\xff", "is not TOML"),
+        ("aurok = 0.8", "(did you mean 'auroc'?)"),
+        ("auroc = 80", "auroc is 80, it must be a number between -1 and 1"),
+        ("auroc = nan", "auroc is nan, it must be a number"),
+        ("auroc = true", "auroc is True, it must be a number"),
+        ("auroc = 'high'", "auroc is 'high', it must be a number"),
+        ("min_test = 0.5", "min_test is 0.5, it must be a whole number from 1 on"),
+        ("min_test = 0", "min_test is 0, it must be a whole number from 1 on"),
+        ("name = 3", "name is 3, it must be a name"),
+        ("patch_collapse = 0.5", "patch_collapse is 0.5, it must be a list of 2 numbers"),
+        ("patch_collapse = [0.5]", "it must be a list of 2 numbers"),
+        ("patch_collapse = [0.5, 'x']", "patch_collapse[1] is 'x', it must be a number"),
+    ],
+)
+def test_bad_policies_are_one_line_before_the_work(
+    audit: Audit, golden_report: AuditReport, tmp_path: Path, text: str | None, message: str
+) -> None:
+    path = tmp_path / "policy.toml"
+    if text is not None:
+        path.write_bytes(text.encode("latin-1"))
+    done, seen = audit(golden_report, "m", "--policy", path)
+    assert done.code == 2
+    assert message in done.last
+    assert len(done.err.strip().splitlines()) == 1
     assert seen == []
