@@ -22,7 +22,11 @@ FORBIDDEN = {
     "hf_hub_filename": "would choose another weight file",
     "checkpoint_path": "would choose another weight file",
     "checkpoint_file": "would choose another weight file",
-    "pretrained_strict": "would switch strict loading off",
+    "transformers_weights": "would choose another weight file",
+    "gguf_file": "would choose another weight file",
+    "fusion_config": "would patch the model",
+    "distributed_config": "would choose other loading code",
+    "custom_generate": "would run Python code of the repository",
     "features_only": "would wrap the model",
     "pruned": "would rebuild the model",
     "hf_model_name": "would fetch another repository",
@@ -32,7 +36,7 @@ FORBIDDEN = {
 }
 """Keys that are refused at any depth, unless their value is false, null or empty."""
 
-ATTENTION = (None, "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+ATTENTION = ("", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm")
 _LABELS = ("id2label", "label2id", "label_names", "label_descriptions", "labels", "task_specific_params")
 _LAYERS = re.compile(r"(^|_)(layers|depths?|blocks)$")
 _IMAGE = re.compile(
@@ -88,20 +92,28 @@ def check_configuration(value: dict[str, Any], name: str, limits: Limits) -> Non
 
 def _check_key(name: str, path: tuple[str, ...], item: Any) -> None:
     """Refuse keys and strings that choose code, kernels or other repositories."""
-    key = path[-1]
+    key, place = path[-1], f"{name}: key {'.'.join(path)!r}"
     if key in FORBIDDEN and item not in (None, False, "", 0) and item != {} and item != []:
-        raise RefusedError(f"{name}: key {'.'.join(path)!r} {FORBIDDEN[key]}; this is never loaded")
-    if key.lstrip("_") == "attn_implementation" or key.endswith("_implementation"):
-        if not isinstance(item, dict) and item not in ATTENTION:
-            raise RefusedError(
-                f"{name}: key {'.'.join(path)!r} names the hub kernel {item!r}; this is never loaded"
-            )
-    elif "kernel" in key and isinstance(item, str | dict) and item:
-        raise RefusedError(f"{name}: key {'.'.join(path)!r} names the kernel {item!r}; this is never loaded")
-    if key == "timm_model_name" and not re.fullmatch(r"[A-Za-z0-9_.]+", str(item)):
-        raise RefusedError(
-            f"{name}: timm_model_name {item!r} names another repository or folder; never loaded"
-        )
+        raise RefusedError(f"{place} {FORBIDDEN[key]}; this is never loaded")
+    if key == "pretrained_strict" and item not in (None, True):
+        raise RefusedError(f"{place} would switch strict loading off; this is never loaded")
+    if "implementation" in key:
+        for value in _strings(item):
+            if value not in ATTENTION:
+                raise RefusedError(f"{place} names the hub kernel {value[:80]!r}; this is never loaded")
+    elif "kernel" in key and any(_strings(item)):
+        raise RefusedError(f"{place} names the kernel {next(_strings(item))[:80]!r}; this is never loaded")
+    if key == "timm_model_name" and item is not None and not re.fullmatch(r"[A-Za-z0-9_.]+", str(item)):
+        raise RefusedError(f"{place} = {str(item)[:80]!r} names another repository; this is never loaded")
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every string inside a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)
 
 
 def _check_number(

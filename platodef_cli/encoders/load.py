@@ -9,12 +9,13 @@ from platodef_cli.encoders.facts import Facts, make_record
 from platodef_cli.encoders.preflight import Preflight, preflight
 from platodef_cli.encoders.reference import ResolvedModel, parse, resolve
 from platodef_cli.encoders.weights import Bundle
-from platodef_cli.errors import UsageError
+from platodef_cli.errors import PlatodefError, RefusedError, UsageError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import TransformRecord
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from platodef_cli.encoders.interface import Encoder
     from platodef_cli.encoders.local import Tower
@@ -144,20 +145,32 @@ def load_tower(checked: Preflight, device: "torch.device", dtype: "torch.dtype")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     import torch
 
-    from platodef_cli.encoders.local import memory_guard
+    from platodef_cli.encoders.local import memory_guard, one_line
 
     bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
-    with memory_guard(checked.directory):
-        tower: Tower = BACKENDS.load(checked.backend)(bundle, device, dtype)
-        probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
-        with torch.inference_mode():
-            features = tower.forward(probe)
+    try:
+        with memory_guard(checked.directory), torch.inference_mode(False):
+            tower: Tower = BACKENDS.load(checked.backend)(bundle, device, dtype)
+            probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
+            with torch.inference_mode():
+                features = tower.forward(probe)
+        return tower, _facts(tower, features)
+    except PlatodefError:
+        raise
+    except Exception as error:
+        # A configuration can be wrong in more ways than can be listed; none may end in a traceback.
+        raise RefusedError(
+            f"{checked.directory}: {checked.backend} cannot run it "
+            f"({type(error).__name__}: {one_line(error)}); do not use this model"
+        ) from error
+
+
+def _facts(tower: "Tower", features: "Tensor") -> Facts:
+    """Describe a loaded network, given its features of one image."""
     if features.ndim != 2 or features.shape[0] != 1:
-        raise UsageError(
-            f"{checked.directory}: gives features {list(features.shape)}, not one vector per image"
-        )
+        raise ValueError(f"it gives features {list(features.shape)}, not one vector per image")
     geometry = tower.geometry
-    return tower, Facts(
+    return Facts(
         architecture=tower.architecture,
         pooling=tower.pooling,
         dim=features.shape[1],
