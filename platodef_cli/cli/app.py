@@ -1,8 +1,11 @@
 """The entry point ``platodef``: the table of commands, and the last line of defence for errors."""
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -80,8 +83,8 @@ register(_heads, "ls", heads.ls)
 register(_heads, "show", heads.show)
 register(_heads, "verify", heads.verify)
 
-register(app, "audit", audit, panel=_AUDIT)
-register(app, "preflight", preflight, panel=_AUDIT)
+register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
+register(app, "preflight", preflight, panel=_AUDIT, epilog=_EPILOG)
 register(app, "extract", extract, panel=_STEPS)
 register(app, "fit", fit, panel=_STEPS)
 register(app, "score", score, panel=_STEPS)
@@ -102,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     environment.prepare()
     session = Session()
+    restore = _end_like_ctrl_c()
     try:
         code = app(
             args=sys.argv[1:] if arguments is None else list(arguments),
@@ -117,7 +121,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return session.fail(error)
     finally:
+        restore()
         _detach_broken_stdout()
+
+
+def _end_like_ctrl_c() -> Callable[[], None]:
+    """Let SIGTERM, which schedulers send, end the run as cleanly as Ctrl-C; return the way back."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, before)
+
+    return restore
 
 
 def _detach_broken_stdout() -> None:

@@ -92,6 +92,7 @@ def audit(
         probe_images=probe_images,
         policy=limits,
     )
+    session.mention_idle_gpu(device)
     report = room.audit(config, progress=session.progress)
     write_report(session, report, outputs)
     finish_with(session, report, exit_zero=exit_zero)

@@ -77,7 +77,14 @@ def _paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(text).split("\n\n"))
 
 
-def register(app: typer.Typer, name: str, function: Callable[..., None], *, panel: str | None = None) -> None:
+def register(
+    app: typer.Typer,
+    name: str,
+    function: Callable[..., None],
+    *,
+    panel: str | None = None,
+    epilog: str | None = None,
+) -> None:
     """Add a command to an app.
 
     Args:
@@ -86,5 +93,6 @@ def register(app: typer.Typer, name: str, function: Callable[..., None], *, pane
         function: Takes a :class:`Session` called ``session`` and its own options; its docstring is the
             help text. It may raise any error.
         panel: Group of the command in the help of the app.
+        epilog: Last paragraph of its help.
     """
-    app.command(name, rich_help_panel=panel, no_args_is_help=False)(_with_common_options(function))
+    app.command(name, rich_help_panel=panel, epilog=epilog)(_with_common_options(function))

@@ -71,6 +71,7 @@ def extract(
     from platodef_cli.features.extract import extract as run
     from platodef_cli.images import open_source
 
+    session.mention_idle_gpu(device)
     variants = _variants(variant or ())
     pictures = open_source(pictured, limit=limit, seed=seed, offline=without_network)
     encoders: dict[str, Encoder] = {}

@@ -24,7 +24,13 @@ def fit(
     features: options.FeaturesIn,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="HEAD_DIR", help="Folder for the heads.")],
     preset: Annotated[str, typer.Option(help="Size of the heads: tiny, small, medium or paper.")] = "tiny",
-    mode: Annotated[str, typer.Option(help="How the two heads share weights.")] = "separate",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="How the heads share weights: separate, joint, energy-from-denoiser, denoiser-from-energy, "
+            "energy-on-denoiser or denoiser-on-energy."
+        ),
+    ] = "separate",
     name: Annotated[str | None, typer.Option(help="Name of the heads; default: that of the folder.")] = None,
     notes: Annotated[str, typer.Option(help="Intended use and limits, for the card.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace heads in the folder.")] = False,
@@ -47,6 +53,7 @@ def fit(
     from platodef_cli.heads.fit import fit_heads
     from platodef_cli.heads.pretrained import save_heads
 
+    session.mention_idle_gpu(device)
     config = preset_config(preset, mode=mode)
     everything = read_features(features, source_key, reference_key)
     source, references = encoder_records(everything, features)

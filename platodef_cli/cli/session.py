@@ -72,6 +72,14 @@ class Session:
         if not self.quiet:
             self.say(text)
 
+    def mention_idle_gpu(self, device: str) -> None:
+        """Tell that a GPU lies idle; one that is silently unused costs hours."""
+        if device == "cpu":
+            import torch
+
+            if torch.cuda.is_available():
+                self.info("a GPU is available and not used; --device cuda uses it")
+
     def warn(self, text: str) -> None:
         """Write a warning to stderr."""
         self.say(f"warning: {text}", "yellow")

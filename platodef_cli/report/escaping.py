@@ -47,14 +47,13 @@ def wrap(text: str, width: int) -> str:
     """Fold text into lines of at most ``width`` characters, after a space or a separator of names."""
     lines = [""]
     for piece in re.split(r"(?<=[-_/ ])", text):
-        while len(lines[-1]) + len(piece.rstrip()) > width:
-            room = width - len(lines[-1])
-            if lines[-1] and len(piece.rstrip()) <= width:
-                lines.append("")
-            else:
-                lines[-1] += piece[:room]
-                piece = piece[room:]
-                lines.append("")
+        word = piece.rstrip()
+        if lines[-1] and len(lines[-1]) + len(word) > width:
+            lines.append("")
+        while len(word) > width:
+            lines[-1] = word[:width]
+            lines.append("")
+            piece, word = piece[width:], word[width:]
         lines[-1] += piece
     return "\n".join(line.rstrip() for line in lines)
 

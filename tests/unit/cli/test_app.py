@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from platodef_cli.cli import environment, exits
 from platodef_cli.cli.app import app
+from platodef_cli.cli.session import Session
 from platodef_cli.errors import HubError, IncompleteError, InconclusiveError, RefusedError, UsageError
 from tests.unit.cli.calls import LAUNCH, ROOT, Call, command, python
 
@@ -216,7 +217,8 @@ def test_exit_codes_are_those_of_the_contract() -> None:
     assert exits.explain(typer.Abort())[0] == 130
 
 
-def test_ctrl_c_is_130_in_a_real_process() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_are_130_in_a_real_process(number: signal.Signals) -> None:
     code = (
         "import sys, time, platodef_cli.report.json as room\n"
         "from platodef_cli.cli.app import main\n"
@@ -235,7 +237,7 @@ def test_ctrl_c_is_130_in_a_real_process() -> None:
         assert child.stdout is not None
         assert child.stderr is not None
         assert child.stdout.readline() == b"ready\n"
-        child.send_signal(signal.SIGINT)
+        child.send_signal(number)
         _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert err.decode().strip() == (
@@ -297,3 +299,22 @@ def test_quiet_shows_only_the_last_line(platodef: Call) -> None:
     done = platodef("report", ROOT / "tests/golden/report_v1.json", "-q")
     assert done.code == 0
     assert len(done.err.strip().splitlines()) == 1
+
+
+def test_an_idle_gpu_is_mentioned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    Session().mention_idle_gpu("cuda")
+    Session(quiet=True).mention_idle_gpu("cpu")
+    assert capsys.readouterr().err == ""
+    Session().mention_idle_gpu("cpu")
+    assert capsys.readouterr().err == "a GPU is available and not used; --device cuda uses it\n"
+
+
+def test_the_parents_signal_handler_comes_back(platodef: Call) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert platodef("schema").code == 0
+    assert signal.getsignal(signal.SIGTERM) is before
