@@ -44,6 +44,7 @@ class FitConfig:
         reference_drop: Probability of zeroing all reference tokens of a row in denoiser training.
         subset_drop: Probability of dropping a random proper subset of the references of a row in the
             training of both heads, so that subsets can be dropped at inference.
+        lift_features: Random ReLU features per reference in the closed form; 0 makes it linear.
         held_out: Share of the rows kept for early stopping and the reported metrics.
         held_out_most: Largest number of such rows.
     """
@@ -52,12 +53,13 @@ class FitConfig:
     gaussian_start: bool = True
     mode: Mode = "separate"
     mismatch: MismatchConfig = field(default_factory=MismatchConfig)
-    energy: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=8))
-    denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=20))
-    sigma_min: float = 0.002
+    energy: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4))
+    denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=4))
+    sigma_min: float = 0.02
     sigma_max: float = 80.0
     reference_drop: float = 0.1
     subset_drop: float = 0.1
+    lift_features: int = 512
     held_out: float = 0.1
     held_out_most: int = 2000
 
@@ -70,6 +72,8 @@ class FitConfig:
         for name in ("reference_drop", "subset_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+        if not 0 <= self.lift_features <= 65536:
+            raise UsageError(f"lift_features must lie between 0 and 65536, not {self.lift_features}")
         if not 0 < self.held_out < 0.5 or self.held_out_most < 1:
             raise UsageError("held_out must lie between 0 and 0.5 and held_out_most be at least 1")
 

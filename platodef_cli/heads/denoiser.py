@@ -109,15 +109,12 @@ class Denoiser(nn.Module):
         memory = self.backbone.remember(self.references(references, keep))
         if self.closed_form is None:
             return Condition(memory, None, [])
-        stacked = torch.cat(list(references), dim=1)
-        groups = self.closed_form.groups(len(stacked), keep)
+        lifted = self.closed_form.lift(references)
+        groups = self.closed_form.groups(len(lifted), keep)
         means = []
         for rows, posterior in groups:
-            mean = posterior.mean(pick(rows, stacked))
-            if own is not None:
-                leverage = pick(rows, own.leverage).unsqueeze(1)
-                mean = (mean - leverage * pick(rows, own.source)) / (1.0 - leverage)
-            means.append(mean)
+            mean = posterior.mean(pick(rows, lifted))
+            means.append(mean if own is None else own.leave_out(mean, rows))
         return Condition(memory, spread(groups, means), groups)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from platodef_cli.heads.backbone import SPACE_STD, Backbone, BackboneConfig, ReferenceTokens, projection
 from platodef_cli.heads.closed_form import ClosedForm, pick, spread
 
+WIDEN = 1.25  # variance factor of the marginal in the Gaussian term, see ClosedForm.ratio
 TEMPERATURE = 10.0  # exp(t0), as in SigLIP; the paper does not state it
 
 
@@ -24,6 +25,11 @@ class OwnRow(NamedTuple):
 
     source: Tensor
     leverage: Tensor
+
+    def leave_out(self, mean: Tensor, rows: Tensor | None) -> Tensor:
+        """Return the leave-one-out prediction for the in-sample prediction ``mean`` of the given rows."""
+        leverage = pick(rows, self.leverage).unsqueeze(1)
+        return (mean - leverage * pick(rows, self.source)) / (1.0 - leverage)
 
 
 class EnergyHead(nn.Module):
@@ -80,7 +86,7 @@ class EnergyHead(nn.Module):
         gaussian: Tensor | float = 0.0
         inputs = source
         if self.closed_form is not None:
-            whitened, ratio = self._gaussian(source, torch.cat(list(references), dim=1), keep, own)
+            whitened, ratio = self._gaussian(source, references, keep, own)
             inputs = torch.cat([source, whitened], dim=1)
             gaussian = self.log_gaussian_scale.exp() * ratio
         token = self.source_projection(inputs) + self.source_space
@@ -98,24 +104,22 @@ class EnergyHead(nn.Module):
         return -self.logit(source, references, keep)
 
     def _gaussian(
-        self, source: Tensor, references: Tensor, keep: Tensor | None, own: OwnRow | None
+        self, source: Tensor, references: Sequence[Tensor], keep: Tensor | None, own: OwnRow | None
     ) -> tuple[Tensor, Tensor]:
         """Return the whitened residual ``[B, D_s]`` and the Gaussian log density ratio ``[B]``."""
         assert self.closed_form is not None
+        lifted = self.closed_form.lift(references)
         groups = self.closed_form.groups(len(source), keep)
-        marginal = self.closed_form.posterior((False,) * len(self.closed_form.ridge.reference_dims))
         whitened, ratios = [], []
         for rows, posterior in groups:
             values = pick(rows, source)
-            mean = posterior.mean(pick(rows, references))
+            mean = posterior.mean(pick(rows, lifted))
             if own is not None:
-                leverage = pick(rows, own.leverage).unsqueeze(1)
-                mean = (mean - leverage * pick(rows, own.source)) / (1.0 - leverage)
+                mean = own.leave_out(mean, rows)
+            residual = values - mean
             # symmetric (ZCA) whitening keeps one coordinate system across the subsets
-            white = posterior.shaped(values - mean, posterior.values.rsqrt())
-            quadratic = marginal.mahalanobis(values) - white.square().sum(dim=1)
-            ratios.append(0.5 * (quadratic + marginal.values.log().sum() - posterior.values.log().sum()))
-            whitened.append(white)
+            whitened.append(posterior.shaped(residual, posterior.values.rsqrt()))
+            ratios.append(self.closed_form.ratio(values, residual, posterior, WIDEN))
         return spread(groups, whitened), spread(groups, ratios)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.heads.energy import WIDEN
 from platodef_cli.heads.heads import SCORE_BLOCK, Heads
 from platodef_cli.heads.mismatch import derange
 
@@ -34,15 +35,23 @@ def ridge_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
 
 
 def gaussian_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
-    """Return the negative joint-Gaussian log density ratio ``[N]`` float64, nats."""
+    """Return ``ln N(s; 0, widened S) - ln p(s | r)`` ``[N]`` float64 of the closed form, nats."""
+    source, mean = gaussian_mean(heads, tuples)
+    posterior = heads.closed_form.posterior()
+    return -heads.closed_form.ratio(source, source - mean, posterior, WIDEN).double().cpu()
+
+
+def gaussian_mean(heads: Heads, tuples: FeatureTuples) -> tuple[Tensor, Tensor]:
+    """Return the standardised source and its closed-form conditional mean, ``[N, D_s]`` each."""
     source, references = heads.standardise(tuples)
-    return -heads.ridge.log_density_ratio(source, torch.cat(references, dim=1)).double()
+    lifted = heads.closed_form.lift([values.to(heads.device) for values in references])
+    return source.to(heads.device), heads.closed_form.posterior().mean(lifted)
 
 
 def marginal_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
     """Return the squared Mahalanobis length ``[N]`` float64 of the source alone, references ignored."""
     source, _ = heads.standardise(tuples)
-    nothing = heads.ridge.posterior((False,) * len(heads.reference_names))
+    nothing = heads.ridge.posterior((False,) * len(heads.reference_names))  # p(s)
     return nothing.mahalanobis(source).double()
 
 
@@ -50,10 +59,11 @@ def denoiser_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
     """Return the squared Mahalanobis length ``[N]`` float64 of the source around its one-shot mean.
 
     The mean is ``D(0; sigma_max, r)``: at the largest noise level the input carries nothing, so the
-    denoiser returns the conditional mean; the metric is the ridge residual's covariance.
+    denoiser returns the conditional mean; the metric is the closed form's residual covariance.
     """
     source, _ = heads.standardise(tuples)
-    return heads.ridge.posterior().mahalanobis(source - one_shot_mean(heads, tuples)).double()
+    residual = (source - one_shot_mean(heads, tuples)).to(heads.device)
+    return heads.closed_form.posterior().mahalanobis(residual).double().cpu()
 
 
 @torch.no_grad()
@@ -88,7 +98,8 @@ def held_out_metrics(heads: Heads, tuples: FeatureTuples) -> dict[str, float]:
 
     Keys: ``matched_auroc``, ``ridge_auroc``, ``gaussian_auroc`` (matched against mismatched),
     ``energy_gap`` (nats), ``mi_lower_bound`` (nats, from the NCE loss), ``nce_loss``,
-    ``mean_r2`` and ``ridge_r2`` (explained variance of the conditional mean).
+    ``gaussian_mutual_information`` (nats, linear closed form), ``mean_r2``, ``gaussian_r2`` and
+    ``ridge_r2`` (explained variance of the conditional means).
     """
     generator = torch.Generator().manual_seed(heads.seed)
     every = torch.arange(len(tuples))
@@ -100,6 +111,7 @@ def held_out_metrics(heads: Heads, tuples: FeatureTuples) -> dict[str, float]:
     total = source.square().mean()
     ridge_error = (source - heads.ridge.posterior().mean(torch.cat(references, dim=1))).square().mean()
     mean_error = (source - one_shot_mean(heads, tuples)).square().mean()
+    standard, lifted_mean = gaussian_mean(heads, tuples)
     loss = contrastive_loss(-matched["energy"], -joined["energy"])
     return {
         "matched_auroc": auroc(matched["energy"], joined["energy"].flatten()),
@@ -109,6 +121,7 @@ def held_out_metrics(heads: Heads, tuples: FeatureTuples) -> dict[str, float]:
         "mi_lower_bound": math.log(joined["energy"].shape[1] + 1) - loss,
         "gaussian_mutual_information": heads.ridge.mutual_information(),
         "mean_r2": 1.0 - float(mean_error / total),
+        "gaussian_r2": 1.0 - float((standard - lifted_mean).square().mean() / total),
         "ridge_r2": 1.0 - float(ridge_error / total),
     }
 

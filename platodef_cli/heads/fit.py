@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from platodef_cli.errors import UsageError
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.closed_form import ClosedForm, usual_subsets
+from platodef_cli.heads.closed_form import ClosedForm, fit_closed_form
 from platodef_cli.heads.config import PRESETS, FitConfig, preset
 from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import EnergyHead
@@ -20,7 +20,6 @@ from platodef_cli.heads.objectives import (
     EnergyObjective,
     JointObjective,
     Rows,
-    leverages,
 )
 from platodef_cli.heads.ridge import Ridge, fit_ridge
 from platodef_cli.heads.train import Objective, TrainConfig, Trainer, TrainResult, fingerprint
@@ -63,14 +62,17 @@ def fit_heads(
     source = fit_standardiser(fitted.source)
     standardisers = tuple(fit_standardiser(values) for values in fitted.references.values())
     training = _rows(fitted, source, standardisers, place)
-    with progress.step("fitting ridge", 1) as task:
-        ridge = fit_ridge(training.source.cpu(), [values.cpu() for values in training.references])
-        task.advance()
-    heads = new_heads(config, seed, tuple(tuples.references), source, standardisers, ridge, place)
-    if config.gaussian_start:
-        masks = usual_subsets(len(standardisers))
+    with progress.step("fitting closed forms", 1) as task:
         on_cpu = [values.cpu() for values in training.references]
-        training.leverage = {k: v.to(place) for k, v in leverages(ridge, on_cpu, masks).items()}
+        ridge = fit_ridge(training.source.cpu(), on_cpu)
+        closed_form, leverage = fit_closed_form(
+            training.source.cpu(), on_cpu, features=config.lift_features, seed=seed
+        )
+        task.advance()
+    names = tuple(tuples.references)
+    heads = new_heads(config, seed, names, source, standardisers, ridge, closed_form, place)
+    if config.gaussian_start:
+        training.leverage = {mask: values.to(place) for mask, values in leverage.items()}
     run = fingerprint(config.to_json(), seed, fitted.source, *fitted.references.values())
     _train(heads, training, _rows(held, source, standardisers, place), seed, checkpoint, run, progress)
     heads.energy.eval()
@@ -89,6 +91,7 @@ def new_heads(
     source: Standardiser,
     references: tuple[Standardiser, ...],
     ridge: Ridge,
+    closed_form: ClosedForm,
     device: torch.device,
 ) -> Heads:
     """Return heads with fresh networks, initialised from ``seed`` only."""
@@ -96,7 +99,7 @@ def new_heads(
     dims = [int(entry.mean.shape[0]) for entry in references]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        start = ClosedForm(ridge) if config.gaussian_start else None
+        start = closed_form if config.gaussian_start else None
         energy = EnergyHead(
             source_dim, dims, config.backbone, negatives=config.mismatch.negatives, closed_form=start
         )
@@ -110,6 +113,7 @@ def new_heads(
         source_standardiser=source,
         reference_standardisers=references,
         ridge=ridge,
+        closed_form=closed_form.to(device),
         energy=energy.to(device).eval(),
         denoiser=denoiser.to(device).eval(),
         metrics={},

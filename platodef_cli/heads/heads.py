@@ -9,6 +9,7 @@ from torch import Tensor
 from platodef_cli.errors import UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.card import HeadCard
+from platodef_cli.heads.closed_form import ClosedForm
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import EnergyHead
@@ -56,7 +57,8 @@ class Heads:
         reference_names: Names of the references, in order.
         source_standardiser: Statistics of the suspect's clean features.
         reference_standardisers: Statistics of every reference, in order.
-        ridge: The closed-form head.
+        ridge: The linear closed-form head, the baseline.
+        closed_form: The Gaussian start: the closed form over lifted references.
         energy: The energy head, in evaluation mode.
         denoiser: The denoiser head, in evaluation mode.
         metrics: Held-out metrics by name (``matched_auroc``, ``energy_gap``, ...).
@@ -72,6 +74,7 @@ class Heads:
     source_standardiser: Standardiser
     reference_standardisers: tuple[Standardiser, ...]
     ridge: Ridge
+    closed_form: ClosedForm
     energy: EnergyHead
     denoiser: Denoiser
     metrics: Mapping[str, float]

@@ -27,7 +27,7 @@ class MismatchConfig:
         queue: Rows that every per-space FIFO queue holds; until it is full, the mini-batch is used.
     """
 
-    negatives: int = 4
+    negatives: int = 2
     full: float = 1.0
     source: float = 2.0
     partial: float = 1.0

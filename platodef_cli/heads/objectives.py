@@ -1,15 +1,15 @@
 """What the training loop minimises: the NCE loss of the energy head and the DSM loss of the denoiser."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from platodef_cli.heads.closed_form import prepared_subsets
 from platodef_cli.heads.denoiser import Denoiser, denoising_loss, log_uniform
 from platodef_cli.heads.energy import EnergyHead, OwnRow, nce_loss
 from platodef_cli.heads.mismatch import KINDS, Mismatches, MismatchSampler
-from platodef_cli.heads.ridge import Ridge
 
 COLLAPSE_SHARE = (0.5, 1.0)  # how far a synthetic attacked source moves towards its centre
 EVALUATION_SEED = 20_240_229  # the held-out draw is the same for every head and run
@@ -49,22 +49,13 @@ class Rows:
         return OwnRow(self.source[rows], leverage)
 
 
-def leverages(
-    ridge: Ridge, references: Sequence[Tensor], masks: Sequence[tuple[bool, ...]]
-) -> dict[tuple[bool, ...], Tensor]:
-    """Return the leverage of every fitted row for every subset in ``masks``."""
-    stacked = torch.cat(list(references), dim=1)
-    return {mask: ridge.leverage(stacked, mask) for mask in masks}
-
-
 def drop_some(batch: int, references: int, probability: float, generator: torch.Generator) -> Tensor | None:
-    """Return ``[B, M]`` keep flags: with ``probability`` a row loses a random proper subset, never all."""
-    if probability == 0 or references < 2:
+    """Return ``[B, M]`` keep flags: with ``probability`` a row keeps a random prepared proper subset only."""
+    proper = [mask for mask in prepared_subsets(references) if 0 < sum(mask) < references]
+    if probability == 0 or not proper:
         return None
-    rank = torch.rand(batch, references, generator=generator).argsort(1).argsort(1)
-    size = torch.randint(1, references, (batch, 1), generator=generator)
-    dropped = (rank < size) & (torch.rand(batch, 1, generator=generator) < probability)
-    return ~dropped
+    chosen = torch.tensor(proper)[torch.randint(len(proper), (batch,), generator=generator)]
+    return chosen | (torch.rand(batch, 1, generator=generator) >= probability)
 
 
 class EnergyObjective:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.heads.card import HeadCard
+from platodef_cli.heads.closed_form import restore_closed_form
 from platodef_cli.heads.config import FitConfig, preset_name
 from platodef_cli.heads.fit import new_heads
 from platodef_cli.heads.heads import Heads, Standardiser
@@ -233,6 +234,7 @@ def _tensors(heads: Heads) -> dict[str, Tensor]:
     }
     for number, entry in enumerate(heads.reference_standardisers):
         tensors |= {f"reference.{number}.mean": entry.mean, f"reference.{number}.std": entry.std}
+    tensors |= {f"closed_form.{name}": value for name, value in heads.closed_form.tensors().items()}
     for part, module in (("energy", heads.energy), ("denoiser", heads.denoiser)):
         tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
     tensors |= {f"clean_scores.{name}": values for name, values in heads.clean_scores.items()}
@@ -267,9 +269,17 @@ def _build(
         take("ridge.source_moment", size, size),
         description.ridge_count,
     )
+    prefix = "closed_form."
+    stored = {
+        name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)
+    }
+    try:
+        closed_form = restore_closed_form(stored, dims, size, config.lift_features)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; fetch or fit the head again") from None
     # a stored head has two full sets of weights, also where training shared them
     separate = replace(config, mode="separate")
-    heads = new_heads(separate, description.seed, names, source, references, ridge, device)
+    heads = new_heads(separate, description.seed, names, source, references, ridge, closed_form, device)
     for part, module in (("energy", heads.energy), ("denoiser", heads.denoiser)):
         own = {name: take(f"{part}.{name}", *value.shape) for name, value in module.state_dict().items()}
         module.load_state_dict(own)

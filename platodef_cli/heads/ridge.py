@@ -16,6 +16,7 @@ from torch import Tensor
 from platodef_cli.errors import UsageError
 
 PENALTIES = tuple(10.0 ** (k / 4) for k in range(-20, 9))  # relative to the mean variance of a dimension
+MOST_DEGREES = 0.9  # effective degrees of freedom per row that a fit may use
 VARIANCE_FLOOR = 1e-4  # of a standardised dimension; below it float32 features are rounding noise
 
 
@@ -148,25 +149,6 @@ class Ridge:
         leverage: Tensor = (solved * kept).sum(dim=1) / self.count
         return leverage.clamp(0.0, 0.9)
 
-    def to(self, device: str | torch.device) -> "Ridge":
-        """Return a copy on ``device``, its solved posteriors included."""
-        moved = Ridge(
-            self.reference_dims,
-            self.reference_moment,
-            self.cross_moment,
-            self.source_moment,
-            self.count,
-        )
-        for mask, posterior in self._posteriors.items():
-            moved._posteriors[mask] = GaussianPosterior(
-                posterior.weights.to(device),
-                posterior.values.to(device),
-                posterior.vectors.to(device),
-                posterior.penalty,
-                posterior.degrees,
-            )
-        return moved
-
     def _rows(self, mask: tuple[bool, ...]) -> Tensor:
         flags = [torch.full((dim,), kept) for dim, kept in zip(self.reference_dims, mask, strict=True)]
         return torch.cat(flags).nonzero().flatten()
@@ -179,33 +161,45 @@ class Ridge:
         if len(rows):
             moment = self.reference_moment[rows][:, rows].double()
             cross = self.cross_moment[rows].double()
-            weights[rows], penalty, degrees, covariance = _solve_ridge(moment, cross, source, self.count)
+            if all(mask):
+                solved = _solve_path(moment, cross, source, self.count)
+            else:  # one path is enough: a subset takes the penalty of the whole
+                solved = _solve_once(moment, cross, source, self.count, self.posterior().penalty)
+            weights[rows], penalty, degrees, covariance = solved
         values, vectors = torch.linalg.eigh(shrink(covariance, self.count))
         return GaussianPosterior(
             weights.float(), values.clamp_min(VARIANCE_FLOOR).float(), vectors.float(), penalty, degrees
         )
 
 
-def _solve_ridge(
-    moment: Tensor, cross: Tensor, source: Tensor, count: int
-) -> tuple[Tensor, float, float, Tensor]:
-    """Return weights, penalty, degrees of freedom and the leave-one-out residual covariance."""
+Solved = tuple[Tensor, float, float, Tensor]  # weights, penalty, degrees, residual covariance
+
+
+def _solve_path(moment: Tensor, cross: Tensor, source: Tensor, count: int) -> Solved:
+    """Solve for the penalty of least generalised leave-one-out error, from one eigendecomposition."""
     values, vectors = torch.linalg.eigh(moment)
     values = values.clamp_min(0.0)
-    rotated = vectors.T @ cross
-    energy = rotated.square().sum(dim=1)  # of each eigendirection's covariance with the source
+    energy = (vectors.T @ cross).square().sum(dim=1)  # of a direction's covariance with the source
     total, scale = float(source.diagonal().sum()), float(values.mean())
-    best = (math.inf, 0.0, 0.0)
+    best = (math.inf, PENALTIES[-1] * scale)
     for factor in PENALTIES:
         penalty = factor * scale
         gain = 1.0 / (values + penalty)
         degrees = float((values * gain).sum())
-        if degrees > 0.9 * count:
-            continue  # nearly interpolating: GCV's denominator is meaningless there
+        if degrees > MOST_DEGREES * count:
+            continue  # nearly interpolating: the denominator is meaningless there
         error = total - 2 * float((gain * energy).sum()) + float((gain.square() * values * energy).sum())
-        best = min(best, (error / (1.0 - degrees / count) ** 2, penalty, degrees))
-    _, penalty, degrees = best
-    weights = vectors @ (rotated / (values + penalty).unsqueeze(1))
+        best = min(best, (error / (1.0 - degrees / count) ** 2, penalty))
+    return _solve_once(moment, cross, source, count, best[1])
+
+
+def _solve_once(moment: Tensor, cross: Tensor, source: Tensor, count: int, penalty: float) -> Solved:
+    """Solve for one penalty."""
+    damped = moment.clone()
+    damped.diagonal().add_(penalty)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    weights = inverse @ cross
+    degrees = min(len(moment) - penalty * float(inverse.diagonal().sum()), MOST_DEGREES * count)
     explained = weights.T @ cross
     residual = source - explained - explained.T + weights.T @ moment @ weights
     # leave-one-out residuals are r_i / (1 - h_ii); h_ii is replaced by its mean, as in GCV

@@ -20,6 +20,7 @@ PURIFIERS = Table(
         "euler": "platodef_cli.purifiers.sampled:EulerPurifier",
         "dpmpp": "platodef_cli.purifiers.sampled:DpmppPurifier",
         "langevin": "platodef_cli.purifiers.sampled:LangevinPurifier",
+        "gaussian": "platodef_cli.purifiers.gaussian:GaussianPurifier",
         "ridge": "platodef_cli.purifiers.ridge:RidgePurifier",
     },
 )
