@@ -18,6 +18,8 @@ from platodef_cli.encoders.sandbox import child_environment
 from platodef_cli.encoders.wire import Wire, WireError, WireTimeout, as_tensor
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
 
+GRACE_S = 5.0
+"""How long a child that closed its pipe may take to die before it counts as lying."""
 _KNOWN = {"RefusedError": RefusedError, "UsageError": UsageError, "IncompleteError": IncompleteError}
 
 
@@ -33,7 +35,7 @@ class ChildProcess:
         lifeline, self._lifeline = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "platodef_cli.encoders.child", str(lifeline)],
+                self._command(lifeline),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -55,6 +57,10 @@ class ChildProcess:
         assert self._process.stdout is not None
         self._wire = Wire(self._process.stdout.fileno(), self._process.stdin.fileno())
         self._end = weakref.finalize(self, _end, self._process, self._lifeline, self._home)
+
+    def _command(self, lifeline: int) -> list[str]:
+        """Return the command line of the child; ``-P`` keeps the working folder off its import path."""
+        return [sys.executable, "-P", "-m", "platodef_cli.encoders.child", str(lifeline)]
 
     def tensor(self, request: dict[str, Any], tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Send a request whose answer has to be a float32 tensor of the given shape."""
@@ -112,7 +118,7 @@ class ChildProcess:
     def _cause(self, fallback: str) -> str:
         """Say why the child is gone: its signal, its exit code, or the last line it printed."""
         try:
-            code = self._process.wait(timeout=5)
+            code = self._process.wait(timeout=GRACE_S)
         except subprocess.TimeoutExpired:
             return f"broke the protocol: {fallback}"
         self._errors.seek(0, os.SEEK_END)

@@ -1,0 +1,85 @@
+"""What a child process gives up, tried in real processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from platodef_cli.encoders.sandbox import child_environment
+
+ROOT = Path(__file__).parents[3]
+PRELUDE = "from platodef_cli.encoders.sandbox import give_up_rights, limit_memory\nnotes = give_up_rights()\n"
+
+
+def run(code: str) -> str:
+    """Run code after giving up all rights; return what it prints."""
+    command = [sys.executable, "-c", PRELUDE + code]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def attempt(code: str) -> str:
+    """Return the name of the error that a statement raises."""
+    return run(f"try:\n    {code}\nexcept BaseException as error:\n    print(type(error).__name__)\n")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import socket; socket.socket()",
+        "import socket; socket.socket(socket.AF_UNIX)",
+        "import socket; socket.create_connection(('127.0.0.1', 9))",
+        "import socket; socket.getaddrinfo('localhost', 80)",
+        "import subprocess; subprocess.run(['true'])",
+        "import os; os.system('true')",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import os; os.posix_spawn('/bin/true', ['true'], {})",
+    ],
+)
+def test_sockets_and_programs_are_not_allowed(code: str) -> None:
+    assert attempt(code) == "PermissionError"
+
+
+def test_no_network_exists_or_the_notes_say_so() -> None:
+    listed = run("import json, os; print(json.dumps([list(notes), open('/proc/net/dev').read()]))")
+    if "partial" not in listed:
+        assert "eth" not in listed
+        assert "ens" not in listed
+    notes = run("print(*notes)")
+    assert notes == "" or "network isolation is partial" in notes
+
+
+def test_memory_past_the_limit_is_refused() -> None:
+    assert attempt("limit_memory(0.1); bytearray(300_000_000)") == "MemoryError"
+    assert attempt("limit_memory(0.5); bytearray(300_000_000)") == ""
+
+
+def test_core_dumps_and_large_files_are_off(tmp_path: Path) -> None:
+    code = "import resource as r; print(r.getrlimit(r.RLIMIT_CORE), r.getrlimit(r.RLIMIT_FSIZE)[1])"
+    assert run(code) == f"(0, 0) {64 * 2**20}"
+
+
+def test_reading_files_still_works() -> None:
+    assert run(f"print(open({str(Path(__file__))!r}).readline().strip())").startswith('"""What a child')
+
+
+def test_the_environment_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "HTTPS_PROXY",
+        "GITHUB_TOKEN",
+        "HF_ENDPOINT",
+        "SSH_AUTH_SOCK",
+    ):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    environment = child_environment("/home/of/child")
+    assert "secret" not in environment.values()
+    assert environment["HOME"] == environment["HF_HOME"] == "/home/of/child"
+    assert environment["HF_HUB_OFFLINE"] == environment["DISABLE_SAFETENSORS_CONVERSION"] == "1"
+    assert environment["OMP_NUM_THREADS"] == "3"
+    assert "" not in environment["PYTHONPATH"].split(os.pathsep)
