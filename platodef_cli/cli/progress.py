@@ -1,5 +1,6 @@
 """Progress bars on stderr, for :class:`platodef_cli.progress.Progress`."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,8 @@ class ConsoleProgress:
         self._warn = warn
         self._warned: set[str] = set()
         self._open = 0
+        # Steps may be opened and closed by several threads at once.
+        self._lock = threading.Lock()
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -75,23 +78,27 @@ class ConsoleProgress:
             yield _CountingTask()
             return
         shown, started = plain(title, 60), time.monotonic()
-        self._open += 1
-        if self._open == 1:
-            self._bars.start()
+        with self._lock:
+            self._open += 1
+            if self._open == 1:
+                self._bars.start()
         task = self._bars.add_task(shown, total=total, note="")
         try:
             yield _CountingTask() if self._bars.disable else _BarTask(self._bars, task)
             self._console.print(Text(f"  {shown}  {_duration(time.monotonic() - started)}", style="dim"))
         finally:
             self._bars.remove_task(task)
-            self._open -= 1
-            if self._open == 0:
-                self._bars.stop()
+            with self._lock:
+                self._open -= 1
+                if self._open == 0:
+                    self._bars.stop()
 
     def warn(self, message: str) -> None:
         """Show a warning the first time it is given, even when steps are silent."""
-        if message not in self._warned:
+        with self._lock:
+            new = message not in self._warned
             self._warned.add(message)
+        if new:
             self._warn(message)
 
 

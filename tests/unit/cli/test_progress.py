@@ -1,6 +1,7 @@
 """Progress on a terminal, silence elsewhere, warnings once."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,22 @@ def test_on_a_terminal_bars_are_drawn_nested_and_removed() -> None:
     assert "inner" in text
     assert not progress._bars.live.is_started
     assert progress._bars.tasks == []
+
+
+def test_steps_of_several_threads_leave_nothing_open() -> None:
+    progress, _, warned = _progress(animate=True, steps=True)
+
+    def work(number: int) -> None:
+        for _ in range(20):
+            with progress.step(f"search {number}", 2) as task:
+                task.advance(2)
+                progress.warn("slow")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert warned == ["slow"]
+    assert progress._bars.tasks == []
+    assert not progress._bars.live.is_started
 
 
 def test_a_failing_step_closes_its_bar_and_claims_nothing() -> None:
