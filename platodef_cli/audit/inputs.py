@@ -1,0 +1,139 @@
+"""Opens what an audit works on: the suspect in its child process, the references, the images, the heads."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.encoders.interface import Encoder
+from platodef_cli.encoders.load import open_encoder
+from platodef_cli.encoders.preflight import Preflight, preflight
+from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse, resolve
+from platodef_cli.errors import UsageError
+from platodef_cli.images.interface import ImageSource
+from platodef_cli.images.open import open_source
+from platodef_cli.progress import Progress
+from platodef_cli.resources import data_dir
+
+BUILTIN = "builtin:"
+BUILTIN_REFERENCES = ("builtin:reference-vit", "builtin:reference-cnx")
+BUILTIN_IMAGES = "builtin:shapes?seed=1&count=3000"
+_SPLIT = {"fit": 0.5, "calibration": 0.2}  # the rest tests
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an audit works on.
+
+    Attributes:
+        suspect: The audited encoder.
+        checked: What the static checks said about it.
+        references: Name -> trusted encoder.
+        images: The clean images.
+        head: Folder of ready heads, or None.
+    """
+
+    suspect: Encoder
+    checked: Preflight
+    references: dict[str, Encoder]
+    images: ImageSource
+    head: Path | None
+
+    @property
+    def encoders(self) -> dict[str, Encoder]:
+        """The suspect and the references by name."""
+        return {self.suspect.record.name: self.suspect, **self.references}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the source that fit, calibrate and test; a row has one role only."""
+
+    fit: tuple[int, ...]
+    calibration: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+@contextmanager
+def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
+    """Open everything, cheapest refusals first: nothing is loaded before the suspect's files are checked.
+
+    Raises:
+        PlatodefError: Any of the inputs is wrong, unsafe or out of reach.
+    """
+    target = parse(config.model, config.revision)
+    embedded = config.model.startswith(BUILTIN)
+    references = config.references or (BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES)
+    images = config.images or (BUILTIN_IMAGES if embedded else None)
+    if images is None:
+        raise UsageError(
+            "no images: give --images FOLDER, FILE.parquet or hf://datasets/org/name; a few thousand "
+            "unlabelled images of the kind that the encoder will see are enough"
+        )
+    source = open_source(images, limit=config.limit, seed=config.seed, offline=config.offline)
+    resolved = resolve(target, offline=config.offline, progress=progress)
+    checked = preflight(resolved.directory)
+    with ExitStack() as stack:
+        opened: dict[str, Encoder] = {}
+        for uri in references:
+            encoder = open_encoder(
+                uri, offline=config.offline, device=config.device, dtype=config.dtype, progress=progress
+            )
+            stack.callback(encoder.close)
+            name = encoder.record.name
+            if name in opened:
+                raise UsageError(f"two references are called {name!r}; references must be different encoders")
+            opened[name] = encoder
+        suspect = open_encoder(
+            # the commit that was checked, whatever the branch says by now
+            f"{target.repository}@{resolved.commit}" if resolved.commit else config.model,
+            name=_free_name(target.short_name, opened),
+            offline=config.offline,
+            device=config.device,
+            dtype=config.dtype,
+            isolate=True,
+            memory_limit_gb=config.memory_limit_gb,
+            time_limit_s=config.time_limit_s,
+            progress=progress,
+        )
+        stack.callback(suspect.close)
+        same = [name for name, encoder in opened.items() if encoder.record.digest == suspect.record.digest]
+        if same:
+            raise UsageError(
+                f"the suspect is the same encoder as reference {same[0]!r}; it cannot judge itself"
+            )
+        yield Inputs(suspect, checked, opened, source, _head(config, embedded, target.short_name))
+
+
+def split(count: int, seed: int) -> Split:
+    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    first = int(count * _SPLIT["fit"])
+    second = first + int(count * _SPLIT["calibration"])
+    return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
+
+
+def digest_of(source: ImageSource, rows: Sequence[int]) -> str:
+    """Return the SHA-256 over the digests of the given images, in order."""
+    total = sha256()
+    for row in rows:
+        total.update(source.refs[row].digest.encode())
+    return total.hexdigest()
+
+
+def _free_name(name: str, taken: dict[str, Encoder]) -> str:
+    return f"{name}-suspect" if name in taken else name
+
+
+def _head(config: AuditConfig, embedded: bool, name: str) -> Path | None:
+    if config.head is not None:
+        named = data_dir("pretrained_heads") / config.head
+        return named if not Path(config.head).exists() and named.is_dir() else Path(config.head)
+    if embedded and not config.references and not config.images:
+        ready = data_dir("pretrained_heads") / f"builtin-{name}"
+        return ready if ready.is_dir() else None
+    return None

@@ -1,0 +1,256 @@
+"""The heads of an audit, and everything that only needs features: detectors, thresholds, purifiers."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from platodef_cli.audit.config import DEFAULT_DETECTOR, AuditConfig
+from platodef_cli.audit.inputs import Inputs, Split, digest_of
+from platodef_cli.detectors import make_detector
+from platodef_cli.detectors.calibrate import conformal_threshold
+from platodef_cli.detectors.interface import Detector
+from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.extract import CLEAN, Extraction
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.heads.card import HeadCard
+from platodef_cli.heads.config import FitConfig, preset_name
+from platodef_cli.heads.fit import fit_heads
+from platodef_cli.heads.heads import Heads
+from platodef_cli.heads.pretrained import check_match, load_heads, save_heads
+from platodef_cli.metrics.detection import auroc_metric, histogram, rate_metric
+from platodef_cli.metrics.guarantee import guarantee
+from platodef_cli.progress import Progress
+from platodef_cli.purifiers import make_purifier
+from platodef_cli.records import HeadRecord, Histogram, Metric, Threshold
+
+_NEGATIVES = 8
+HEADS_VERSION = 1  # part of the cache key: raise it when the same tuples give other heads
+
+
+@dataclass(frozen=True)
+class Features:
+    """Feature tuples of one extraction, by variant and rows of the source.
+
+    Attributes:
+        extraction: Features of all encoders.
+        suspect: Name of the suspect among them.
+        references: Names of the references, in order.
+    """
+
+    extraction: Extraction
+    suspect: str
+    references: tuple[str, ...]
+
+    def tuples(self, rows: tuple[int, ...] | None, variant: str = CLEAN) -> tuple[FeatureTuples, Tensor]:
+        """Return the tuples of the usable images among ``rows`` (None: all), and their rows ``[n]``."""
+        indices, source = self.extraction.features(self.suspect, variant)
+        keep = torch.arange(len(indices))
+        if rows is not None:
+            place = {int(row): position for position, row in enumerate(indices.tolist())}
+            keep = torch.tensor([place[row] for row in rows if row in place], dtype=torch.int64)
+        references = {name: self.extraction.features(name, variant)[1][keep] for name in self.references}
+        return FeatureTuples(source[keep], references), indices[keep]
+
+
+def obtain_heads(
+    inputs: Inputs,
+    features: Features,
+    split: Split,
+    config: AuditConfig,
+    cache: FeatureCache | None,
+    progress: Progress,
+) -> tuple[Heads, HeadRecord]:
+    """Load the given heads, take them from the cache, or fit them on the fit images.
+
+    Raises:
+        UsageError: The given heads are damaged or belong to other encoders.
+    """
+    references = [encoder.record for encoder in inputs.references.values()]
+    if inputs.head is not None:
+        heads = load_heads(inputs.head, device=config.device)
+        check_match(heads, inputs.suspect.record, references)
+        return heads, _record(inputs.head.name, "loaded", inputs.head, heads)
+    tuples, rows = features.tuples(split.fit)
+    fit_config = FitConfig()
+    digest = digest_of(inputs.images, rows.tolist())
+    card = HeadCard(
+        name=f"{inputs.suspect.record.name}-{digest[:8]}",
+        source=inputs.suspect.record,
+        references=tuple(references),
+        trained_on=f"{len(tuples)} images of {inputs.images.uri} (sha256 {digest})",
+    )
+    key = {
+        "version": HEADS_VERSION,
+        "torch": torch.__version__,
+        "encoders": [
+            # where an encoder lies does not change its heads
+            record.model_dump(mode="json", exclude={"uri", "isolated"})
+            for record in (inputs.suspect.record, *references)
+        ],
+        "images": digest,
+        "uri": inputs.images.uri,
+        "config": fit_config.to_json(),
+        "seed": config.seed,
+        "device": config.device,
+        "batch_size": config.batch_size,
+    }
+    stored = cache.load_artifact("heads", key) if cache else None
+    if stored is not None:
+        heads = load_heads(stored, device=config.device)
+        return heads, _record(card.name, "cached", stored, heads)
+    heads = fit_heads(tuples, fit_config, seed=config.seed, device=config.device, progress=progress)
+    if cache is None:
+        return heads, _record(card.name, "fitted", None, heads, card)
+    stored = cache.store_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
+    return heads, _record(card.name, "fitted", stored, heads)
+
+
+def _record(
+    name: str, origin: str, folder: Path | None, heads: Heads, card: HeadCard | None = None
+) -> HeadRecord:
+    described = heads.card if card is None else card
+    trained_on = "" if described is None else described.trained_on
+    if folder is None:
+        content = repr((heads.seed, heads.config.to_json())).encode()
+        content += b"".join(value.cpu().numpy().tobytes() for value in heads.energy.state_dict().values())
+        digest = sha256(content).hexdigest()
+    else:
+        digest = str(json.loads((folder / "head.json").read_text())["sha256"])
+        if not trained_on:
+            trained_on = str(json.loads((folder / "head.json").read_text())["card"]["trained_on"])
+    return HeadRecord(
+        name=name,
+        # a second run takes the same heads from the cache: the report must not differ
+        origin="loaded" if origin == "loaded" else "fitted",
+        digest=digest,
+        trained_on=trained_on,
+        fit_samples=heads.rows,
+        preset=preset_name(heads.config),
+        metrics=tuple(
+            Metric(name=f"held-out {key}", value=value) for key, value in sorted(heads.metrics.items())
+        ),
+    )
+
+
+class Judge:
+    """Detectors with calibrated thresholds, and a purifier, for one suspect.
+
+    Attributes:
+        deciding: Name of the detector that the verdict uses.
+        thresholds: Calibrated thresholds, with the rate measured on clean test images.
+    """
+
+    def __init__(
+        self, heads: Heads, calibration: FeatureTuples, test: FeatureTuples, config: AuditConfig
+    ) -> None:
+        self.deciding = DEFAULT_DETECTOR
+        names = tuple(dict.fromkeys((*config.detectors, self.deciding)))
+        self._seed = config.seed
+        self._detectors: dict[str, Detector] = {
+            name: make_detector(name, heads, calibration if name == "knn" else None) for name in names
+        }
+        self._purifier = make_purifier(config.purifier, heads)
+        self._clean = self.scores(test)
+        self._values = {
+            name: conformal_threshold(scores, config.false_positive_rate)
+            for name, scores in self.scores(calibration).items()
+        }
+        self.thresholds = tuple(
+            Threshold(
+                detector=name,
+                value=value,
+                false_positive_rate=config.false_positive_rate,
+                calibration=len(calibration),
+                measured=self._rate(self._clean[name], value, "false positive rate", "clean"),
+            )
+            for name, value in self._values.items()
+        )
+
+    def scores(self, tuples: FeatureTuples) -> dict[str, Tensor]:
+        """Return detector -> float64 ``[N]``."""
+        return {name: detector.score(tuples) for name, detector in self._detectors.items()}
+
+    def against_clean(self, tuples: FeatureTuples, positive: str, name: str = "auroc") -> dict[str, Metric]:
+        """Return detector -> AUROC of clean test images against ``tuples``."""
+        return {
+            detector: auroc_metric(self._clean[detector], scores, positive=positive, name=name)
+            for detector, scores in self.scores(tuples).items()
+        }
+
+    def flags(self, tuples: FeatureTuples) -> Tensor:
+        """Return boolean ``[N]``: over the threshold of the deciding detector."""
+        return self._detectors[self.deciding].score(tuples) > self._values[self.deciding]
+
+    def flagged(self, tuples: FeatureTuples) -> Metric:
+        """Return the share of tuples over the threshold of the deciding detector."""
+        flags = self.flags(tuples)
+        return rate_metric(
+            int(flags.sum()),
+            len(flags),
+            name="flagged",
+            positive="flagged",
+            direction="higher is more suspicious",
+        )
+
+    def purify(self, tuples: FeatureTuples) -> Tensor:
+        """Return purified source features ``[N, D_s]``."""
+        generator = torch.Generator().manual_seed(self._seed)
+        return self._purifier.purify(tuples, generator=generator)
+
+    def histograms(self, groups: dict[str, FeatureTuples], names: tuple[str, ...]) -> tuple[Histogram, ...]:
+        """Return one histogram per detector in ``names`` over clean test images and the given groups."""
+        scored = {group: self.scores(tuples) for group, tuples in groups.items()}
+        return tuple(
+            histogram(
+                {"clean": self._clean[name], **{group: scores[name] for group, scores in scored.items()}},
+                name=name,
+                threshold=self._values[name],
+            )
+            for name in names
+        )
+
+    @staticmethod
+    def _rate(scores: Tensor, threshold: float, name: str, positive: str) -> Metric:
+        return rate_metric(
+            int((scores > threshold).sum()),
+            len(scores),
+            name=name,
+            positive=positive,
+        )
+
+
+def mismatched(tuples: FeatureTuples, seed: int) -> FeatureTuples:
+    """Return the tuples with every source taken from another image (a random cyclic derangement)."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(tuples), generator=generator)
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(1)
+    return tuples.with_source(tuples.source[partner])
+
+
+def guarantee_metrics(heads: Heads, test: FeatureTuples, seed: int) -> tuple[Metric, ...]:
+    """Return Propositions 1 and 2 on the test images beside the measured rates.
+
+    Mismatched tuples keep the references and take the source of another image.
+    """
+    negatives = min(_NEGATIVES, len(test) - 1)
+    matched = heads.energies(test)
+    others = [heads.energies(mismatched(test, seed + number)) for number in range(negatives)]
+    measured = guarantee(matched, torch.stack(others, dim=1))
+    rows: tuple[tuple[str, float, str], ...] = (
+        ("energy gap", measured.gap, "nats"),
+        ("mutual information, lower bound from NCE", measured.mutual_information, "nats"),
+        ("mutual information, largest estimate possible", measured.mutual_information_limit, "nats"),
+        ("sub-Gaussian parameter", measured.sub_gaussian, "nats"),
+        ("error at the midpoint, bound (Prop. 2)", measured.error_bound, "fraction"),
+        ("error at the midpoint, measured on matched", measured.false_positive, "fraction"),
+        ("error at the midpoint, measured on mismatched", measured.miss, "fraction"),
+        ("AUROC, bound (Prop. 2)", measured.auroc_bound, "fraction"),
+        ("AUROC, tighter bound", measured.auroc_bound_tight, "fraction"),
+        ("AUROC, measured", measured.auroc, "fraction"),
+    )
+    return tuple(Metric(name=f"guarantee: {name}", value=value, unit=unit) for name, value, unit in rows)

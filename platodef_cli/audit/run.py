@@ -1,0 +1,429 @@
+"""Runs an audit, step by step, into a report."""
+
+import platform
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import torch
+from torch import Tensor
+
+from platodef_cli import __version__
+from platodef_cli.audit import verdict
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.inputs import Inputs, Split, digest_of, open_inputs, split
+from platodef_cli.audit.judging import Features, Judge, guarantee_metrics, mismatched, obtain_heads
+from platodef_cli.audit.probing import (
+    Labelled,
+    evidence,
+    measure,
+    run_search,
+    search_records,
+)
+from platodef_cli.errors import InconclusiveError
+from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.extract import CLEAN, Extraction, Request, extract, load_pixels
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.heads.heads import Heads
+from platodef_cli.metrics.alignment import alignment_records
+from platodef_cli.metrics.backdoor import probe_accuracy
+from platodef_cli.metrics.linear_probe import LinearProbe
+from platodef_cli.probes.battery import BatteryItem, battery
+from platodef_cli.probes.search import Found
+from platodef_cli.probes.statistics import CleanStatistics
+from platodef_cli.progress import SILENT, Progress
+from platodef_cli.records import (
+    AlignmentRecord,
+    AuditReport,
+    FoundTrigger,
+    HeadRecord,
+    Histogram,
+    ImageSetRecord,
+    Metric,
+    ProbeAccuracy,
+    ProbeRecord,
+    SearchRecord,
+    Timing,
+)
+
+_ALIGNMENT_MOST = 2000  # images; the null needs no more
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "open_clip_torch",
+    "safetensors",
+    "pillow",
+    "numpy",
+)
+NOT_EXAMINED = (
+    "triggers outside the battery and the budgets of the search",
+    "triggers that act through text, a downstream head, or only on images unlike the given ones",
+    "the references themselves: they are trusted as given",
+    "the training data and the training code of the suspect",
+)
+
+
+class _Warnings:
+    """Passes progress on and keeps the warnings for the report; tells the time per step."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self.messages: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.step = progress.step
+
+    def warn(self, message: str) -> None:
+        """Keep and forward."""
+        self.messages.append(message)
+        self._progress.warn(message)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure the wall time of a step."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass
+class _Run:
+    """What the steps of one audit know of each other."""
+
+    config: AuditConfig
+    inputs: Inputs
+    parts: Split
+    features: Features
+    heads: Heads
+    head: HeadRecord
+    judge: Judge
+    test: FeatureTuples
+    rows: Tensor
+    labelled: Labelled | None
+    statistics: dict[str, CleanStatistics]
+    cache: FeatureCache | None
+    watch: _Warnings
+    hits: int = 0
+    misses: int = 0
+
+
+def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
+    """Audit an encoder.
+
+    Args:
+        config: What to audit, against what, and how.
+        progress: Receives the steps and the warnings.
+
+    Returns:
+        The report; equal configurations and inputs give equal reports apart from ``timing``.
+
+    Raises:
+        UsageError: An input is wrong.
+        RefusedError: The suspect's files are unsafe; nothing of it was loaded.
+        HubError: The Hub does not give an encoder or the images.
+        IncompleteError: Memory, time or disk ran out, or the suspect's process died.
+    """
+    started, clock = datetime.now(UTC), time.perf_counter()
+    watch = _Warnings(progress)
+    cache = FeatureCache(config.cache_dir, progress=watch) if config.use_cache else None
+    with watch.timed("load"):
+        opening = open_inputs(config, watch)
+        inputs = opening.__enter__()
+    try:
+        run = _prepare(config, inputs, cache, watch)
+        report = _examine(run)
+    finally:
+        opening.__exit__(None, None, None)
+    watch.seconds["total"] = round(time.perf_counter() - clock, 3)
+    timing = Timing(
+        started=started.isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=watch.seconds,
+        peak_memory_mb=_peak_memory(),
+        cache_hits=run.hits,
+        cache_misses=run.misses,
+    )
+    return report.model_copy(update={"timing": timing})
+
+
+def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, watch: _Warnings) -> _Run:
+    """Extract every feature in one decoding pass, obtain the heads, calibrate."""
+    parts = split(len(inputs.images.refs), config.seed)
+    if len(parts.calibration) < 1 / config.false_positive_rate or len(parts.test) < 20:
+        raise InconclusiveError(
+            f"{len(inputs.images.refs)} images are too few for an audit; give at least "
+            f"{verdict.needed(config.policy)} (a few thousand are better)"
+        )
+    probed = parts.test[: config.probe_images]
+    requests = [Request(None), *(Request(item.variant, probed) for item in battery(config.battery))]
+    with watch.timed("extract"):
+        extraction = _extract(inputs, requests, config, cache, watch)
+    features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references))
+    with watch.timed("heads"):
+        heads, head = obtain_heads(inputs, features, parts, config, cache, watch)
+        test, rows = features.tuples(parts.test)
+        judge = Judge(heads, features.tuples(parts.calibration)[0], test, config)
+    clean, clean_rows = features.tuples(None)
+    statistics = {
+        features.suspect: CleanStatistics.of(clean.source),
+        **{name: CleanStatistics.of(values) for name, values in clean.references.items()},
+    }
+    return _Run(
+        config=config,
+        inputs=inputs,
+        parts=parts,
+        features=features,
+        heads=heads,
+        head=head,
+        judge=judge,
+        test=test,
+        rows=rows,
+        labelled=_labelled(inputs, features, parts, config),
+        statistics=statistics,
+        cache=cache,
+        watch=watch,
+        hits=extraction.hits,
+        misses=extraction.misses,
+    )
+
+
+def _extract(
+    inputs: Inputs,
+    requests: Sequence[Request],
+    config: AuditConfig,
+    cache: FeatureCache | None,
+    watch: _Warnings,
+) -> Extraction:
+    return extract(
+        inputs.images,
+        inputs.encoders,
+        requests,
+        cache=cache,
+        batch_size=config.batch_size,
+        max_broken_share=config.max_broken_share,
+        progress=watch,
+    )
+
+
+def _labelled(inputs: Inputs, features: Features, parts: Split, config: AuditConfig) -> Labelled | None:
+    """Fit a linear probe on the fit images, where all images have labels of at least two classes."""
+    refs = inputs.images.refs
+    if inputs.images.classes is None or any(ref.label is None for ref in refs):
+        return None
+    labels = torch.tensor([ref.label for ref in refs], dtype=torch.int64)
+    tuples, rows = features.tuples(parts.fit)
+    if len(set(labels[rows].tolist())) < 2:
+        return None
+    return Labelled(
+        LinearProbe.fit(tuples.source, labels[rows], seed=config.seed), labels, inputs.images.classes
+    )
+
+
+def _examine(run: _Run) -> AuditReport:
+    """Probe, search, measure and judge."""
+    config, policy, suspect = run.config, run.config.policy, run.features.suspect
+    watch = run.watch
+    with watch.timed("battery"):
+        items = battery(config.battery)
+        probes, reasons = verdict.judge_battery(
+            measure(items, run.features, run.statistics, run.judge, run.labelled), policy, run.judge.deciding
+        )
+    with watch.timed("search"):
+        found = run_search(run.inputs, run.parts, config, run.cache, watch)
+        searches = search_records(found, suspect, policy)
+        reasons += verdict.judge_search(searches, policy)
+        shown, found_probes = _found(run, found[suspect], searches)
+    with watch.timed("measure"):
+        with watch.step("measuring alignment and purification"):
+            alignment = _alignment(run)
+        wrong = mismatched(run.test, config.seed)
+        matched = run.judge.against_clean(wrong, "mismatched", "matched against mismatched")
+        reasons += verdict.judge_evidence(
+            matched=_deciding(matched, run),
+            alignment=alignment,
+            suspect=suspect,
+            test=len(run.test),
+            calibration=run.judge.thresholds[0].calibration,
+            limit=config.limit,
+            policy=policy,
+        )
+        all_probes = (*found_probes, *probes)
+        metrics = [
+            *(
+                metric.model_copy(update={"name": f"{name}: {metric.name}"})
+                for name, metric in matched.items()
+            ),
+            *guarantee_metrics(run.heads, run.test, config.seed),
+        ]
+        histograms = _histograms(run, wrong, all_probes)
+        accuracy = _accuracies(run, all_probes)
+    outcome, code, summary = verdict.decide(reasons, policy)
+    return AuditReport(
+        tool_version=__version__,
+        verdict=outcome,
+        exit_code=code,
+        summary=summary,
+        reasons=tuple(reasons),
+        findings=(
+            *run.inputs.checked.findings,
+            *verdict.findings(probes, searches, run.inputs.suspect.record.commit),
+        ),
+        not_examined=_not_examined(run),
+        warnings=tuple(watch.messages),
+        target=run.inputs.suspect.record,
+        references=tuple(encoder.record for encoder in run.inputs.references.values()),
+        images=_image_set(run),
+        head=run.head,
+        seed=config.seed,
+        policy=policy.to_json(),
+        configuration=config.to_json(),
+        libraries={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        device=_device(config.device),
+        metrics=tuple(metrics),
+        thresholds=run.judge.thresholds,
+        probes=all_probes,
+        searches=searches,
+        found=shown,
+        alignment=alignment,
+        accuracy=accuracy,
+        histograms=histograms,
+        timing=Timing(started="", finished="", seconds={}),
+    )
+
+
+def _deciding(matched: dict[str, Metric], run: _Run) -> Metric:
+    """Return the matched AUROC of the energy, or of the deciding detector where that was left out."""
+    return matched.get("energy", matched[run.judge.deciding])
+
+
+def _found(
+    run: _Run, found: Sequence[Found], searches: Sequence[SearchRecord]
+) -> tuple[FoundTrigger | None, tuple[ProbeRecord, ...]]:
+    """Try the best found triggers on the test images; return the best as pictures where it is suspicious."""
+    mine = [record for record in searches if record.role == "suspect"]
+    # the best of each kind
+    best = {record.kind: number for number, record in sorted(enumerate(mine), key=lambda pair: pair[1].score)}
+    items = [
+        BatteryItem(found[number].variant, f"found {kind}", "trigger")
+        for kind, number in sorted(best.items())
+    ]
+    probed = run.parts.test[: run.config.probe_images]
+    requests = [Request(None, probed), *(Request(item.variant, probed) for item in items)]
+    extraction = _extract(run.inputs, requests, run.config, run.cache, run.watch)
+    run.hits, run.misses = run.hits + extraction.hits, run.misses + extraction.misses
+    features = Features(extraction, run.features.suspect, run.features.references)
+    probes = measure(items, features, run.statistics, run.judge, run.labelled, kind="found")
+    over = {f"found {record.kind}" for record in mine if record.score >= 1}
+    probes = [probe.model_copy(update={"suspicious": probe.family in over}) for probe in probes]
+    top = max(range(len(mine)), key=lambda number: mine[number].score)
+    if mine[top].score < 1:
+        return None, tuple(probes)
+    usable = extraction.indices[CLEAN][:4].tolist()
+    geometry = run.inputs.suspect.geometry
+    pixels = load_pixels(run.inputs.images, [geometry], usable, run.watch)[geometry]
+    return evidence(found[top], mine[top], pixels), tuple(probes)
+
+
+def _alignment(run: _Run) -> tuple[AlignmentRecord, ...]:
+    few = run.test.select(torch.arange(min(len(run.test), _ALIGNMENT_MOST)))
+    spaces = {run.features.suspect: few.source, **few.references}
+    return alignment_records(spaces, seed=run.config.seed)
+
+
+def _worst(probes: Sequence[ProbeRecord]) -> ProbeRecord:
+    """Return the trigger with the strongest effect; suspicious ones first, known ones before found ones."""
+    triggers = [probe for probe in probes if probe.kind == "trigger"]
+    suspicious = [probe for probe in triggers if probe.suspicious] or [p for p in probes if p.suspicious]
+    return max(suspicious or triggers, key=lambda probe: probe.collapse.value or 0.0)
+
+
+def _histograms(run: _Run, wrong: FeatureTuples, probes: Sequence[ProbeRecord]) -> tuple[Histogram, ...]:
+    groups = {"mismatched": wrong}
+    known = [probe for probe in probes if probe.kind == "trigger"]
+    worst = _worst(known)
+    groups[worst.name] = run.features.tuples(None, worst.name)[0]
+    names = tuple(dict.fromkeys(name for name in ("energy", run.judge.deciding) if name in worst.auroc))
+    return run.judge.histograms(groups, names)
+
+
+def _accuracies(run: _Run, probes: Sequence[ProbeRecord]) -> tuple[ProbeAccuracy, ...]:
+    """Return CA, PA and ASR of the worst known trigger without defence, all purified, flagged purified."""
+    if run.labelled is None:
+        return ()
+    worst = _worst([probe for probe in probes if probe.kind == "trigger"])
+    changed, rows = run.features.tuples(None, worst.name)
+    probe, labels = run.labelled.probe, run.labelled.labels
+    undefended = (run.test.source, changed.source)
+    purified = (run.judge.purify(run.test), run.judge.purify(changed))
+    flags = (run.judge.flags(run.test), run.judge.flags(changed))
+    flagged = tuple(
+        torch.where(mask[:, None], clean, own)
+        for mask, clean, own in zip(flags, purified, undefended, strict=True)
+    )
+    baseline = probe.predict(run.test.source)
+    name = run.config.purifier
+    ways = {"none": undefended, f"{name}, flagged only": flagged, f"{name}, all": purified}
+    target = None
+    rows_of = []
+    for defence, (clean, triggered) in ways.items():
+        entry = probe_accuracy(
+            defence=defence,
+            trigger=worst.name,
+            clean_predictions=probe.predict(clean),
+            triggered_predictions=probe.predict(triggered),
+            clean_labels=labels[run.rows],
+            triggered_labels=labels[rows],
+            target=target,
+            baseline_predictions=baseline,
+            class_names=run.labelled.classes,
+        )
+        # the class that the undefended features concentrate on is the target of all rows
+        target = (
+            run.labelled.classes.index(entry.target)
+            if entry.target in run.labelled.classes
+            else int(entry.target)
+        )
+        rows_of.append(entry)
+    return tuple(rows_of)
+
+
+def _not_examined(run: _Run) -> tuple[str, ...]:
+    notes = tuple(getattr(run.inputs.suspect, "notes", ()))
+    unlabelled = (
+        ()
+        if run.labelled
+        else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
+    )
+    return (*NOT_EXAMINED, *unlabelled, *notes, *run.inputs.checked.not_examined)
+
+
+def _image_set(run: _Run) -> ImageSetRecord:
+    images = run.inputs.images
+    return ImageSetRecord(
+        uri=images.uri,
+        count=len(images.refs),
+        classes=images.classes,
+        digest=digest_of(images, range(len(images.refs))),
+        skipped=tuple((name, reason) for name, reason in images.skipped),
+        fit=0 if run.head.origin == "loaded" else len(run.features.tuples(run.parts.fit)[0]),
+        calibration=run.judge.thresholds[0].calibration,
+        test=len(run.test),
+    )
+
+
+def _device(device: str) -> str:
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({platform.machine()})"
+
+
+def _peak_memory() -> float:
+    """Return the peak of this process and its largest child together, MB."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round((own + child) / 1024, 1)
