@@ -1,11 +1,11 @@
 """The sections of a report that show measurements."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from platodef_cli.records import AuditReport, Metric, ProbeRecord, SearchRecord
 from platodef_cli.report.blocks import Block, Bullets, Column, Drawing, Grid, Section
 from platodef_cli.report.histogram import draw
-from platodef_cli.report.numbers import compact, measured, number, percent, short_interval
+from platodef_cli.report.numbers import compact, interval, measured, number, percent, short_interval
 
 _MAX_DETECTORS_WITH_INTERVAL = 3
 _MAX_CONTROLS = 4
@@ -131,7 +131,7 @@ def detection(report: AuditReport, *, details: bool) -> list[Section]:
         ),
         Section(
             "Heads: matched against mismatched tuples",
-            "Validates the heads; says nothing about triggers.",
+            "AUROC; validates the heads, says nothing about triggers.",
             validation,
         ),
         Section(
@@ -148,17 +148,17 @@ def is_validation(metric: Metric) -> bool:
 def _head_validation(report: AuditReport) -> tuple[Block, ...]:
     head_metrics = report.head.metrics if report.head else ()
     chosen = [metric for metric in (*report.metrics, *head_metrics) if is_validation(metric)]
-    return _metric_grid(chosen)
+    return _metric_grid(chosen, lambda metric: interval(metric, 3))
 
 
-def _metric_grid(metrics: Sequence[Metric]) -> tuple[Block, ...]:
+def _metric_grid(metrics: Sequence[Metric], show: Callable[[Metric], str] = measured) -> tuple[Block, ...]:
     unique = list(dict.fromkeys(metrics))
     if not unique:
         return ()
     rows = tuple(
         (
             metric.name,
-            measured(metric),
+            show(metric),
             "–" if metric.n_positive is None and metric.n_negative is None else _sample_size(metric),
         )
         for metric in unique

@@ -4,6 +4,7 @@ Terminal and Markdown draw the same sections, so that neither can leave somethin
 escaped yet: a format must pass every string through its own escaping.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +22,8 @@ HEADLINES: dict[Outcome, str] = {
 }
 MARKS: dict[Outcome, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?", "refused": "✗", "error": "!"}
 _ORDER: tuple[Outcome, ...] = ("refused", "error", "inconclusive", "fail", "pass")
+
+_LONG_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 MEANING = (
     "A pass means that no tested indicator crossed its limit on these images with these references. "
@@ -99,7 +102,8 @@ def identity(report: AuditReport) -> Section:
         pairs.append(
             ("heads", f"{head.name}, {head.origin}, preset {head.preset}, {head.fit_samples} samples")
         )
-        pairs.append(("", f"trained on {head.trained_on} (sha256 {head.digest[:12]})"))
+        trained_on = _LONG_DIGEST.sub(r"\1", head.trained_on)
+        pairs.append(("", f"trained on {trained_on} (sha256 {head.digest[:12]})"))
     seconds = report.timing.seconds
     total = seconds.get("total", sum(seconds.values()))
     memory = report.timing.peak_memory_mb
@@ -114,9 +118,9 @@ def identity(report: AuditReport) -> Section:
     return Section("What was audited", "", (Facts(tuple(pairs)),))
 
 
-def _closing(report: AuditReport) -> list[Section]:
+def _closing(report: AuditReport, *, details: bool) -> list[Section]:
     sections = []
-    if report.policy:
+    if report.policy and details:
         limits = tuple(
             (name, compact(value) if isinstance(value, float) else str(value))
             for name, value in report.policy.items()
@@ -163,4 +167,4 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
         *evidence.alignment(report),
         *evidence.measurements(report),
     ]
-    return [section for section in found if section.blocks] + _closing(report)
+    return [section for section in found if section.blocks] + _closing(report, details=details)
