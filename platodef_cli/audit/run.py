@@ -3,20 +3,18 @@
 import platform
 import resource
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 import torch
-from torch import Tensor
 
 from platodef_cli import __version__
 from platodef_cli.audit import verdict
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split, digest_of, open_inputs, split
 from platodef_cli.audit.judging import Features, Judge, guarantee_metrics, mismatched, obtain_heads
+from platodef_cli.audit.measuring import accuracies, alignment_of, histograms_of, worst_of
 from platodef_cli.audit.probing import (
     Labelled,
     evidence,
@@ -24,33 +22,25 @@ from platodef_cli.audit.probing import (
     run_search,
     search_records,
 )
+from platodef_cli.audit.state import Run, Watch
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import CLEAN, Extraction, Request, extract, load_pixels
-from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.heads import Heads
-from platodef_cli.metrics.alignment import alignment_records
-from platodef_cli.metrics.backdoor import probe_accuracy
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.probes.battery import BatteryItem, battery
 from platodef_cli.probes.search import Found
 from platodef_cli.probes.statistics import CleanStatistics
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import (
-    AlignmentRecord,
     AuditReport,
     FoundTrigger,
-    HeadRecord,
-    Histogram,
     ImageSetRecord,
     Metric,
-    ProbeAccuracy,
     ProbeRecord,
     SearchRecord,
     Timing,
 )
 
-_ALIGNMENT_MOST = 2000  # images; the null needs no more
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -67,49 +57,6 @@ NOT_EXAMINED = (
     "the references themselves: they are trusted as given",
     "the training data and the training code of the suspect",
 )
-
-
-class _Warnings:
-    """Passes progress on and keeps the warnings for the report; tells the time per step."""
-
-    def __init__(self, progress: Progress):
-        self._progress = progress
-        self.messages: list[str] = []
-        self.seconds: dict[str, float] = {}
-        self.step = progress.step
-
-    def warn(self, message: str) -> None:
-        """Keep and forward."""
-        self.messages.append(message)
-        self._progress.warn(message)
-
-    @contextmanager
-    def timed(self, name: str) -> Iterator[None]:
-        """Measure the wall time of a step."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
-
-
-@dataclass
-class _Run:
-    """What the steps of one audit know of each other."""
-
-    config: AuditConfig
-    inputs: Inputs
-    parts: Split
-    features: Features
-    heads: Heads
-    head: HeadRecord
-    judge: Judge
-    test: FeatureTuples
-    rows: Tensor
-    labelled: Labelled | None
-    statistics: dict[str, CleanStatistics]
-    cache: FeatureCache | None
-    watch: _Warnings
-    hits: int = 0
-    misses: int = 0
 
 
 def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
@@ -129,7 +76,7 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
         IncompleteError: Memory, time or disk ran out, or the suspect's process died.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
-    watch = _Warnings(progress)
+    watch = Watch(progress)
     cache = FeatureCache(config.cache_dir, progress=watch) if config.use_cache else None
     with watch.timed("load"):
         opening = open_inputs(config, watch)
@@ -151,7 +98,7 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
     return report.model_copy(update={"timing": timing})
 
 
-def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, watch: _Warnings) -> _Run:
+def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, watch: Watch) -> Run:
     """Extract every feature in one decoding pass, obtain the heads, calibrate."""
     parts = split(len(inputs.images.refs), config.seed)
     if len(parts.calibration) < 1 / config.false_positive_rate or len(parts.test) < 20:
@@ -173,7 +120,7 @@ def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, wa
         features.suspect: CleanStatistics.of(clean.source),
         **{name: CleanStatistics.of(values) for name, values in clean.references.items()},
     }
-    return _Run(
+    return Run(
         config=config,
         inputs=inputs,
         parts=parts,
@@ -197,7 +144,7 @@ def _extract(
     requests: Sequence[Request],
     config: AuditConfig,
     cache: FeatureCache | None,
-    watch: _Warnings,
+    watch: Watch,
 ) -> Extraction:
     return extract(
         inputs.images,
@@ -224,7 +171,7 @@ def _labelled(inputs: Inputs, features: Features, parts: Split, config: AuditCon
     )
 
 
-def _examine(run: _Run) -> AuditReport:
+def _examine(run: Run) -> AuditReport:
     """Probe, search, measure and judge."""
     config, policy, suspect = run.config, run.config.policy, run.features.suspect
     watch = run.watch
@@ -237,10 +184,10 @@ def _examine(run: _Run) -> AuditReport:
         found = run_search(run.inputs, run.parts, config, run.cache, watch)
         searches = search_records(found, suspect, policy)
         reasons += verdict.judge_search(searches, policy)
-        shown, found_probes = _found(run, found[suspect], searches)
+        shown, found_probes, found_features = _found(run, found[suspect], searches)
     with watch.timed("measure"):
         with watch.step("measuring alignment and purification"):
-            alignment = _alignment(run)
+            alignment = alignment_of(run)
         wrong = mismatched(run.test, config.seed)
         matched = run.judge.against_clean(wrong, "mismatched", "matched against mismatched")
         reasons += verdict.judge_evidence(
@@ -260,8 +207,10 @@ def _examine(run: _Run) -> AuditReport:
             ),
             *guarantee_metrics(run.heads, run.test, config.seed),
         ]
-        histograms = _histograms(run, wrong, all_probes)
-        accuracy = _accuracies(run, all_probes)
+        worst = worst_of(all_probes)
+        changed = (found_features if worst.kind == "found" else run.features).tuples(None, worst.name)
+        histograms = histograms_of(run, wrong, worst, changed[0])
+        accuracy = accuracies(run, worst, *changed)
     outcome, code, summary = verdict.decide(reasons, policy)
     return AuditReport(
         tool_version=__version__,
@@ -296,14 +245,14 @@ def _examine(run: _Run) -> AuditReport:
     )
 
 
-def _deciding(matched: dict[str, Metric], run: _Run) -> Metric:
+def _deciding(matched: dict[str, Metric], run: Run) -> Metric:
     """Return the matched AUROC of the energy, or of the deciding detector where that was left out."""
     return matched.get("energy", matched[run.judge.deciding])
 
 
 def _found(
-    run: _Run, found: Sequence[Found], searches: Sequence[SearchRecord]
-) -> tuple[FoundTrigger | None, tuple[ProbeRecord, ...]]:
+    run: Run, found: Sequence[Found], searches: Sequence[SearchRecord]
+) -> tuple[FoundTrigger | None, tuple[ProbeRecord, ...], Features]:
     """Try the best found triggers on the test images; return the best as pictures where it is suspicious."""
     mine = [record for record in searches if record.role == "suspect"]
     # the best of each kind
@@ -322,77 +271,14 @@ def _found(
     probes = [probe.model_copy(update={"suspicious": probe.family in over}) for probe in probes]
     top = max(range(len(mine)), key=lambda number: mine[number].score)
     if mine[top].score < 1:
-        return None, tuple(probes)
+        return None, tuple(probes), features
     usable = extraction.indices[CLEAN][:4].tolist()
     geometry = run.inputs.suspect.geometry
     pixels = load_pixels(run.inputs.images, [geometry], usable, run.watch)[geometry]
-    return evidence(found[top], mine[top], pixels), tuple(probes)
+    return evidence(found[top], mine[top], pixels), tuple(probes), features
 
 
-def _alignment(run: _Run) -> tuple[AlignmentRecord, ...]:
-    few = run.test.select(torch.arange(min(len(run.test), _ALIGNMENT_MOST)))
-    spaces = {run.features.suspect: few.source, **few.references}
-    return alignment_records(spaces, seed=run.config.seed)
-
-
-def _worst(probes: Sequence[ProbeRecord]) -> ProbeRecord:
-    """Return the trigger with the strongest effect; suspicious ones first, known ones before found ones."""
-    triggers = [probe for probe in probes if probe.kind == "trigger"]
-    suspicious = [probe for probe in triggers if probe.suspicious] or [p for p in probes if p.suspicious]
-    return max(suspicious or triggers, key=lambda probe: probe.collapse.value or 0.0)
-
-
-def _histograms(run: _Run, wrong: FeatureTuples, probes: Sequence[ProbeRecord]) -> tuple[Histogram, ...]:
-    groups = {"mismatched": wrong}
-    known = [probe for probe in probes if probe.kind == "trigger"]
-    worst = _worst(known)
-    groups[worst.name] = run.features.tuples(None, worst.name)[0]
-    names = tuple(dict.fromkeys(name for name in ("energy", run.judge.deciding) if name in worst.auroc))
-    return run.judge.histograms(groups, names)
-
-
-def _accuracies(run: _Run, probes: Sequence[ProbeRecord]) -> tuple[ProbeAccuracy, ...]:
-    """Return CA, PA and ASR of the worst known trigger without defence, all purified, flagged purified."""
-    if run.labelled is None:
-        return ()
-    worst = _worst([probe for probe in probes if probe.kind == "trigger"])
-    changed, rows = run.features.tuples(None, worst.name)
-    probe, labels = run.labelled.probe, run.labelled.labels
-    undefended = (run.test.source, changed.source)
-    purified = (run.judge.purify(run.test), run.judge.purify(changed))
-    flags = (run.judge.flags(run.test), run.judge.flags(changed))
-    flagged = tuple(
-        torch.where(mask[:, None], clean, own)
-        for mask, clean, own in zip(flags, purified, undefended, strict=True)
-    )
-    baseline = probe.predict(run.test.source)
-    name = run.config.purifier
-    ways = {"none": undefended, f"{name}, flagged only": flagged, f"{name}, all": purified}
-    target = None
-    rows_of = []
-    for defence, (clean, triggered) in ways.items():
-        entry = probe_accuracy(
-            defence=defence,
-            trigger=worst.name,
-            clean_predictions=probe.predict(clean),
-            triggered_predictions=probe.predict(triggered),
-            clean_labels=labels[run.rows],
-            triggered_labels=labels[rows],
-            target=target,
-            baseline_predictions=baseline,
-            class_names=run.labelled.classes,
-        )
-        # the class that the undefended features concentrate on is the target of all rows
-        target = (
-            run.labelled.classes.index(entry.target)
-            if entry.target in run.labelled.classes
-            else int(entry.target)
-        )
-        rows_of.append(entry)
-    return tuple(rows_of)
-
-
-def _not_examined(run: _Run) -> tuple[str, ...]:
+def _not_examined(run: Run) -> tuple[str, ...]:
     notes = tuple(getattr(run.inputs.suspect, "notes", ()))
     unlabelled = (
         ()
@@ -402,7 +288,7 @@ def _not_examined(run: _Run) -> tuple[str, ...]:
     return (*NOT_EXAMINED, *unlabelled, *notes, *run.inputs.checked.not_examined)
 
 
-def _image_set(run: _Run) -> ImageSetRecord:
+def _image_set(run: Run) -> ImageSetRecord:
     images = run.inputs.images
     return ImageSetRecord(
         uri=images.uri,

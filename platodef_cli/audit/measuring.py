@@ -1,0 +1,77 @@
+"""What an audit measures besides its probes: alignment, histograms, purified accuracies."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from platodef_cli.audit.state import Run
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.metrics.alignment import alignment_records
+from platodef_cli.metrics.backdoor import probe_accuracy
+from platodef_cli.records import AlignmentRecord, Histogram, ProbeAccuracy, ProbeRecord
+
+_ALIGNMENT_MOST = 2000  # images; the null needs no more
+
+
+def alignment_of(run: Run) -> tuple[AlignmentRecord, ...]:
+    """Return CKA and CKNNA of every pair of encoders on clean test images, with the permutation null."""
+    few = run.test.select(torch.arange(min(len(run.test), _ALIGNMENT_MOST)))
+    spaces = {run.features.suspect: few.source, **few.references}
+    return alignment_records(spaces, seed=run.config.seed)
+
+
+def worst_of(probes: Sequence[ProbeRecord]) -> ProbeRecord:
+    """Return the trigger with the strongest effect: suspicious ones first, known before found."""
+    known = [probe for probe in probes if probe.kind == "trigger"]
+    suspicious = [probe for probe in known if probe.suspicious] or [p for p in probes if p.suspicious]
+    return max(suspicious or known, key=lambda probe: probe.collapse.value or 0.0)
+
+
+def histograms_of(
+    run: Run, wrong: FeatureTuples, worst: ProbeRecord, changed: FeatureTuples
+) -> tuple[Histogram, ...]:
+    """Return histograms of the energy and the deciding detector: clean, mismatched, worst trigger."""
+    names = tuple(dict.fromkeys(name for name in ("energy", run.judge.deciding) if name in worst.auroc))
+    return run.judge.histograms({"mismatched": wrong, worst.name: changed}, names)
+
+
+def accuracies(
+    run: Run, worst: ProbeRecord, changed: FeatureTuples, rows: Tensor
+) -> tuple[ProbeAccuracy, ...]:
+    """Return CA, PA and ASR under the worst trigger: no defence, flagged only purified, all purified."""
+    if run.labelled is None:
+        return ()
+    probe, labels = run.labelled.probe, run.labelled.labels
+    undefended = (run.test.source, changed.source)
+    purified = (run.judge.purify(run.test), run.judge.purify(changed))
+    flags = (run.judge.flags(run.test), run.judge.flags(changed))
+    flagged = tuple(
+        torch.where(mask[:, None], clean, own)
+        for mask, clean, own in zip(flags, purified, undefended, strict=True)
+    )
+    baseline = probe.predict(run.test.source)
+    name = run.config.purifier
+    ways = {"none": undefended, f"{name}, flagged only": flagged, f"{name}, all": purified}
+    target = None
+    rows_of = []
+    for defence, (clean, triggered) in ways.items():
+        entry = probe_accuracy(
+            defence=defence,
+            trigger=worst.name,
+            clean_predictions=probe.predict(clean),
+            triggered_predictions=probe.predict(triggered),
+            clean_labels=labels[run.rows],
+            triggered_labels=labels[rows],
+            target=target,
+            baseline_predictions=baseline,
+            class_names=run.labelled.classes,
+        )
+        # the class that the undefended features concentrate on is the target of all rows
+        target = (
+            run.labelled.classes.index(entry.target)
+            if entry.target in run.labelled.classes
+            else int(entry.target)
+        )
+        rows_of.append(entry)
+    return tuple(rows_of)

@@ -1,0 +1,80 @@
+"""What the steps of one audit know of each other."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.audit.judging import Features, Judge
+from platodef_cli.audit.probing import Labelled
+from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.heads.heads import Heads
+from platodef_cli.probes.statistics import CleanStatistics
+from platodef_cli.progress import Progress
+from platodef_cli.records import HeadRecord
+
+
+class Watch:
+    """Passes progress on and keeps the warnings for the report; tells the time per step."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self.messages: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.step = progress.step
+
+    def warn(self, message: str) -> None:
+        """Keep and forward."""
+        self.messages.append(message)
+        self._progress.warn(message)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Measure the wall time of a step."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+
+
+@dataclass
+class Run:
+    """One audit after extraction and calibration.
+
+    Attributes:
+        config: What was asked.
+        inputs: Suspect, references, images.
+        parts: Roles of the images.
+        features: Features of the clean images and of the battery.
+        heads: The heads.
+        head: Their identity.
+        judge: Calibrated detectors and the purifier.
+        test: Clean test tuples.
+        rows: Their rows of the source.
+        labelled: A linear probe, where there are labels.
+        statistics: Encoder -> statistics of its clean features.
+        cache: The feature cache, or None.
+        watch: Progress, warnings, times.
+        hits: Cache entries used.
+        misses: Cache entries computed.
+    """
+
+    config: AuditConfig
+    inputs: Inputs
+    parts: Split
+    features: Features
+    heads: Heads
+    head: HeadRecord
+    judge: Judge
+    test: FeatureTuples
+    rows: Tensor
+    labelled: Labelled | None
+    statistics: dict[str, CleanStatistics]
+    cache: FeatureCache | None
+    watch: Watch
+    hits: int = 0
+    misses: int = 0

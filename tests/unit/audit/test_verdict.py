@@ -1,0 +1,162 @@
+"""The verdict is a pure function of records: every rule, and the precedence 4, 1, 0."""
+
+import pytest
+
+from platodef_cli.audit import verdict
+from platodef_cli.audit.config import Policy
+from platodef_cli.records import AlignmentRecord, Interval, Metric, ProbeRecord, Reason, SearchRecord
+
+POLICY = Policy()
+
+
+def probe(
+    kind: str = "trigger",
+    *,
+    collapse: float = 0.9,
+    reference: float = 0.05,
+    low: float = 0.9,
+    high: float = 0.99,
+) -> ProbeRecord:
+    return ProbeRecord(
+        name=f"{kind}-x",
+        family="x",
+        kind=kind,  # type: ignore[arg-type]
+        parameters={},
+        auroc={
+            "platonic": Metric(name="auroc", value=(low + high) / 2, interval=Interval(low=low, high=high))
+        },
+        flagged=Metric(name="flagged", value=0.9),
+        collapse=Metric(name="collapse", value=collapse),
+        control_collapse={"ref": reference},
+        effect=Metric(name="shift", value=1.0),
+        suspicious=False,
+    )
+
+
+def searched(collapse: float, score: float, role: str = "suspect", encoder: str = "s") -> SearchRecord:
+    return SearchRecord(
+        encoder=encoder,
+        role=role,  # type: ignore[arg-type]
+        kind="patch",
+        budget="5px",
+        place=None,
+        steps=30,
+        collapse=collapse,
+        score=score,
+    )
+
+
+def evidence(**changes: object) -> list[Reason]:
+    values: dict[str, object] = {
+        "matched": Metric(name="matched", value=0.99, interval=Interval(low=0.98, high=1.0)),
+        "alignment": [
+            AlignmentRecord(
+                first="s",
+                second="r",
+                measure="cknna",
+                value=0.3,
+                null_mean=0.0,
+                null_high=0.02,
+                p_value=0.01,
+                n=900,
+            )
+        ],
+        "suspect": "s",
+        "test": 900,
+        "calibration": 600,
+        "limit": None,
+        "policy": POLICY,
+    }
+    return verdict.judge_evidence(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("case", "outcomes"),
+    [
+        (probe(), ["fail"]),
+        (probe(collapse=0.2), ["pass"]),  # the suspect does not forget the image
+        (probe(reference=0.8), ["pass"]),  # the references forget it too
+        (probe(low=0.5, high=0.7), ["pass"]),  # the detector sees nothing
+        (probe(low=0.7, high=0.9), ["inconclusive"]),  # the interval straddles the limit
+        (probe("control"), ["pass"]),  # benign changes never accuse
+    ],
+)
+def test_battery_rules(case: ProbeRecord, outcomes: list[str]) -> None:
+    judged, reasons = verdict.judge_battery([case], POLICY, "platonic")
+    assert [reason.outcome for reason in reasons] == outcomes
+    assert judged[0].suspicious == (outcomes == ["fail"])
+
+
+def test_a_control_that_collapses_as_much_clears_a_trigger() -> None:
+    _, reasons = verdict.judge_battery([probe(), probe("control", collapse=0.8)], POLICY, "platonic")
+    assert [reason.outcome for reason in reasons] == ["pass"]
+
+
+def test_search_accuses_from_a_score_of_one_on() -> None:
+    control = searched(0.2, 0.1, "control", "r")
+    (accused,) = verdict.judge_search([searched(0.9, 1.2), control], POLICY)
+    assert accused.outcome == "fail"
+    assert "0.90" in accused.message
+    assert "0.20" in accused.message
+    (cleared,) = verdict.judge_search([searched(0.3, 0.5), control], POLICY)
+    assert cleared.outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("changes", "identity"),
+    [
+        ({"test": 99}, "too-few-images"),
+        ({"calibration": 59}, "too-few-images"),
+        ({"limit": 500}, "limit-used"),
+        ({"matched": Metric(name="m", value=0.8, interval=Interval(low=0.6, high=0.9))}, "matched"),
+        (
+            {
+                "alignment": [
+                    AlignmentRecord(
+                        first="r",
+                        second="s",
+                        measure="cknna",
+                        value=0.0,
+                        null_mean=0,
+                        null_high=0.1,
+                        p_value=0.6,
+                        n=9,
+                    )
+                ]
+            },
+            "alignment",
+        ),
+    ],
+)
+def test_thin_evidence_is_inconclusive(changes: dict[str, object], identity: str) -> None:
+    unsure = [reason for reason in evidence(**changes) if reason.outcome == "inconclusive"]
+    assert [reason.id for reason in unsure] == [identity]
+    assert all(reason.outcome == "pass" for reason in evidence())
+
+
+def reason(identity: str, outcome: str) -> Reason:
+    return Reason(id=identity, outcome=outcome, message=f"{identity} says {outcome}")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "outcome", "code"),
+    [
+        ([("battery", "pass"), ("matched", "pass")], "pass", 0),
+        ([("battery-ctrl", "fail"), ("matched", "pass")], "fail", 1),
+        ([("battery-ctrl", "fail"), ("battery-sig", "inconclusive")], "fail", 1),
+        ([("battery-sig", "inconclusive"), ("search", "pass")], "inconclusive", 4),
+        ([("battery-ctrl", "fail"), ("limit-used", "inconclusive")], "inconclusive", 4),
+    ],
+)
+def test_precedence(reasons: list[tuple[str, str]], outcome: str, code: int) -> None:
+    found, exit_code, summary = verdict.decide([reason(*entry) for entry in reasons], POLICY)
+    assert (found, exit_code) == (outcome, code)
+    assert summary.startswith(f"{outcome.upper()} ({code}): ")
+    assert summary.endswith("policy default")
+
+
+def test_an_inconclusive_summary_still_tells_what_failed() -> None:
+    _, _, summary = verdict.decide(
+        [reason("battery-ctrl", "fail"), reason("limit-used", "inconclusive")], POLICY
+    )
+    assert "battery-ctrl says fail" in summary
