@@ -271,6 +271,11 @@ def freeze(network: nn.Module, device: torch.device, dtype: torch.dtype, channel
     return network
 
 
+def is_convolutional(network: nn.Module) -> bool:
+    """Tell a ConvNet, which runs 1.3 to 1.8 times as fast channels-last, from a patch embedding."""
+    return sum(isinstance(module, nn.Conv2d) for module in network.modules()) > 3
+
+
 def one_line(error: Any, length: int = 200) -> str:
     """Return the first words of an error on one line, without control characters."""
     text = " ".join(str(error).split())

@@ -10,7 +10,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from platodef_cli.encoders.geometry import Geometry
-from platodef_cli.encoders.local import Tower, build_on_meta, freeze, load_strictly
+from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
 from platodef_cli.encoders.weights import Bundle
 from platodef_cli.errors import RefusedError, UsageError
 
@@ -47,7 +47,7 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     load_strictly(network, _converted(bundle.state_dict(), network), str(bundle.directory))
     tower: Any = network.visual
     tower.output_tokens = False
-    convolutional = any(isinstance(m, nn.BatchNorm2d) for m in tower.modules())
+    convolutional = is_convolutional(tower)
     tower = freeze(tower, device, dtype, convolutional)
     return Tower(
         module=tower,

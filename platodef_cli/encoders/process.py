@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class ChildProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._wire = Wire(self._process.stdout.fileno(), self._process.stdin.fileno())
-        self._end = weakref.finalize(self, _end, self._process, self._lifeline, self._home)
+        self._end = weakref.finalize(self, _end, self._process, self._errors, self._lifeline, self._home)
 
     def _command(self, lifeline: int) -> list[str]:
         """Return the command line of the child; ``-P`` keeps the working folder off its import path."""
@@ -104,15 +104,16 @@ class ChildProcess:
     def close(self) -> None:
         """End the process; further calls raise :class:`IncompleteError`."""
         self._failure = self._failure or f"encoder {self._name!r} is closed"
-        self._end()
-        for pipe in (self._process.stdin, self._process.stdout, self._errors):
-            if pipe is not None:
-                pipe.close()
+        self._process.kill()
+        # A call in another thread sees the end of the pipe and leaves; only then may the pipe be closed.
+        with self._lock:
+            self._end()
 
     def _broken(self, cause: str) -> IncompleteError:
         """Remember that the child is of no use any more, end it and return the error."""
         self._failure = f"isolated encoder {self._name!r} {cause}"
-        self._end()
+        self._process.kill()
+        self._process.wait()
         return IncompleteError(self._failure)
 
     def _cause(self, fallback: str) -> str:
@@ -146,11 +147,14 @@ class ChildProcess:
         return IncompleteError(f"isolated encoder {self._name!r} failed: {message}")
 
 
-def _end(process: "subprocess.Popen[bytes]", lifeline: int, home: str) -> None:
-    """Kill the child, which holds nothing worth saving, and remove its home."""
+def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, home: str) -> None:
+    """Kill the child, which holds nothing worth saving, close its pipes and remove its home."""
     os.close(lifeline)
     process.kill()
     process.wait()
+    for pipe in (process.stdin, process.stdout, errors):
+        if pipe is not None:
+            pipe.close()
     shutil.rmtree(home, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from platodef_cli.encoders.geometry import INTERPOLATIONS, Geometry
-from platodef_cli.encoders.local import Tower, build_on_meta, freeze, load_strictly
+from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
 from platodef_cli.encoders.weights import Bundle
 from platodef_cli.errors import RefusedError
 
@@ -63,7 +63,7 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     )
     network.reset_classifier(0)  # type: ignore[operator]
     settings = resolve_model_data_config(network)
-    convolutional = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    convolutional = is_convolutional(network)
     network = freeze(network, device, dtype, convolutional)
     return Tower(
         module=network,

@@ -11,7 +11,15 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from platodef_cli.encoders.local import Tower, build_on_meta, check_finite, check_keys, freeze, one_line
+from platodef_cli.encoders.local import (
+    Tower,
+    build_on_meta,
+    check_finite,
+    check_keys,
+    freeze,
+    is_convolutional,
+    one_line,
+)
 from platodef_cli.encoders.processors import Preprocessing, read_preprocessing
 from platodef_cli.encoders.transformers_models import ROWS, Row
 from platodef_cli.encoders.weights import Bundle
@@ -53,7 +61,7 @@ def _tower(
     network: nn.Module, row: Row, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
 ) -> Tower:
     """Join the network with its preprocessing."""
-    convolutional = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    convolutional = is_convolutional(network)
     network = freeze(network, device, dtype, convolutional)
     return Tower(
         module=network,

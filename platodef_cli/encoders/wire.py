@@ -97,6 +97,8 @@ class Wire:
                 count = os.readv(self._incoming, [view[position : position + _CHUNK]])
             except BlockingIOError:
                 continue
+            except OSError as error:
+                raise WireError(f"the pipe is closed ({error.strerror})") from None
             if not count:
                 raise WireError("the pipe is closed")
             position += count

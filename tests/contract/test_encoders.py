@@ -220,3 +220,19 @@ def test_bfloat16_keeps_the_features(case: str, made: Any) -> None:
         assert half.record.dtype == "bfloat16"
         assert not torch.equal(exact, rounded)
         assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.995
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case", ["open_clip", "transformers-siglip", "transformers-resnet", "transformers-qwen2_vl"]
+)
+def test_isolated_features_are_the_same_bit_for_bit(case: str, made: Any) -> None:
+    folder, _ = made(case)
+    with open_encoder(str(folder)) as here, open_encoder(str(folder), isolate=True) as there:
+        pixels = torch.stack([to_pixels(image, here.geometry) for image in make.photographs()])
+        assert torch.equal(there.embed(pixels), here.embed(pixels))
+        mine = (pixels.float() / 255).requires_grad_()
+        theirs = mine.detach().clone().requires_grad_()
+        (expected,) = torch.autograd.grad(here.differentiable(mine).square().sum(), mine)
+        (gradient,) = torch.autograd.grad(there.differentiable(theirs).square().sum(), theirs)
+        assert torch.equal(gradient, expected)

@@ -169,6 +169,28 @@ def test_timeouts_kills_and_closing(folder: Path) -> None:
     assert not home.exists()
 
 
+def test_closing_ends_a_call_in_another_thread() -> None:
+    child = Child("import os, time; os.write(2, b'x'); time.sleep(60)")
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            child.call({"kind": "embed"})
+        except IncompleteError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while not child._lock.locked():
+        pass
+    child.close()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(errors) == 1
+    with pytest.raises(IncompleteError, match="fake"):
+        child.call({"kind": "embed"})
+
+
 @pytest.mark.parametrize(("limit", "time"), [(0.0, None), (-1.0, None), (1.0, 0.0)])
 def test_limits_must_be_positive(limit: float, time: float | None, folder: Path) -> None:
     with pytest.raises(UsageError, match="must be positive"):

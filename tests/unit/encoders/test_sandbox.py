@@ -52,6 +52,29 @@ def test_no_network_exists_or_the_notes_say_so() -> None:
     assert notes == "" or "network isolation is partial" in notes
 
 
+def test_without_namespaces_the_notes_say_that_isolation_is_partial() -> None:
+    code = """
+import ctypes
+class Refusing:
+    prctl = staticmethod(lambda *_: 0)
+    unshare = staticmethod(lambda *_: ctypes.set_errno(1) or -1)
+ctypes.CDLL = lambda *_, **__: Refusing
+from platodef_cli.encoders.sandbox import give_up_rights
+print(*give_up_rights())
+import socket
+try:
+    socket.socket()
+except PermissionError:
+    print("blocked")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    notes, blocked = result.stdout.splitlines()
+    assert notes.startswith("network isolation is partial: no network namespace (Operation not permitted)")
+    assert blocked == "blocked"
+
+
 def test_memory_past_the_limit_is_refused() -> None:
     assert attempt("limit_memory(0.1); bytearray(300_000_000)") == "MemoryError"
     assert attempt("limit_memory(0.5); bytearray(300_000_000)") == ""
