@@ -1,6 +1,7 @@
 """``platodef extract``."""
 
-from typing import TYPE_CHECKING, Annotated
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -74,22 +75,23 @@ def extract(
     session.mention_idle_gpu(device)
     variants = _variants(variant or ())
     pictures = open_source(pictured, limit=limit, seed=seed, offline=without_network)
-    encoders: dict[str, Encoder] = {}
-    try:
+    suspect: dict[str, Any] = {
+        "revision": revision,
+        "memory_limit_gb": memory_limit,
+        "time_limit_s": time_limit,
+    }
+    common: dict[str, Any] = {
+        "offline": without_network,
+        "device": device,
+        "dtype": dtype.value,
+        "progress": session.progress,
+    }
+    with ExitStack() as stack:
+        encoders: dict[str, Encoder] = {}
         for name, uri in {_SOURCE: source, **names}.items():
-            suspect = name == _SOURCE
-            encoders[name] = open_encoder(
-                uri,
-                name=None if suspect else name,
-                revision=revision if suspect else None,
-                offline=without_network,
-                device=device,
-                dtype=dtype.value,
-                isolate=suspect,
-                memory_limit_gb=memory_limit,
-                time_limit_s=time_limit,
-                progress=session.progress,
-            )
+            own: dict[str, Any] = {**suspect, "isolate": True} if name == _SOURCE else {"name": name}
+            encoders[name] = open_encoder(uri, **own, **common)
+            stack.callback(encoders[name].close)
         extraction = run(
             pictures,
             encoders,
@@ -99,9 +101,6 @@ def extract(
             max_broken_share=max_broken,
             progress=session.progress,
         )
-    finally:
-        for encoder in encoders.values():
-            encoder.close()
     tuples = _tuples(pictures, encoders, extraction, [entry.name for entry in variants])
     write_features(target, tuples)
     dims = ", ".join(f"{name} {value.shape[1]}-d" for name, value in tuples.references.items())

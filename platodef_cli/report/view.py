@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from platodef_cli.records import AuditReport, Outcome
-from platodef_cli.report import evidence
+from platodef_cli.report import evidence, probes
 from platodef_cli.report.blocks import Bullets, Facts, Section
 from platodef_cli.report.numbers import compact, size
 
@@ -160,7 +160,8 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
     """
     found = [
         identity(report),
-        *evidence.detection(report, details=details),
+        *probes.detection(report, details=details),
+        *evidence.heads(report),
         *evidence.histograms(report, width=width),
         *evidence.searches(report),
         *evidence.accuracy(report),
