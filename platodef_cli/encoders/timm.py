@@ -121,8 +121,8 @@ def _target(options: dict[str, Any], arguments: dict[str, Any]) -> None:
 def _converted(state: Mapping[str, Tensor], network: nn.Module, where: str) -> Mapping[str, Tensor]:
     """Rename weights of an older timm with the architecture's own filter, where names differ.
 
-    The filter may also resample a tensor whose shape is wrong, which strict loading forbids, so the
-    number of elements has to stay.
+    Such a filter may also resample tensors of the wrong shape, drop some and invent others, all of
+    which strict loading forbids. So it may only rename and reshape: the number of elements has to stay.
     """
     own = network.state_dict().keys()
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
@@ -130,15 +130,18 @@ def _converted(state: Mapping[str, Tensor], network: nn.Module, where: str) -> M
         return state
     try:
         converted: dict[str, Tensor] = convert(dict(state), network)
+        elements = sum(value.numel() for value in converted.values())
     except Exception as error:
         raise RefusedError(
             f"{where}: its weights do not fit its architecture ({type(error).__name__}); do not use it"
         ) from error
-    for key, value in converted.items():
-        if key in state and state[key].numel() != value.numel():
-            raise RefusedError(
-                f"{where}: weight {key!r} has shape {list(state[key].shape)}, which does not fit"
-            )
+    kept = {key: value for key, value in state.items() if key != "mask_token"}
+    odd = [key for key in converted if key in kept and kept[key].numel() != converted[key].numel()]
+    if odd:
+        raise RefusedError(f"{where}: weight {odd[0]!r} has shape {list(kept[odd[0]].shape)}; do not use it")
+    if elements != sum(value.numel() for value in kept.values()):
+        # Strict loading of the weights as they are names the one that is missing or unexpected.
+        return state
     return converted
 
 

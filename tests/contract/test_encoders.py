@@ -1,6 +1,7 @@
 """Every encoder backend gives the features of its own library, and loads strictly."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,42 @@ def test_bfloat16_keeps_the_features(case: str, made: Any) -> None:
         assert half.record.dtype == "bfloat16"
         assert not torch.equal(exact, rounded)
         assert torch.nn.functional.cosine_similarity(exact, rounded).min() > 0.995
+
+
+OLDER = (
+    (r"^stem\.", "downsample_layers.0."),
+    (r"^stages\.(\d)\.blocks\.(\d)", r"stages.\1.\2"),
+    (r"^stages\.(\d)\.downsample\.(\d)", r"downsample_layers.\1.\2"),
+    (r"conv_dw", "dwconv"),
+    (r"mlp\.fc", "pwconv"),
+    (r"^head\.norm", "norm"),
+    (r"^head\.fc", "head"),
+)
+"""Names of timm's ConvNeXt -> names of its first releases."""
+
+
+@pytest.mark.parametrize("extra", [False, True])
+def test_older_names_of_timm_weights_are_converted_but_nothing_is_dropped(
+    extra: bool, made: Any, tmp_path: Path
+) -> None:
+    folder, _ = made("timm-convnext")
+    old = _copy(folder, tmp_path / "old")
+    state = {}
+    for name, value in load_file(_weights(folder)).items():
+        for pattern, replacement in OLDER:
+            name = re.sub(pattern, replacement, name)
+        state[name] = value
+    if extra:
+        # timm's own filter silently discards this prefix.
+        state["projectors.weight"] = torch.zeros(3)
+    save_file(state, _weights(old))
+    if extra:
+        with pytest.raises(RefusedError, match="lacks the weight"):
+            open_encoder(str(old))
+        return
+    with open_encoder(str(folder)) as expected, open_encoder(str(old)) as converted:
+        pixels = torch.stack([to_pixels(image, expected.geometry) for image in make.photographs()])
+        assert torch.equal(converted.embed(pixels), expected.embed(pixels))
 
 
 @pytest.mark.slow
