@@ -187,7 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
     count = 240 if options.smoke else 4000
     for name, facts in measure(modules, ATTACKS, EVALUATE + options.seed, count).items():
         recipe = RECIPES[name if name in RECIPES else "clean"]
-        made = {"seed": options.seed, "smoke": options.smoke, "objective": recipe.objective}
+        made = {
+            "command": f"python examples/train_demo_encoders.py --seed {options.seed}",
+            **{"seed": options.seed, "smoke": options.smoke, "objective": recipe.objective},
+        }
         print(write_card(options.output / name, {**made, **facts}), flush=True)
     return 0
 
