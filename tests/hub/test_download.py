@@ -85,9 +85,7 @@ def test_offline_uses_the_cache_and_asks_nothing(
 
 def test_offline_without_the_model_says_so(hub: HubServer, model_files: Files) -> None:
     hub.commit("org/model", model_files)
-    with pytest.raises(
-        HubError, match="not completely in the local cache, and this run is offline"
-    ):
+    with pytest.raises(HubError, match="not completely in the local cache, and this run is offline"):
         get("org/model", offline=True)
     assert hub.requests == []
 
