@@ -3,10 +3,15 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from platodef_cli.records import AuditReport
+
+if TYPE_CHECKING:
+    from platodef_cli.heads.heads import Heads
+    from tests.gaussian_world import GaussianWorld
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -34,3 +39,29 @@ def check_golden() -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8"), f"{name} differs; look, then UPDATE_GOLDEN=1 pytest"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def world() -> "GaussianWorld":
+    """Jointly Gaussian features with mutual information 8.1 nats."""
+    from tests.gaussian_world import GaussianWorld
+
+    return GaussianWorld(0.932)
+
+
+@pytest.fixture(scope="session")
+def small_heads(world: "GaussianWorld") -> "Heads":
+    """Heads fitted on 1 500 tuples of ``world`` with a very small backbone."""
+    from platodef_cli.heads.backbone import BackboneConfig
+    from platodef_cli.heads.fit import FitConfig, fit_heads
+    from platodef_cli.heads.mismatch import MismatchConfig
+    from platodef_cli.heads.train import TrainConfig
+
+    config = FitConfig(
+        backbone=BackboneConfig(width=16, depth=1, heads=2),
+        mismatch=MismatchConfig(queue=256),
+        energy=TrainConfig(epochs=2, batch_size=128),
+        denoiser=TrainConfig(epochs=2, batch_size=128),
+        lift_features=0,
+    )
+    return fit_heads(world.sample(1500, seed=1), config)

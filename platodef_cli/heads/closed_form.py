@@ -54,7 +54,7 @@ def fit_lift(values: Tensor, features: int, generator: torch.Generator) -> Lift:
     basis = axes[:, -kept:] / variances[-kept:].clamp_min(1e-6).pow(0.25)
     directions = basis @ torch.randn(kept, features, generator=generator, dtype=torch.float64)
     spread = (directions * (moment @ directions)).sum(dim=0).sqrt().clamp_min(1e-12)
-    directions = (directions / spread).float()
+    directions = (directions / spread).float().contiguous()
     offsets = torch.randn(features, generator=generator) * OFFSET_STD
     raw = Lift(directions, offsets, torch.zeros(size + features), torch.ones(size + features))
     lifted = raw.apply(values)

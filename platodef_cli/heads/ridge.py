@@ -167,8 +167,13 @@ class Ridge:
                 solved = _solve_once(moment, cross, source, self.count, self.posterior().penalty)
             weights[rows], penalty, degrees, covariance = solved
         values, vectors = torch.linalg.eigh(shrink(covariance, self.count))
+        # LAPACK returns columns first; one layout makes stored and fresh heads multiply alike, bit by bit
         return GaussianPosterior(
-            weights.float(), values.clamp_min(VARIANCE_FLOOR).float(), vectors.float(), penalty, degrees
+            weights.float().contiguous(),
+            values.clamp_min(VARIANCE_FLOOR).float(),
+            vectors.float().contiguous(),
+            penalty,
+            degrees,
         )
 
 
