@@ -1,6 +1,14 @@
-"""What a reader of published heads needs to know about them."""
+"""What a reader of published heads needs to know about them: head.json and CARD.md."""
 
+from typing import Any, Literal
+
+from pydantic import Field
+
+from platodef_cli.heads.config import FitConfig, preset_name
 from platodef_cli.records import EncoderRecord, Record
+
+WEIGHTS, DESCRIPTION, CARD = "head.safetensors", "head.json", "CARD.md"
+FORMAT: Literal["platodef-head/1"] = "platodef-head/1"
 
 
 class HeadCard(Record):
@@ -21,3 +29,54 @@ class HeadCard(Record):
     trained_on: str
     licence: str = "Apache-2.0"
     notes: str = ""
+
+
+class HeadDescription(Record):
+    """The content of head.json."""
+
+    format: Literal["platodef-head/1"] = FORMAT
+    sha256: str = Field(description="SHA-256 of head.safetensors")
+    card: HeadCard
+    config: dict[str, Any]
+    seed: int
+    reference_names: tuple[str, ...]
+    source_dim: int = Field(gt=0, le=65536)
+    reference_dims: tuple[int, ...]
+    ridge_count: int = Field(gt=0)
+    rows: int = Field(ge=0)
+    metrics: dict[str, float]
+    clean_scores: tuple[str, ...]
+
+
+def card_text(description: HeadDescription) -> str:
+    """Return CARD.md of a head."""
+    card, config = description.card, FitConfig.from_json(description.config)
+    lines = [
+        f"# {card.name}",
+        "",
+        "Platonic heads: they judge, and regenerate, the features of one encoder given trusted references.",
+        "",
+        "| role | encoder | architecture | dim | commit | digest |",
+        "|---|---|---|---|---|---|",
+    ]
+    for role, record in [("suspect", card.source), *(("reference", entry) for entry in card.references)]:
+        lines.append(
+            f"| {role} | {record.uri} | {record.architecture} | {record.dim} "
+            f"| {record.commit or 'local'} | {record.digest[:16]} |"
+        )
+    lines += [
+        "",
+        f"- trained on: {card.trained_on} ({description.rows} tuples, labels not used)",
+        f"- preset: {preset_name(config)}, Gaussian start: {config.gaussian_start}, mode: {config.mode}, "
+        f"seed {description.seed}",
+        f"- weights: {WEIGHTS}, SHA-256 `{description.sha256}`",
+        f"- licence: {card.licence}",
+        "",
+        "| held-out metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in sorted(description.metrics.items())),
+        "",
+    ]
+    if card.notes:
+        lines += [card.notes, ""]
+    return "\n".join(lines)

@@ -6,44 +6,35 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
-from platodef_cli.heads.card import HeadCard
+from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS, HeadCard, HeadDescription, card_text
 from platodef_cli.heads.closed_form import restore_closed_form
-from platodef_cli.heads.config import FitConfig, preset_name
+from platodef_cli.heads.config import FitConfig
 from platodef_cli.heads.fit import new_heads
 from platodef_cli.heads.heads import Heads, Standardiser
 from platodef_cli.heads.ridge import Ridge
-from platodef_cli.records import EncoderRecord, Record
+from platodef_cli.records import EncoderRecord
 
-WEIGHTS, DESCRIPTION, CARD = "head.safetensors", "head.json", "CARD.md"
-FORMAT: Literal["platodef-head/1"] = "platodef-head/1"
+__all__ = [
+    "Check",
+    "HeadCard",
+    "HeadDescription",
+    "check_match",
+    "load_heads",
+    "read_description",
+    "save_heads",
+    "verify_heads",
+]
+
 LARGEST_FILE = 8 * 2**30  # bytes; the paper's preset with three references is 3.2 GB
 LARGEST_DESCRIPTION = 4 * 2**20
-
-
-class HeadDescription(Record):
-    """The content of head.json."""
-
-    format: Literal["platodef-head/1"] = FORMAT
-    sha256: str = Field(description="SHA-256 of head.safetensors")
-    card: HeadCard
-    config: dict[str, Any]
-    seed: int
-    reference_names: tuple[str, ...]
-    source_dim: int = Field(gt=0, le=65536)
-    reference_dims: tuple[int, ...]
-    ridge_count: int = Field(gt=0)
-    rows: int = Field(ge=0)
-    metrics: dict[str, float]
-    clean_scores: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -302,37 +293,3 @@ def _recompute(heads: Heads) -> Check:
     found = heads.ridge.mutual_information()
     passed = stored is not None and abs(found - stored) <= 1e-3 * max(1.0, abs(found))
     return Check("metric", passed, f"Gaussian mutual information {found:.4f} nats, stored {stored}")
-
-
-def card_text(description: HeadDescription) -> str:
-    """Return CARD.md of a head."""
-    card, config = description.card, FitConfig.from_json(description.config)
-    lines = [
-        f"# {card.name}",
-        "",
-        "Platonic heads: they judge, and regenerate, the features of one encoder given trusted references.",
-        "",
-        "| role | encoder | architecture | dim | commit | digest |",
-        "|---|---|---|---|---|---|",
-    ]
-    for role, record in [("suspect", card.source), *(("reference", entry) for entry in card.references)]:
-        lines.append(
-            f"| {role} | {record.uri} | {record.architecture} | {record.dim} "
-            f"| {record.commit or 'local'} | {record.digest[:16]} |"
-        )
-    lines += [
-        "",
-        f"- trained on: {card.trained_on} ({description.rows} tuples, labels not used)",
-        f"- preset: {preset_name(config)}, Gaussian start: {config.gaussian_start}, mode: {config.mode}, "
-        f"seed {description.seed}",
-        f"- weights: {WEIGHTS}, SHA-256 `{description.sha256}`",
-        f"- licence: {card.licence}",
-        "",
-        "| held-out metric | value |",
-        "|---|---|",
-        *(f"| {name} | {value:.4f} |" for name, value in sorted(description.metrics.items())),
-        "",
-    ]
-    if card.notes:
-        lines += [card.notes, ""]
-    return "\n".join(lines)
