@@ -20,6 +20,7 @@ class Policy:
         battery_gap: ... and by this much more than any reference and than any benign control.
         patch_collapse: Collapse that a searched patch must reach, per side of the search.
         universal_collapse: The same for a searched universal change, per norm of the search.
+        wave_collapse: The same for a searched sinusoid, per amplitude of the search.
         search_gap: A found trigger must also collapse the suspect by this much more than the same search
             collapses any reference.
         matched_auroc: The heads must tell matched from mismatched tuples at least this well, else the
@@ -34,7 +35,8 @@ class Policy:
     battery_collapse: float = 0.45
     battery_gap: float = 0.25
     patch_collapse: tuple[float, ...] = (0.60, 0.88)
-    universal_collapse: tuple[float, ...] = (0.25, 0.55)
+    universal_collapse: tuple[float, ...] = (0.25, 0.60)
+    wave_collapse: tuple[float, ...] = (0.60,)
     search_gap: float = 0.20
     matched_auroc: float = 0.75
     alignment_p: float = 0.05

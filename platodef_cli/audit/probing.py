@@ -207,7 +207,11 @@ def _read(folder: Path) -> tuple[Found, ...]:
 
 def limit_of(found: Sequence[Found], policy: Policy) -> list[float]:
     """Return the collapse limit of every found trigger: the policy's, in the order of the search."""
-    limits = {"patch": list(policy.patch_collapse), "universal": list(policy.universal_collapse)}
+    limits = {
+        "patch": list(policy.patch_collapse),
+        "universal": list(policy.universal_collapse),
+        "wave": list(policy.wave_collapse),
+    }
     return [limits[entry.variant.kind].pop(0) for entry in found]
 
 
@@ -247,7 +251,7 @@ def evidence(found: Found, record: SearchRecord, pixels: Tensor) -> FoundTrigger
     """Return the found trigger as pictures: alone on mid-grey, and on example images ``[n, 3, H, W]``."""
     height, width = pixels.shape[-2:]
     grey = torch.full((1, 3, height, width), 128, dtype=torch.uint8)
-    if found.variant.kind == "universal":
+    if found.variant.kind != "patch":
         # a change of a few levels is invisible: show it stretched to the full range
         bound = found.variant.values.abs().max().clamp_min(1e-6)
         picture = to_bytes(0.5 + 0.5 * found.variant.values[None] / bound)

@@ -20,8 +20,8 @@ from platodef_cli.encoders.interface import Encoder
 from platodef_cli.probes.statistics import CleanStatistics, Effect, collapse, effect
 from platodef_cli.progress import SILENT, Progress, Task
 
-Kind = Literal["patch", "universal"]
-SEARCH_VERSION = 1  # part of the cache key: raise it when the same inputs find another trigger
+Kind = Literal["patch", "universal", "wave"]
+SEARCH_VERSION = 2  # part of the cache key: raise it when the same inputs find another trigger
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,11 @@ class SearchConfig:
     Attributes:
         sides: Sides of the opaque patch, as fractions of the image's side.
         norms: Largest change of a pixel by the universal pattern, on the 0..255 scale.
+        amplitudes: Amplitude of the sinusoid, on the 0..255 scale.
+        frequencies: Periods per image side of the sinusoids, along both axes and both diagonals.
         grid: Places per axis where a patch starts.
-        stages: Rounds of the patch search: many places roughly, few places well.
-        patch_rate: Adam's learning rate on the logits of the patch.
+        stages: Rounds of the patch and wave searches: many candidates roughly, few well.
+        rate: Adam's learning rate on the logits of the patch and the weights of the sinusoid.
         steps: Sign steps of the universal search.
         images: Images per step of the universal search.
         pool: Images that the search draws from.
@@ -57,9 +59,11 @@ class SearchConfig:
 
     sides: tuple[float, ...] = (5 / 32, 7 / 32)
     norms: tuple[float, ...] = (4.0, 8.0)
+    amplitudes: tuple[float, ...] = (20.0,)
+    frequencies: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
     grid: int = 6
     stages: tuple[Stage, ...] = (Stage(8, 10, 8), Stage(16, 14, 3), Stage(32, 30, 1))
-    patch_rate: float = 0.4
+    rate: float = 0.4
     steps: int = 50
     images: int = 48
     pool: int = 384
@@ -75,9 +79,9 @@ class FoundVariant:
     """A trigger that the search found; implements :class:`platodef_cli.features.interface.Variant`.
 
     Attributes:
-        kind: An opaque ``patch``, or a ``universal`` additive change.
+        kind: An opaque ``patch``, or an additive change: ``universal`` or a ``wave``.
         values: float32 ``[3, h, w]``: colours in [0, 1], or what is added to pixels in [0, 1].
-        side: Side of the patch as a fraction of the image's side (1 for a universal change).
+        side: Side of the patch as a fraction of the image's side (1 for an additive change).
         place: (y, x) of the patch's corner as a share of the free height and width.
     """
 
@@ -96,7 +100,7 @@ class FoundVariant:
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Paste or add the trigger; see :class:`platodef_cli.features.interface.Variant`."""
         height, width = pixels.shape[-2:]
-        if self.kind == "universal":
+        if self.kind != "patch":
             return to_bytes(to_unit(pixels) + resize(self.values, height, width).to(pixels.device))
         side = side_pixels(self.side, pixels)
         corner = torch.tensor(
@@ -141,7 +145,7 @@ def search(
         progress: Told the number of images that went through the encoder.
 
     Returns:
-        One result per side and per norm, in the order of the configuration.
+        One result per side, norm and amplitude, in the order of the configuration.
     """
     held = pixels[-min(config.held_out, len(pixels) // 2) :]
     pool = to_unit(pixels[: min(config.pool, len(pixels) - len(held))])
@@ -152,6 +156,7 @@ def search(
         jobs: Iterable[tuple[Callable[..., tuple[FoundVariant, int]], float]] = [
             *((_patch, side) for side in config.sides),
             *((_universal, norm) for norm in config.norms),
+            *((_wave, amplitude) for amplitude in config.amplitudes),
         ]
         for number, (method, budget) in enumerate(jobs):
             generator = torch.Generator().manual_seed(seed * 1000 + number)
@@ -172,39 +177,109 @@ def _patch(
     generator: torch.Generator,
     task: Task,
 ) -> tuple[FoundVariant, int]:
-    """Successive halving over places: Adam on the logits of one patch per place, all places in one batch."""
+    """An opaque patch: places compete, each with its own colours (logits)."""
     height, width = pool.shape[-2:]
     rows, columns = max(1, round(side * height)), max(1, round(side * width))
     shares = [index / max(config.grid - 1, 1) for index in range(config.grid)]
     places = [(y, x) for y in shares for x in shares]
-    logits = 0.5 * torch.randn(len(places), 3, rows, columns, generator=generator)
-    logits.requires_grad_(True)
-    optimiser = torch.optim.Adam([logits], lr=config.patch_rate)
-    active = list(range(len(places)))
+
+    def apply(images: Tensor, logits: Tensor, number: int) -> Tensor:
+        top = round(places[number][0] * (height - rows))
+        left = round(places[number][1] * (width - columns))
+        padding = (left, width - left - columns, top, height - top - rows)
+        mask = F.pad(torch.ones(1, rows, columns), padding)
+        return images * (1 - mask) + F.pad(torch.sigmoid(logits), padding)
+
+    start = 0.5 * torch.randn(len(places), 3, rows, columns, generator=generator)
+    best, logits = _halving(
+        encoder, statistics, pool, start, apply, config, generator, task, f"patch {rows}px"
+    )
+    colours = (torch.sigmoid(logits) * 255).round() / 255
+    return FoundVariant("patch", colours, side, places[best]), config.stages[-1].steps
+
+
+def _wave(
+    encoder: Encoder,
+    statistics: CleanStatistics,
+    pool: Tensor,
+    amplitude: float,
+    config: SearchConfig,
+    generator: torch.Generator,
+    task: Task,
+) -> tuple[FoundVariant, int]:
+    """A sinusoid over the whole image (SIG, CTRL): frequencies compete, each with its colour and phase."""
+    height, width = pool.shape[-2:]
+    y = (torch.arange(height) + 0.5)[:, None] / height
+    x = (torch.arange(width) + 0.5)[None, :] / width
+    grids = [
+        (fy * rate, fx * rate) for rate in config.frequencies for fy, fx in ((0, 1), (1, 0), (1, 1), (1, -1))
+    ]
+    phases = torch.stack([2 * torch.pi * (fy * y + fx * x) for fy, fx in grids])
+    waves = torch.stack([phases.cos(), phases.sin()], dim=1)  # [F, 2, H, W]
+
+    def pattern(weights: Tensor, number: int) -> Tensor:
+        # weights [3, 2] of cosine and sine per colour, scaled back to the largest amplitude
+        scale = weights.norm(dim=1, keepdim=True).clamp_min(1.0)
+        return amplitude / 255 * torch.einsum("cp,phw->chw", weights / scale, waves[number])
+
+    def apply(images: Tensor, weights: Tensor, number: int) -> Tensor:
+        return (images + pattern(weights, number)).clamp(0, 1)
+
+    start = torch.randn(len(grids), 3, 2, generator=generator)
+    best, weights = _halving(
+        encoder, statistics, pool, start, apply, config, generator, task, f"wave {amplitude:g}/255"
+    )
+    return FoundVariant("wave", pattern(weights, best)), config.stages[-1].steps
+
+
+def _halving(
+    encoder: Encoder,
+    statistics: CleanStatistics,
+    pool: Tensor,
+    start: Tensor,
+    apply: Callable[[Tensor, Tensor, int], Tensor],
+    config: SearchConfig,
+    generator: torch.Generator,
+    task: Task,
+    what: str,
+) -> tuple[int, Tensor]:
+    """Successive halving: Adam on the parameters of every candidate, all candidates in one batch.
+
+    Args:
+        encoder: Whose features shall collapse.
+        statistics: Of its clean features.
+        pool: Images in [0, 1], ``[N, 3, H, W]``.
+        start: Parameters of the candidates, ``[C, ...]``.
+        apply: (images, parameters of one candidate, its number) -> changed images.
+        config: Stages and learning rate.
+        generator: Draws the images.
+        task: Progress.
+        what: Name for the progress.
+
+    Returns:
+        Number of the best candidate and its parameters.
+    """
+    parameters = start.clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([parameters], lr=config.rate)
+    active = list(range(len(start)))
     for stage in config.stages:
-        reached = torch.zeros(len(places))
+        reached = torch.zeros(len(start))
         for step in range(stage.steps):
             batch = []
-            for index in active:
+            for number in active:
                 images = pool[torch.randint(0, len(pool), (stage.images,), generator=generator)]
-                top = round(places[index][0] * (height - rows))
-                left = round(places[index][1] * (width - columns))
-                padding = (left, width - left - columns, top, height - top - rows)
-                mask = F.pad(torch.ones(1, rows, columns), padding)
-                batch.append(images * (1 - mask) + F.pad(torch.sigmoid(logits[index]), padding))
+                batch.append(apply(images, parameters[number], number))
             features = statistics.standardise(encoder.differentiable(torch.cat(batch)))
             value = collapse(features.view(len(active), stage.images, -1))
             optimiser.zero_grad()
             (-value.sum()).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             now = value.detach()
-            for index, current in zip(active, now.tolist(), strict=True):
-                reached[index] = current if step == 0 else 0.6 * reached[index] + 0.4 * current
-            task.advance(len(active) * stage.images, note=f"patch {rows}px, collapse {float(now.max()):.2f}")
-        active = sorted(active, key=lambda index: -float(reached[index]))[: stage.keep]
-    best = active[0]
-    colours = (torch.sigmoid(logits[best].detach()) * 255).round() / 255
-    return FoundVariant("patch", colours, side, places[best]), config.stages[-1].steps
+            for number, current in zip(active, now.tolist(), strict=True):
+                reached[number] = current if step == 0 else 0.6 * reached[number] + 0.4 * current
+            task.advance(len(active) * stage.images, note=f"{what}, collapse {float(now.max()):.2f}")
+        active = sorted(active, key=lambda number: -float(reached[number]))[: stage.keep]
+    return active[0], parameters[active[0]].detach()
 
 
 def _universal(
@@ -237,15 +312,21 @@ def _embed(encoder: Encoder, pixels: Tensor, size: int = 64) -> Tensor:
 
 
 def _words(variant: FoundVariant, budget: float, pixels: Tensor) -> str:
-    if variant.kind == "universal":
+    if variant.kind != "patch":
         return f"{budget:g}/255"
     return f"{side_pixels(budget, pixels)[0]}px"
 
 
 def _cost(config: SearchConfig) -> int:
     """Images that go through the encoder with gradients."""
-    places, patch = config.grid**2, 0
-    for stage in config.stages:
-        patch += places * stage.images * stage.steps
-        places = min(places, stage.keep)
-    return patch * len(config.sides) + config.steps * config.images * len(config.norms)
+
+    def halving(candidates: int) -> int:
+        total = 0
+        for stage in config.stages:
+            total += candidates * stage.images * stage.steps
+            candidates = min(candidates, stage.keep)
+        return total
+
+    patches = halving(config.grid**2) * len(config.sides)
+    waves = halving(4 * len(config.frequencies)) * len(config.amplitudes)
+    return patches + waves + config.steps * config.images * len(config.norms)

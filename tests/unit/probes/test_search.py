@@ -12,6 +12,7 @@ from platodef_cli.probes.statistics import CleanStatistics, collapse, effect
 SMALL = SearchConfig(
     sides=(0.25,),
     norms=(8.0,),
+    amplitudes=(),
     grid=3,
     stages=(Stage(8, 8, 3), Stage(8, 20, 1)),
     steps=40,
