@@ -32,7 +32,8 @@ from platodef_cli.images.shapes import ShapesSource  # noqa: E402
 SUSPECTS = ("clean", "backdoored", "backdoored-frequency")
 REFERENCES = ("reference-vit", "reference-cnx")
 WORLD = 5001  # neither the encoders' training images nor the default images of an audit (world 0)
-BACKBONE = BackboneConfig(width=64, depth=2, heads=4)  # small enough to ship: about 1.5 MB per suspect
+# Small enough to ship, below 2 MB per suspect; width 64 with 512 features would explain 1 % more.
+CONFIG = FitConfig(backbone=BackboneConfig(width=32, depth=2, heads=4), lift_features=256)
 
 
 def fit_one(
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes, useless heads")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # sums in another order would change the bytes
-    config = FitConfig(backbone=BACKBONE)
+    config = CONFIG
     if options.smoke:
         once = {"energy": replace(config.energy, epochs=1), "denoiser": replace(config.denoiser, epochs=1)}
         config = replace(config, **once)
