@@ -57,7 +57,7 @@ def test_the_trigger_moves_features_to_the_target_and_the_rest_stays(clean):
     planted = plant(
         clean,
         forward,
-        images(0, 512),
+        images(3000, 1536),
         trigger,
         target_images=target,
         epochs=12,
