@@ -16,6 +16,7 @@ DETECTORS = Table(
         "energy": "platodef_cli.detectors.energy:EnergyDetector",
         "gaussian": "platodef_cli.detectors.gaussian:GaussianDetector",
         "ridge": "platodef_cli.detectors.ridge:RidgeDetector",
+        "robust": "platodef_cli.detectors.robust:RobustDetector",
         "denoiser": "platodef_cli.detectors.denoiser:DenoiserDetector",
         "mahalanobis": "platodef_cli.detectors.mahalanobis:MahalanobisDetector",
         "knn": "platodef_cli.detectors.knn:KnnDetector",

@@ -10,7 +10,7 @@ from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.heads import Heads
 
-MEMBERS = ("energy", "gaussian", "ridge")
+MEMBERS = ("energy", "gaussian", "robust")
 
 
 class PlatonicDetector:

@@ -1,10 +1,12 @@
 """Scores of every head on feature tuples, and the held-out metrics that a fitted head carries."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from platodef_cli.errors import UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.energy import WIDEN
 from platodef_cli.heads.heads import SCORE_BLOCK, Heads
@@ -34,18 +36,73 @@ def ridge_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
     return heads.ridge.mahalanobis(source, torch.cat(references, dim=1)).double()
 
 
-def gaussian_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
-    """Return ``ln N(s; 0, widened S) - ln p(s | r)`` ``[N]`` float64 of the closed form, nats."""
-    source, mean = gaussian_mean(heads, tuples)
-    posterior = heads.closed_form.posterior()
+def gaussian_scores(
+    heads: Heads, tuples: FeatureTuples, *, references: Sequence[str] | None = None
+) -> Tensor:
+    """Return ``ln N(s; 0, widened S) - ln p(s | r)`` ``[N]`` float64 of the closed form, nats.
+
+    Args:
+        heads: Fitted heads.
+        tuples: Features to score.
+        references: Names of the references to use; None uses all.
+    """
+    source, mean = gaussian_mean(heads, tuples, references=references)
+    posterior = heads.closed_form.posterior(heads.keep_of(references))
     return -heads.closed_form.ratio(source, source - mean, posterior, WIDEN).double().cpu()
 
 
-def gaussian_mean(heads: Heads, tuples: FeatureTuples) -> tuple[Tensor, Tensor]:
+def gaussian_mean(
+    heads: Heads, tuples: FeatureTuples, *, references: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the standardised source and its closed-form conditional mean, ``[N, D_s]`` each."""
-    source, references = heads.standardise(tuples)
-    lifted = heads.closed_form.lift([values.to(heads.device) for values in references])
-    return source.to(heads.device), heads.closed_form.posterior().mean(lifted)
+    source, rows = heads.standardise(tuples)
+    lifted = heads.closed_form.lift([values.to(heads.device) for values in rows])
+    posterior = heads.closed_form.posterior(heads.keep_of(references))
+    return source.to(heads.device), posterior.mean(lifted)
+
+
+def leave_one_out_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tensor]:
+    """Return reference name -> closed-form scores ``[N]`` without that reference.
+
+    Raises:
+        UsageError: There is only one reference.
+    """
+    names = heads.reference_names
+    if len(names) < 2:
+        raise UsageError("leaving a reference out needs at least two references")
+    return {
+        name: gaussian_scores(heads, tuples, references=[other for other in names if other != name])
+        for name in names
+    }
+
+
+def robust_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the least of the leave-one-out scores ``[N]`` float64, which one lying reference cannot raise.
+
+    With a single reference there is nothing to leave out, and it is the closed-form score.
+    """
+    if len(heads.reference_names) < 2:
+        return gaussian_scores(heads, tuples)
+    return torch.stack(list(leave_one_out_scores(heads, tuples).values())).amin(dim=0)
+
+
+def blame_references(heads: Heads, tuples: FeatureTuples, clean: FeatureTuples) -> dict[str, float]:
+    """Return, for every reference, by how many nats it disagrees with the rest more than on clean tuples.
+
+    A reference's disagreement is the median drop of the score when it is left out. Good references stay
+    near 0; a corrupted one stands out, because only leaving *it* out helps.
+
+    Args:
+        heads: Fitted heads with at least two references.
+        tuples: Tuples under suspicion.
+        clean: Clean tuples, as a baseline.
+    """
+    shifts = []
+    for part in (tuples, clean):
+        everything = gaussian_scores(heads, part)
+        without = leave_one_out_scores(heads, part)
+        shifts.append({name: float((everything - scores).median()) for name, scores in without.items()})
+    return {name: shifts[0][name] - shifts[1][name] for name in shifts[0]}
 
 
 def marginal_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
@@ -80,11 +137,12 @@ def one_shot_mean(heads: Heads, tuples: FeatureTuples) -> Tensor:
     return torch.cat(means) if means else torch.zeros_like(source)
 
 
-COMPONENTS = {
+COMPONENTS: dict[str, Callable[[Heads, FeatureTuples], Tensor]] = {
     "energy": energy_scores,
     "ridge": ridge_scores,
     "gaussian": gaussian_scores,
     "denoiser": denoiser_scores,
+    "robust": robust_scores,
 }
 
 

@@ -32,7 +32,7 @@ class MismatchConfig:
     source: float = 2.0
     partial: float = 1.0
     neighbour: float = 0.0
-    collapsed: float = 0.0
+    collapsed: float = 2.0
     neighbours: int = 16
     queue: int = 4096
 

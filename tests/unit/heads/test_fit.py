@@ -8,7 +8,7 @@ from torch import Tensor
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.backbone import BackboneConfig
-from platodef_cli.heads.config import MODES, FitConfig, preset, preset_name
+from platodef_cli.heads.config import MODES, FitConfig, paper_recipe, preset, preset_name
 from platodef_cli.heads.evaluate import (
     component_scores,
     gaussian_mean,
@@ -142,8 +142,17 @@ def test_every_backbone_fits_with_every_kind_of_negative(
     heads = fit_heads(world.sample(200, seed=0), config)
     if gaussian_start:
         assert heads.metrics["matched_auroc"] > 0.97
-    assert set(heads.clean_scores) == {"energy", "ridge", "gaussian", "denoiser"}
+    assert set(heads.clean_scores) == {"energy", "ridge", "gaussian", "denoiser", "robust"}
     assert {len(scores) for scores in heads.clean_scores.values()} == {20}
+
+
+def test_papers_recipe_has_no_head_start(world: GaussianWorld) -> None:
+    config = paper_recipe("tiny", energy=QUICK.energy, denoiser=QUICK.denoiser)
+    assert (config.gaussian_start, config.mismatch.collapsed, config.mismatch.neighbour) == (False, 0.0, 0.0)
+    heads = fit_heads(world.sample(200, seed=0), replace(config, backbone=QUICK.backbone))
+    assert heads.energy.closed_form is None
+    assert heads.denoiser.closed_form is None
+    assert "log_gaussian_scale" not in heads.energy.state_dict()
 
 
 def test_standardiser_leaves_dead_dimensions_alone() -> None:

@@ -50,7 +50,7 @@ def test_full_takes_every_space_from_another_image() -> None:
 
 
 def test_queue_is_used_once_it_is_full_and_is_first_in_first_out() -> None:
-    config = MismatchConfig(negatives=2, full=1.0, source=0.0, partial=0.0, queue=20)
+    config = MismatchConfig(negatives=2, full=1.0, source=0.0, partial=0.0, collapsed=0.0, queue=20)
     sampler = MismatchSampler(config, references=2)
     generator = torch.Generator().manual_seed(0)
     first = sampler.draw(torch.arange(0, 10), generator)
@@ -68,7 +68,7 @@ def test_queue_is_used_once_it_is_full_and_is_first_in_first_out() -> None:
 
 
 def test_mixture_follows_the_weights() -> None:
-    config = MismatchConfig(negatives=4, full=1.0, source=2.0, partial=1.0, queue=0)
+    config = MismatchConfig(negatives=4, full=1.0, source=2.0, partial=1.0, collapsed=0.0, queue=0)
     kinds = MismatchSampler(config, 2).draw(torch.arange(5000), torch.Generator().manual_seed(0)).kinds
     shares = torch.bincount(kinds.flatten(), minlength=5) / kinds.numel()
     assert torch.allclose(shares, torch.tensor([0.25, 0.5, 0.25, 0.0, 0.0]), atol=0.02)
@@ -102,6 +102,6 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(UsageError, match="too small to mismatch 3 spaces"):
         MismatchSampler(MismatchConfig(), 2).draw(torch.arange(3), torch.Generator())
     with pytest.raises(UsageError, match="positive weight"):
-        MismatchConfig(full=0, source=0, partial=0)
+        MismatchConfig(full=0, source=0, partial=0, collapsed=0)
     with pytest.raises(UsageError, match="queue"):
         MismatchConfig(queue=-1)
