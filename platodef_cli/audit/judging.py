@@ -1,6 +1,7 @@
 """The heads of an audit, and everything that only needs features: detectors, thresholds, purifiers."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +14,13 @@ from platodef_cli.audit.inputs import Inputs, Split, digest_of
 from platodef_cli.detectors import make_detector
 from platodef_cli.detectors.calibrate import conformal_threshold
 from platodef_cli.detectors.interface import Detector
+from platodef_cli.detectors.platonic import MEMBERS, PlatonicDetector
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import CLEAN, Extraction
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.card import HeadCard
 from platodef_cli.heads.config import FitConfig, preset_name
+from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.heads.pretrained import check_match, load_heads, save_heads
@@ -27,7 +30,8 @@ from platodef_cli.progress import Progress
 from platodef_cli.purifiers import make_purifier
 from platodef_cli.records import HeadRecord, Histogram, Metric, Threshold
 
-_NEGATIVES = 8
+_NEGATIVES = 4  # mismatches per tuple in the guarantee
+_GUARANTEE_MOST = 800  # tuples in the guarantee
 HEADS_VERSION = 1  # part of the cache key: raise it when the same tuples give other heads
 
 
@@ -136,90 +140,115 @@ def _record(
     )
 
 
+@dataclass(frozen=True)
+class Scored:
+    """Scores of some tuples by every detector, computed once.
+
+    Attributes:
+        scores: Detector -> float64 ``[N]``.
+        flags: boolean ``[N]``: over the threshold of the deciding detector.
+    """
+
+    scores: Mapping[str, Tensor]
+    flags: Tensor
+
+    @property
+    def flagged(self) -> Metric:
+        """The share of tuples over the threshold of the deciding detector."""
+        return rate_metric(
+            int(self.flags.sum()),
+            len(self.flags),
+            name="flagged",
+            positive="flagged",
+            direction="higher is more suspicious",
+        )
+
+
 class Judge:
     """Detectors with calibrated thresholds, and a purifier, for one suspect.
 
     Attributes:
         deciding: Name of the detector that the verdict uses.
         thresholds: Calibrated thresholds, with the rate measured on clean test images.
+        clean: Scores of the clean test images.
     """
 
     def __init__(
         self, heads: Heads, calibration: FeatureTuples, test: FeatureTuples, config: AuditConfig
     ) -> None:
         self.deciding = DEFAULT_DETECTOR
-        names = tuple(dict.fromkeys((*config.detectors, self.deciding)))
-        self._seed = config.seed
+        self._seed, self._heads = config.seed, heads
         self._detectors: dict[str, Detector] = {
-            name: make_detector(name, heads, calibration if name == "knn" else None) for name in names
+            name: make_detector(name, heads, calibration if name == "knn" else None)
+            for name in dict.fromkeys((*config.detectors, self.deciding))
         }
         self._purifier = make_purifier(config.purifier, heads)
-        self._clean = self.scores(test)
         self._values = {
             name: conformal_threshold(scores, config.false_positive_rate)
-            for name, scores in self.scores(calibration).items()
+            for name, scores in self._scores(calibration).items()
         }
+        self.clean = self.score(test)
         self.thresholds = tuple(
             Threshold(
                 detector=name,
                 value=value,
                 false_positive_rate=config.false_positive_rate,
                 calibration=len(calibration),
-                measured=self._rate(self._clean[name], value, "false positive rate", "clean"),
+                measured=rate_metric(
+                    int((self.clean.scores[name] > value).sum()),
+                    len(test),
+                    name="false positive rate",
+                    positive="clean",
+                ),
             )
             for name, value in self._values.items()
         )
 
-    def scores(self, tuples: FeatureTuples) -> dict[str, Tensor]:
-        """Return detector -> float64 ``[N]``."""
-        return {name: detector.score(tuples) for name, detector in self._detectors.items()}
+    def _scores(self, tuples: FeatureTuples) -> dict[str, Tensor]:
+        """Score every component once: the deciding detector is made of others' scores."""
+        components: dict[str, Tensor] = {}
+        scores = {}
+        for name, detector in self._detectors.items():
+            if isinstance(detector, PlatonicDetector):
+                for member in MEMBERS:
+                    if member not in components:
+                        components[member] = COMPONENTS[member](self._heads, tuples)
+                scores[name] = detector.combine(components)
+                continue
+            scores[name] = detector.score(tuples) if name not in components else components[name]
+            if name in COMPONENTS:
+                components[name] = scores[name]
+        return scores
 
-    def against_clean(self, tuples: FeatureTuples, positive: str, name: str = "auroc") -> dict[str, Metric]:
-        """Return detector -> AUROC of clean test images against ``tuples``."""
+    def score(self, tuples: FeatureTuples) -> Scored:
+        """Return the scores of tuples by every detector, and which of them raise the alarm."""
+        scores = self._scores(tuples)
+        return Scored(scores, scores[self.deciding] > self._values[self.deciding])
+
+    def against_clean(self, scored: Scored, positive: str, name: str = "auroc") -> dict[str, Metric]:
+        """Return detector -> AUROC of clean test images against ``scored``."""
         return {
-            detector: auroc_metric(self._clean[detector], scores, positive=positive, name=name)
-            for detector, scores in self.scores(tuples).items()
+            detector: auroc_metric(self.clean.scores[detector], scores, positive=positive, name=name)
+            for detector, scores in scored.scores.items()
         }
-
-    def flags(self, tuples: FeatureTuples) -> Tensor:
-        """Return boolean ``[N]``: over the threshold of the deciding detector."""
-        return self._detectors[self.deciding].score(tuples) > self._values[self.deciding]
-
-    def flagged(self, tuples: FeatureTuples) -> Metric:
-        """Return the share of tuples over the threshold of the deciding detector."""
-        flags = self.flags(tuples)
-        return rate_metric(
-            int(flags.sum()),
-            len(flags),
-            name="flagged",
-            positive="flagged",
-            direction="higher is more suspicious",
-        )
 
     def purify(self, tuples: FeatureTuples) -> Tensor:
         """Return purified source features ``[N, D_s]``."""
         generator = torch.Generator().manual_seed(self._seed)
         return self._purifier.purify(tuples, generator=generator)
 
-    def histograms(self, groups: dict[str, FeatureTuples], names: tuple[str, ...]) -> tuple[Histogram, ...]:
+    def histograms(self, groups: Mapping[str, Scored], names: Sequence[str]) -> tuple[Histogram, ...]:
         """Return one histogram per detector in ``names`` over clean test images and the given groups."""
-        scored = {group: self.scores(tuples) for group, tuples in groups.items()}
         return tuple(
             histogram(
-                {"clean": self._clean[name], **{group: scores[name] for group, scores in scored.items()}},
+                {
+                    "clean": self.clean.scores[name],
+                    **{group: scored.scores[name] for group, scored in groups.items()},
+                },
                 name=name,
                 threshold=self._values[name],
             )
             for name in names
-        )
-
-    @staticmethod
-    def _rate(scores: Tensor, threshold: float, name: str, positive: str) -> Metric:
-        return rate_metric(
-            int((scores > threshold).sum()),
-            len(scores),
-            name=name,
-            positive=positive,
         )
 
 
@@ -237,6 +266,7 @@ def guarantee_metrics(heads: Heads, test: FeatureTuples, seed: int) -> tuple[Met
 
     Mismatched tuples keep the references and take the source of another image.
     """
+    test = test.select(torch.arange(min(len(test), _GUARANTEE_MOST)))
     negatives = min(_NEGATIVES, len(test) - 1)
     matched = heads.energies(test)
     others = [heads.energies(mismatched(test, seed + number)) for number in range(negatives)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from platodef_cli.audit.judging import Scored
 from platodef_cli.audit.state import Run
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.alignment import alignment_records
@@ -28,16 +29,14 @@ def worst_of(probes: Sequence[ProbeRecord]) -> ProbeRecord:
     return max(suspicious or known, key=lambda probe: probe.collapse.value or 0.0)
 
 
-def histograms_of(
-    run: Run, wrong: FeatureTuples, worst: ProbeRecord, changed: FeatureTuples
-) -> tuple[Histogram, ...]:
+def histograms_of(run: Run, wrong: Scored, worst: ProbeRecord, changed: Scored) -> tuple[Histogram, ...]:
     """Return histograms of the energy and the deciding detector: clean, mismatched, worst trigger."""
     names = tuple(dict.fromkeys(name for name in ("energy", run.judge.deciding) if name in worst.auroc))
     return run.judge.histograms({"mismatched": wrong, worst.name: changed}, names)
 
 
 def accuracies(
-    run: Run, worst: ProbeRecord, changed: FeatureTuples, rows: Tensor
+    run: Run, worst: ProbeRecord, changed: FeatureTuples, scored: Scored, rows: Tensor
 ) -> tuple[ProbeAccuracy, ...]:
     """Return CA, PA and ASR under the worst trigger: no defence, flagged only purified, all purified."""
     if run.labelled is None:
@@ -45,7 +44,7 @@ def accuracies(
     probe, labels = run.labelled.probe, run.labelled.labels
     undefended = (run.test.source, changed.source)
     purified = (run.judge.purify(run.test), run.judge.purify(changed))
-    flags = (run.judge.flags(run.test), run.judge.flags(changed))
+    flags = (run.judge.clean.flags, scored.flags)
     flagged = tuple(
         torch.where(mask[:, None], clean, own)
         for mask, clean, own in zip(flags, purified, undefended, strict=True)

@@ -67,6 +67,7 @@ def measure(
         changed, rows = features.tuples(None, item.variant.name)
         clean, _ = features.tuples(tuple(rows.tolist()))
         own = effect(statistics[features.suspect], clean.source, changed.source)
+        scored = judge.score(changed)
         numbers = {
             name: effect(statistics[name], clean.references[name], changed.references[name]).collapse
             for name in features.references
@@ -77,8 +78,8 @@ def measure(
                 family=item.family,
                 kind=kind or item.kind,
                 parameters=item.parameters,
-                auroc=judge.against_clean(changed, "triggered" if item.kind == "trigger" else "changed"),
-                flagged=judge.flagged(changed),
+                auroc=judge.against_clean(scored, "triggered" if item.kind == "trigger" else "changed"),
+                flagged=scored.flagged,
                 collapse=collapse_metric(own.collapse, len(rows)),
                 control_collapse=numbers,
                 effect=Metric(name="shift", value=own.shift, direction="higher is more suspicious"),

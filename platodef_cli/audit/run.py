@@ -76,6 +76,9 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
         IncompleteError: Memory, time or disk ran out, or the suspect's process died.
     """
     started, clock = datetime.now(UTC), time.perf_counter()
+    threads = torch.get_num_threads()
+    # the suspect's process and this one compute side by side: threads of both on one core only wait
+    torch.set_num_threads(max(1, threads // 2))
     watch = Watch(progress)
     cache = FeatureCache(config.cache_dir, progress=watch) if config.use_cache else None
     with watch.timed("load"):
@@ -86,6 +89,7 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
         report = _examine(run)
     finally:
         opening.__exit__(None, None, None)
+        torch.set_num_threads(threads)
     watch.seconds["total"] = round(time.perf_counter() - clock, 3)
     timing = Timing(
         started=started.isoformat(timespec="seconds"),
@@ -188,7 +192,7 @@ def _examine(run: Run) -> AuditReport:
     with watch.timed("measure"):
         with watch.step("measuring alignment and purification"):
             alignment = alignment_of(run)
-        wrong = mismatched(run.test, config.seed)
+        wrong = run.judge.score(mismatched(run.test, config.seed))
         matched = run.judge.against_clean(wrong, "mismatched", "matched against mismatched")
         reasons += verdict.judge_evidence(
             matched=_deciding(matched, run),
@@ -208,9 +212,10 @@ def _examine(run: Run) -> AuditReport:
             *guarantee_metrics(run.heads, run.test, config.seed),
         ]
         worst = worst_of(all_probes)
-        changed = (found_features if worst.kind == "found" else run.features).tuples(None, worst.name)
-        histograms = histograms_of(run, wrong, worst, changed[0])
-        accuracy = accuracies(run, worst, *changed)
+        changed, rows = (found_features if worst.kind == "found" else run.features).tuples(None, worst.name)
+        scored = run.judge.score(changed)
+        histograms = histograms_of(run, wrong, worst, scored)
+        accuracy = accuracies(run, worst, changed, scored, rows)
     outcome, code, summary = verdict.decide(reasons, policy)
     return AuditReport(
         tool_version=__version__,

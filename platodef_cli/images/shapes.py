@@ -256,11 +256,15 @@ def render(seed: int, indices: ArrayLike, size: int = 32) -> tuple[NDArray[np.ui
     return pixels, labels
 
 
+_REFS_BLOCK = 512
+
+
 class _Refs(Sequence[ImageRef]):
     """References made on demand, so that a source of millions costs nothing."""
 
     def __init__(self, seed: int, count: int, size: int):
         self._seed, self._count, self._size = seed, count, size
+        self._blocks: dict[int, list[ImageRef]] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -273,9 +277,20 @@ class _Refs(Sequence[ImageRef]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._count))]
         i = range(self._count)[index]
-        recipe = f"{RECIPE}; seed={self._seed}; index={i}; size={self._size}"
-        label = int(scenes(self._seed, [i]).label[0])
-        return ImageRef(f"shape-{i:06d}", hashlib.sha256(recipe.encode()).hexdigest(), label)
+        if i // _REFS_BLOCK not in self._blocks:
+            self._blocks[i // _REFS_BLOCK] = self._make(i // _REFS_BLOCK * _REFS_BLOCK)
+        return self._blocks[i // _REFS_BLOCK][i % _REFS_BLOCK]
+
+    def _make(self, start: int) -> list[ImageRef]:
+        """Make one block of references: a scene at a time would cost as much as drawing it."""
+        rows = range(start, min(start + _REFS_BLOCK, self._count))
+        labels = scenes(self._seed, list(rows)).label.tolist()
+        recipes = (f"{RECIPE}; seed={self._seed}; index={i}; size={self._size}" for i in rows)
+        digests = (hashlib.sha256(recipe.encode()).hexdigest() for recipe in recipes)
+        return [
+            ImageRef(f"shape-{i:06d}", digest, label)
+            for i, digest, label in zip(rows, digests, labels, strict=True)
+        ]
 
 
 class ShapesSource:
