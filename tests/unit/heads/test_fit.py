@@ -1,5 +1,7 @@
 import json
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads, fit_standardiser
 from platodef_cli.heads.mismatch import MismatchConfig
 from platodef_cli.heads.train import TrainConfig
+from platodef_cli.progress import SilentProgress
 from tests.gaussian_world import GaussianWorld
 
 QUICK = FitConfig(
@@ -144,6 +147,54 @@ def test_every_backbone_fits_with_every_kind_of_negative(
         assert heads.metrics["matched_auroc"] > 0.97
     assert set(heads.clean_scores) == {"energy", "ridge", "gaussian", "denoiser", "robust"}
     assert {len(scores) for scores in heads.clean_scores.values()} == {20}
+
+
+class Killed(Exception):
+    pass
+
+
+class KillIn(SilentProgress):
+    """Dies after the second epoch of one step, and counts the epochs of all steps."""
+
+    def __init__(self, title: str | None) -> None:
+        self.title, self.epochs = title, 0
+
+    @contextmanager
+    def step(self, title, total=None):  # type: ignore[no-untyped-def]
+        outer = self
+
+        class Task:
+            seen = 0
+
+            def advance(self, amount: int = 1, *, note: str = "") -> None:
+                if note:
+                    outer.epochs += 1
+                    self.seen += 1
+                    if title == outer.title and self.seen == 2:
+                        raise Killed
+
+        yield Task()
+
+
+@pytest.mark.parametrize("title", ["training energy", "training denoiser"])
+def test_killed_fit_resumes_to_the_same_bytes(world: GaussianWorld, tmp_path: Path, title: str) -> None:
+    training = TrainConfig(epochs=3, batch_size=64)
+    config = replace(QUICK, energy=training, denoiser=training)
+    tuples = world.sample(300, seed=0)
+    whole = fit_heads(tuples, config)
+    with pytest.raises(Killed):
+        fit_heads(tuples, config, checkpoint=tmp_path, progress=KillIn(title))
+    rest = KillIn(None)
+    resumed = fit_heads(tuples, config, checkpoint=tmp_path, progress=rest)
+    assert torch.equal(all_weights(resumed), all_weights(whole))
+    assert rest.epochs == (1 + 3 if title == "training energy" else 1)  # finished epochs are not run again
+    assert dict(resumed.metrics) == dict(whole.metrics)
+
+
+def test_isolated_references_fit_and_score(world: GaussianWorld) -> None:
+    backbone = BackboneConfig(width=8, depth=2, heads=2, isolated=True)
+    heads = fit_heads(world.sample(300, seed=0), replace(QUICK, backbone=backbone))
+    assert heads.metrics["matched_auroc"] > 0.97
 
 
 def test_papers_recipe_has_no_head_start(world: GaussianWorld) -> None:
