@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from platodef_cli.errors import UsageError
-from platodef_cli.heads.ridge import GaussianPosterior, fit_ridge
+from platodef_cli.heads.ridge import GaussianPosterior, exact_product, fit_ridge
 
 Mask = tuple[bool, ...]
 Group = tuple[Tensor | None, GaussianPosterior]
@@ -40,7 +40,7 @@ class Lift:
 
     def apply(self, values: Tensor) -> Tensor:
         """Return lifted rows ``[B, D_m + F]`` of standardised ``values`` ``[B, D_m]``."""
-        hidden = torch.relu(values @ self.directions + self.offsets)
+        hidden = torch.relu(exact_product(values, self.directions) + self.offsets)
         return (torch.cat([values, hidden], dim=1) - self.mean) / self.std
 
 

@@ -20,6 +20,15 @@ MOST_DEGREES = 0.9  # effective degrees of freedom per row that a fit may use
 VARIANCE_FLOOR = 1e-4  # of a standardised dimension; below it float32 features are rounding noise
 
 
+def exact_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left @ right`` in the precision of ``right``, also where training runs under autocast.
+
+    Squared lengths of hundreds of nats decide the logit, so bfloat16 would drown it in rounding.
+    """
+    with torch.autocast(left.device.type, enabled=False):
+        return left.to(right.dtype) @ right
+
+
 @dataclass(frozen=True)
 class GaussianPosterior:
     """``p(s | r) = N(W' r, V diag(values) V')`` for one subset of the references.
@@ -40,15 +49,15 @@ class GaussianPosterior:
 
     def mean(self, references: Tensor) -> Tensor:
         """Return the posterior mean ``[B, D_s]`` of the standardised references ``[B, D_r]``."""
-        return references @ self.weights
+        return exact_product(references, self.weights)
 
     def shaped(self, rows: Tensor, scale: Tensor) -> Tensor:
         """Return ``V diag(scale) V' rows`` for ``rows`` ``[B, D_s]`` and ``scale`` ``[B or 1, D_s]``."""
-        return ((rows @ self.vectors) * scale) @ self.vectors.T
+        return exact_product(exact_product(rows, self.vectors) * scale, self.vectors.T)
 
     def mahalanobis(self, residual: Tensor) -> Tensor:
         """Return the squared Mahalanobis length ``[B]`` of ``residual`` ``[B, D_s]``."""
-        return ((residual @ self.vectors).square() / self.values).sum(dim=1)
+        return (exact_product(residual, self.vectors).square() / self.values).sum(dim=1)
 
     def denoise(self, x: Tensor, sigma: Tensor, references: Tensor) -> Tensor:
         """Return the optimal Gaussian denoiser ``E[s | x = s + sigma eps, r]`` ``[B, D_s]``.

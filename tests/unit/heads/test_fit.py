@@ -191,6 +191,28 @@ def test_killed_fit_resumes_to_the_same_bytes(world: GaussianWorld, tmp_path: Pa
     assert dict(resumed.metrics) == dict(whole.metrics)
 
 
+def test_bfloat16_training_keeps_the_closed_form_exact(world: GaussianWorld) -> None:
+    tuples = world.sample(300, seed=0)
+    heads = fit_heads(tuples, QUICK)
+    source, references = heads.standardise(tuples)
+    posterior = heads.closed_form.posterior()
+
+    def both() -> tuple[Tensor, Tensor]:
+        lifted = heads.closed_form.lift(references)
+        return posterior.mean(lifted), posterior.mahalanobis(source - posterior.mean(lifted))
+
+    expected = both()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = both()
+        low = source @ posterior.vectors
+    assert low.dtype == torch.bfloat16
+    assert all(torch.equal(left, right) for left, right in zip(expected, found, strict=True))
+    half = replace(QUICK.energy, precision="bfloat16")
+    trained = fit_heads(tuples, replace(QUICK, energy=half, denoiser=half))
+    assert all(parameter.dtype == torch.float32 for parameter in trained.energy.parameters())
+    assert trained.metrics["energy_gap"] == pytest.approx(heads.metrics["energy_gap"], rel=0.05)
+
+
 def test_isolated_references_fit_and_score(world: GaussianWorld) -> None:
     backbone = BackboneConfig(width=8, depth=2, heads=2, isolated=True)
     heads = fit_heads(world.sample(300, seed=0), replace(QUICK, backbone=backbone))
