@@ -125,7 +125,7 @@ class ProbeRecord(Record):
     collapse: Metric = Field(description="mean pairwise cosine of the suspect's standardised features")
     control_collapse: dict[str, float] = Field(description="the same for every reference")
     effect: Metric = Field(description="mean shift of the suspect's features, in clean standard deviations")
-    concentration: Metric | None = Field(None, description="largest share of one predicted class (labels only)")
+    concentration: Metric | None = Field(None, description="largest share of one class (labels only)")
     concentration_class: str | None = None
     poisoned_accuracy: Metric | None = Field(None, description="PA without defence (labels only)")
     purified_accuracy: Metric | None = Field(None, description="PA of purified features (labels only)")
@@ -137,7 +137,7 @@ class SearchRecord(Record):
 
     encoder: str
     role: Literal["suspect", "control"]
-    kind: str = Field(description="patch or universal")
+    kind: str = Field(description="patch, universal or wave")
     budget: str = Field(description="size of the patch or maximum norm, e.g. 5px, 4/255")
     place: str | None = Field(None, description="position of the best patch")
     steps: int

@@ -36,7 +36,7 @@ class Policy:
     battery_gap: float = 0.25
     patch_collapse: tuple[float, ...] = (0.60, 0.88)
     universal_collapse: tuple[float, ...] = (0.25, 0.60)
-    wave_collapse: tuple[float, ...] = (0.60,)
+    wave_collapse: tuple[float, ...] = (0.65,)
     search_gap: float = 0.20
     matched_auroc: float = 0.75
     alignment_p: float = 0.05

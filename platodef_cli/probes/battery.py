@@ -65,7 +65,11 @@ _QUICK = (
 )
 _MORE = (
     BatteryItem(Patch("white", 5 / 32, "bottom-right"), "patch", "trigger"),
-    BatteryItem(Patch("white", BADENCODER_SIDE, "top-left"), "patch", "trigger"),
+    *(
+        BatteryItem(Patch("white", BADENCODER_SIDE, place), "patch", "trigger")
+        for place in ("top-left", "top-right", "bottom-left", "centre")
+    ),
+    BatteryItem(Patch("black", BADENCODER_SIDE, "bottom-right"), "patch", "trigger"),
     BatteryItem(Patch("random", BADENCODER_SIDE, "centre"), "patch", "trigger"),
     BatteryItem(Patch("random", 4 / 32, "random"), "patch", "trigger"),
     BatteryItem(Ctrl(50), "ctrl", "trigger"),

@@ -6,7 +6,7 @@ is what an adversary without a backdoor reaches, and the verdict compares the tw
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -21,7 +21,8 @@ from platodef_cli.probes.statistics import CleanStatistics, Effect, collapse, ef
 from platodef_cli.progress import SILENT, Progress, Task
 
 Kind = Literal["patch", "universal", "wave"]
-SEARCH_VERSION = 2  # part of the cache key: raise it when the same inputs find another trigger
+_BATCH = 96  # images per pass with gradients
+SEARCH_VERSION = 3  # part of the cache key: raise it when the same inputs find another trigger
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,9 @@ class SearchConfig:
         norms: Largest change of a pixel by the universal pattern, on the 0..255 scale.
         amplitudes: Amplitude of the sinusoid, on the 0..255 scale.
         frequencies: Periods per image side of the sinusoids, along both axes and both diagonals.
-        grid: Places per axis where a patch starts.
-        stages: Rounds of the patch and wave searches: many candidates roughly, few well.
+        grid: Places per axis of a patch.
+        stages: Rounds of the patch search: many places roughly, few well.
+        light: Rounds of the searches with few parameters (wave).
         rate: Adam's learning rate on the logits of the patch and the weights of the sinusoid.
         steps: Sign steps of the universal search.
         images: Images per step of the universal search.
@@ -63,6 +65,7 @@ class SearchConfig:
     frequencies: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
     grid: int = 6
     stages: tuple[Stage, ...] = (Stage(8, 10, 8), Stage(16, 14, 3), Stage(32, 30, 1))
+    light: tuple[Stage, ...] = (Stage(8, 6, 6), Stage(16, 8, 2), Stage(32, 12, 1))
     rate: float = 0.4
     steps: int = 50
     images: int = 48
@@ -79,7 +82,7 @@ class FoundVariant:
     """A trigger that the search found; implements :class:`platodef_cli.features.interface.Variant`.
 
     Attributes:
-        kind: An opaque ``patch``, or an additive change: ``universal`` or a ``wave``.
+        kind: An opaque ``patch``, or an additive change: ``universal`` or ``wave``.
         values: float32 ``[3, h, w]``: colours in [0, 1], or what is added to pixels in [0, 1].
         side: Side of the patch as a fraction of the image's side (1 for an additive change).
         place: (y, x) of the patch's corner as a share of the free height and width.
@@ -145,7 +148,7 @@ def search(
         progress: Told the number of images that went through the encoder.
 
     Returns:
-        One result per side, norm and amplitude, in the order of the configuration.
+        One result per side, norm and amplitude, in this order.
     """
     held = pixels[-min(config.held_out, len(pixels) // 2) :]
     pool = to_unit(pixels[: min(config.pool, len(pixels) - len(held))])
@@ -191,8 +194,9 @@ def _patch(
         return images * (1 - mask) + F.pad(torch.sigmoid(logits), padding)
 
     start = 0.5 * torch.randn(len(places), 3, rows, columns, generator=generator)
+    name = f"patch {rows}px"
     best, logits = _halving(
-        encoder, statistics, pool, start, apply, config, generator, task, f"patch {rows}px"
+        encoder, statistics, pool, start, apply, config.stages, config, generator, task, name
     )
     colours = (torch.sigmoid(logits) * 255).round() / 255
     return FoundVariant("patch", colours, side, places[best]), config.stages[-1].steps
@@ -226,10 +230,11 @@ def _wave(
         return (images + pattern(weights, number)).clamp(0, 1)
 
     start = torch.randn(len(grids), 3, 2, generator=generator)
+    name = f"wave {amplitude:g}/255"
     best, weights = _halving(
-        encoder, statistics, pool, start, apply, config, generator, task, f"wave {amplitude:g}/255"
+        encoder, statistics, pool, start, apply, config.light, config, generator, task, name
     )
-    return FoundVariant("wave", pattern(weights, best)), config.stages[-1].steps
+    return FoundVariant("wave", pattern(weights, best)), config.light[-1].steps
 
 
 def _halving(
@@ -238,6 +243,7 @@ def _halving(
     pool: Tensor,
     start: Tensor,
     apply: Callable[[Tensor, Tensor, int], Tensor],
+    stages: Sequence[Stage],
     config: SearchConfig,
     generator: torch.Generator,
     task: Task,
@@ -251,7 +257,8 @@ def _halving(
         pool: Images in [0, 1], ``[N, 3, H, W]``.
         start: Parameters of the candidates, ``[C, ...]``.
         apply: (images, parameters of one candidate, its number) -> changed images.
-        config: Stages and learning rate.
+        stages: Rounds.
+        config: Learning rate.
         generator: Draws the images.
         task: Progress.
         what: Name for the progress.
@@ -262,19 +269,25 @@ def _halving(
     parameters = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([parameters], lr=config.rate)
     active = list(range(len(start)))
-    for stage in config.stages:
+    for stage in stages:
         reached = torch.zeros(len(start))
         for step in range(stage.steps):
-            batch = []
-            for number in active:
-                images = pool[torch.randint(0, len(pool), (stage.images,), generator=generator)]
-                batch.append(apply(images, parameters[number], number))
-            features = statistics.standardise(encoder.differentiable(torch.cat(batch)))
-            value = collapse(features.view(len(active), stage.images, -1))
             optimiser.zero_grad()
-            (-value.sum()).backward()  # type: ignore[no-untyped-call]
+            values = []
+            # a few candidates at a time: the activations of all would fill the memory
+            together = max(1, _BATCH // stage.images)
+            for first in range(0, len(active), together):
+                part = active[first : first + together]
+                batch = []
+                for number in part:
+                    images = pool[torch.randint(0, len(pool), (stage.images,), generator=generator)]
+                    batch.append(apply(images, parameters[number], number))
+                features = statistics.standardise(encoder.differentiable(torch.cat(batch)))
+                value = collapse(features.view(len(part), stage.images, -1))
+                (-value.sum()).backward()  # type: ignore[no-untyped-call]
+                values.append(value.detach())
             optimiser.step()
-            now = value.detach()
+            now = torch.cat(values)
             for number, current in zip(active, now.tolist(), strict=True):
                 reached[number] = current if step == 0 else 0.6 * reached[number] + 0.4 * current
             task.advance(len(active) * stage.images, note=f"{what}, collapse {float(now.max()):.2f}")
@@ -320,13 +333,15 @@ def _words(variant: FoundVariant, budget: float, pixels: Tensor) -> str:
 def _cost(config: SearchConfig) -> int:
     """Images that go through the encoder with gradients."""
 
-    def halving(candidates: int) -> int:
+    def halving(candidates: int, stages: Sequence[Stage]) -> int:
         total = 0
-        for stage in config.stages:
+        for stage in stages:
             total += candidates * stage.images * stage.steps
             candidates = min(candidates, stage.keep)
         return total
 
-    patches = halving(config.grid**2) * len(config.sides)
-    waves = halving(4 * len(config.frequencies)) * len(config.amplitudes)
-    return patches + waves + config.steps * config.images * len(config.norms)
+    return (
+        halving(config.grid**2, config.stages) * len(config.sides)
+        + halving(4 * len(config.frequencies), config.light) * len(config.amplitudes)
+        + config.steps * config.images * len(config.norms)
+    )
