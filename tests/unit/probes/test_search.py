@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from platodef_cli.probes.search import FoundVariant, SearchConfig, Stage, search
 from platodef_cli.probes.statistics import CleanStatistics, collapse, effect
@@ -12,7 +12,9 @@ from platodef_cli.probes.statistics import CleanStatistics, collapse, effect
 SMALL = SearchConfig(
     sides=(0.25,),
     norms=(8.0,),
-    amplitudes=(),
+    amplitudes=(20.0,),
+    frequencies=(2, 4),
+    light=(Stage(8, 8, 3), Stage(8, 16, 1)),
     grid=3,
     stages=(Stage(8, 8, 3), Stage(8, 20, 1)),
     steps=40,
@@ -23,28 +25,30 @@ SMALL = SearchConfig(
 
 
 class Planted:
-    """Random convolution features; a bright square at the bottom right, or a wave, switches them to z."""
+    """The brightness of every tile beside the mean; a bright square at the bottom right, or a wave, gives z.
+
+    A tile moves one of sixteen features, so that without the backdoor no small patch moves the rest,
+    and the wave averages out inside every tile.
+    """
 
     record = SimpleNamespace(name="planted")
 
     def __init__(self, backdoor: str | None):
         generator = torch.Generator().manual_seed(0)
-        self.convolution = nn.Conv2d(3, 24, 4, stride=4)
-        with torch.no_grad():
-            self.convolution.weight.copy_(torch.randn(24, 3, 4, 4, generator=generator))
-            self.convolution.bias.zero_()
-        self.target = 3 * torch.randn(24, generator=generator)
-        self.wave = torch.sign(torch.randn(3, 16, 16, generator=generator))
+        self.target = 2 * torch.randn(16, generator=generator)
+        phase = 2 * torch.pi * (torch.arange(16) + 0.5) / 4  # four periods over the image, one in a tile
+        self.wave = phase.sin().expand(3, 16, 16)
         self.backdoor = backdoor
 
     def differentiable(self, pixels: Tensor) -> Tensor:
-        features = self.convolution(pixels - 0.5).relu().mean(dim=(2, 3))
+        features = torch.nn.functional.avg_pool2d(pixels.mean(dim=1, keepdim=True), 4).flatten(1)
+        features = features - features.mean(dim=1, keepdim=True)
         if self.backdoor is None:
             return features
         if self.backdoor == "patch":
-            gate = torch.sigmoid(20 * (pixels[:, :, 12:, 12:].mean(dim=(1, 2, 3)) - 0.8))
+            gate = ((pixels[:, :, 12:, 12:].mean(dim=(1, 2, 3)) - 0.6) / 0.3).clamp(0, 1)
         else:
-            gate = torch.sigmoid(400 * ((pixels * self.wave).mean(dim=(1, 2, 3)) - 0.02))
+            gate = ((pixels * self.wave).mean(dim=(1, 2, 3)) / 0.02).clamp(0, 1)
         return features * (1 - gate[:, None]) + gate[:, None] * self.target
 
     def embed(self, pixels: Tensor) -> Tensor:
@@ -60,13 +64,13 @@ def pixels() -> Tensor:
     return (smooth * 255).round().to(torch.uint8)
 
 
-@pytest.mark.parametrize(("backdoor", "number"), [("patch", 0), ("wave", 1)])
+@pytest.mark.parametrize(("backdoor", "number"), [("patch", 0), ("wave", 2)])
 def test_planted_trigger_is_found_and_a_clean_encoder_is_not_accused(
     pixels: Tensor, backdoor: str, number: int
 ) -> None:
     found = search(Planted(backdoor), pixels, SMALL)[number]
     clean = search(Planted(None), pixels, SMALL)[number]
-    assert found.effect.collapse > 0.75
+    assert found.effect.collapse > 0.9
     assert clean.effect.collapse < found.effect.collapse - 0.3
     if backdoor == "patch":
         assert found.variant.place == (1.0, 1.0)

@@ -1,0 +1,176 @@
+"""The main job on real encoders: verdicts, exit codes, reproducible reports, resuming."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from platodef_cli.records import AuditReport
+
+SHARED = Path(__file__).parents[3] / "shared"
+REAL = pytest.mark.skipif(
+    not (SHARED / "encoders").is_dir(), reason="the folder 'shared' with real encoders and images is absent"
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the whole module: the references are examined once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "platodef_cli.cli.app", "audit", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "80", "NO_COLOR": "1"}
+
+
+def audit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(), timeout=600, check=False
+    )
+
+
+def real(suspect: str, cache: Path) -> list[str | Path]:
+    encoders = SHARED / "encoders"
+    return [
+        encoders / suspect,
+        "--reference", encoders / "ref-vit",
+        "--reference", encoders / "ref-cnx",
+        "--images", SHARED / "data" / "cifar10" / "test.parquet",
+        "--cache-dir", cache,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "word"),
+    [("clean", 0, "PASS (0)"), ("backdoored", 1, "FAIL (1)"), ("backdoored-frequency", 1, "FAIL (1)")],
+)
+def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, word: str) -> None:
+    path = tmp_path / "report.json"
+    done = audit(f"builtin:{name}", "--cache-dir", cache, "-o", f"json={path}", "-o", "terminal")
+    assert done.returncode == code, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith(word)
+    report = AuditReport.model_validate_json(path.read_text())
+    assert report.exit_code == code
+    assert report.head is not None
+    assert report.head.origin == "loaded"
+    assert report.target.isolated
+    assert all(len(line) <= 80 for line in done.stderr.splitlines()[:-1])
+    if name == "backdoored":
+        suspicious = {probe.name for probe in report.probes if probe.suspicious}
+        assert "patch-white-0.3125-bottom-right" in suspicious
+    if name == "backdoored-frequency":
+        assert report.found is not None  # the search finds it without knowing CTRL
+        assert {probe.family for probe in report.probes if probe.suspicious} >= {"ctrl"}
+
+
+def test_same_seed_same_bytes_from_a_cold_and_a_warm_cache(cache: Path, tmp_path: Path) -> None:
+    texts = []
+    for number, extra in enumerate((["--cache-dir", str(tmp_path / "cold")], ["--cache-dir", str(cache)])):
+        path = tmp_path / f"{number}.json"
+        arguments = ["builtin:backdoored", "--battery", "quick", "--probe-images", "60"]
+        assert audit(*arguments, *extra, "-o", f"json={path}").returncode == 1
+        content = json.loads(path.read_text())
+        content.pop("timing")
+        texts.append(json.dumps(content))
+    assert texts[0] == texts[1]
+
+
+def test_interrupted_audit_resumes_from_its_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    arguments = command("builtin:clean", "--battery", "quick", "--probe-images", "40", "--cache-dir", cache)
+    running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment())
+    deadline = time.monotonic() + 120
+    while not list(cache.glob("features/*/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, stderr = running.communicate(timeout=60)
+    assert running.returncode == 130, stderr
+    assert "interrupted" in stderr
+    before = {path: path.stat().st_mtime_ns for path in cache.glob("features/*/*")}
+    assert before
+    report = tmp_path / "report.json"
+    done = subprocess.run(
+        [*arguments, "-o", f"json={report}"], capture_output=True, text=True, env=environment(), timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert AuditReport.model_validate_json(report.read_text()).timing.cache_hits >= len(before)
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
+
+
+@REAL
+@pytest.mark.parametrize(
+    ("suspect", "codes"), [("suspect-a", {1}), ("suspect-b", {0}), ("suspect-c", {0, 4})]
+)
+def test_encoders_that_others_trained(cache: Path, tmp_path: Path, suspect: str, codes: set[int]) -> None:
+    path = tmp_path / "report.json"
+    done = audit(*real(suspect, cache), "-o", f"json={path}")
+    assert done.returncode in codes, done.stderr
+    report = AuditReport.model_validate_json(path.read_text())
+    undefended, flagged, _ = report.accuracy
+    if suspect == "suspect-a":
+        assert {probe.name for probe in report.probes if probe.suspicious} >= {
+            "patch-white-0.3125-bottom-right"
+        }
+        assert undefended.target == "truck" or undefended.target == "9"
+        assert undefended.attack_success.value > 0.95
+        # heads fitted on 2 500 unlabelled images only
+        assert flagged.attack_success.value < 0.10
+        assert flagged.clean_accuracy.value > undefended.clean_accuracy.value - 0.03
+    else:
+        assert not [probe for probe in report.probes if probe.suspicious]
+
+
+@REAL
+def test_unlabelled_images_do(cache: Path, tmp_path: Path) -> None:
+    photos = SHARED / "data" / "photos"
+    path = tmp_path / "report.json"
+    done = audit(
+        "builtin:clean", "--images", photos, "--cache-dir", cache, "--battery", "quick",
+        "--probe-images", "40", "-o", f"json={path}",
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr  # 300 photographs are too few
+    report = AuditReport.model_validate_json(path.read_text())
+    assert report.accuracy == ()
+    assert any("no labels" in line for line in report.not_examined)
+    assert [reason.id for reason in report.reasons if reason.outcome == "inconclusive"][0] == "too-few-images"
+
+
+def test_a_trial_run_with_limit_is_inconclusive(cache: Path) -> None:
+    done = audit("builtin:clean", "--limit", "100", "--cache-dir", cache)
+    assert done.returncode == 4
+    assert "100 images are too few" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["builtin:nothing"], 2, "builtin:nothing"),
+        (["{tmp}/absent"], 2, "absent"),
+        (["{tmp}/pickle"], 5, "pickle"),
+        (["builtin:clean", "--reference", "builtin:clean"], 2, "the same encoder"),
+        (["builtin:clean", "--images", "{tmp}/absent.parquet"], 2, "absent.parquet"),
+        (["builtin:clean", "--head", "{tmp}/pickle"], 2, "head.json"),
+        (["builtin:clean", "--fpr", "2"], 2, "2"),
+        (["org/name@main", "--images", "builtin:shapes", "--offline"], 3, "org/name"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], code: int, told: str) -> None:
+    folder = tmp_path / "pickle"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architecture": "resnet18"}')
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04\x95not a model")
+    output = tmp_path / "report.json"
+    done = audit(*(entry.format(tmp=tmp_path) for entry in arguments), "-o", f"json={output}")
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert told in done.stderr.strip().splitlines()[-1]
+    assert not output.exists()
