@@ -245,8 +245,10 @@ class Judge:
                     "clean": self.clean.scores[name],
                     **{group: scored.scores[name] for group, scored in groups.items()},
                 },
+                bins=36,
                 name=name,
                 threshold=self._values[name],
+                stretch="clean",
             )
             for name in names
         )

@@ -117,9 +117,14 @@ def rate_metric(
 
 
 def histogram(
-    groups: Mapping[str, Scores], bins: int = 24, *, name: str = "score", threshold: float | None = None
+    groups: Mapping[str, Scores],
+    bins: int = 24,
+    *,
+    name: str = "score",
+    threshold: float | None = None,
+    stretch: str | None = None,
 ) -> Histogram:
-    """Return the counts of every group over common, evenly spaced edges.
+    """Return the counts of every group over common edges, evenly spaced unless stretched.
 
     The edges span the 1 to 99 % quantiles of every group (and the threshold), so that a few
     extreme scores do not squeeze the rest into one bin; scores beyond are counted in the end bins.
@@ -129,6 +134,9 @@ def histogram(
         bins: Number of bins.
         name: Name of the score.
         threshold: Alarm threshold to carry along.
+        stretch: Name of a group (the clean one). The edges are then evenly spaced in
+            ``asinh((score - median) / MAD)`` of that group, so that attacks with scores hundreds of times
+            larger do not squeeze it into one bin, and the threshold is one of them.
 
     Raises:
         UsageError: A score is NaN, or ``bins`` is below 1.
@@ -143,12 +151,27 @@ def histogram(
     low, high = float(limits.min()), float(limits.max())
     # A constant score still needs bins that differ in floating point.
     margin = max(abs(low), abs(high), 1e-6) * 1e-3 if high - low <= 1e-9 * max(abs(low), abs(high)) else 0.0
-    edges = np.linspace(low - margin, high + margin, bins + 1)
+    low, high = low - margin, high + margin
+    if stretch is None:
+        edges = np.linspace(low, high, bins + 1)
+    else:
+        edges = _stretched(_finite(scores[stretch]), low, high, bins, threshold)
     counts = {
         group: tuple(int(count) for count in np.histogram(values.clip(edges[0], edges[-1]), edges)[0])
         for group, values in scores.items()
     }
     return Histogram(name=name, edges=tuple(float(e) for e in edges), counts=counts, threshold=threshold)
+
+
+def _stretched(clean: Array, low: float, high: float, bins: int, threshold: float | None) -> Array:
+    middle = float(np.median(clean)) if len(clean) else 0.0
+    spread = max(float(np.median(np.abs(clean - middle))), 1e-9 * (high - low)) if len(clean) else 1.0
+    places = np.linspace(np.arcsinh((low - middle) / spread), np.arcsinh((high - middle) / spread), bins + 1)
+    edges: Array = middle + spread * np.sinh(places)
+    edges[0], edges[-1] = low, high  # not a rounding error beside them
+    if threshold is not None and low < threshold < high and bins > 1:
+        edges[1 + int(np.argmin(np.abs(edges[1:-1] - threshold)))] = threshold
+    return edges
 
 
 def _scores(values: Scores, group: str) -> Array:

@@ -78,7 +78,7 @@ def histograms(report: AuditReport, *, width: int) -> list[Section]:
     return [
         Section(
             f"Histogram: {histogram.name}",
-            "Each group is scaled to its own peak.",
+            "Each group is scaled to its own peak; far from the clean scores the axis is logarithmic.",
             (Drawing(tuple(draw(histogram, width))),),
         )
         for histogram in report.histograms

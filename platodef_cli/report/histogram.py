@@ -1,5 +1,6 @@
 """Histograms drawn with block characters, one panel per group over a common axis."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from platodef_cli.records import Histogram
@@ -70,8 +71,10 @@ def draw(histogram: Histogram, width: int) -> list[str]:
     columns_used = len(_columns([0] * (len(edges) - 1), width))
     marker = None
     if threshold is not None and edges[0] <= threshold <= edges[-1] and edges[-1] > edges[0]:
-        place = (threshold - edges[0]) / (edges[-1] - edges[0])
-        marker = min(columns_used - 1, int(place * columns_used))
+        # by bins, not by values: the edges need not be evenly spaced
+        bin_number = min(bisect_right(edges, threshold), len(edges) - 1) - 1
+        inside = (threshold - edges[bin_number]) / (edges[bin_number + 1] - edges[bin_number])
+        marker = min(columns_used - 1, int((bin_number + inside) / (len(edges) - 1) * columns_used))
     for group, counts in histogram.counts.items():
         note = f"n = {sum(counts)}"
         if threshold is not None:

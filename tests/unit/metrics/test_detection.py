@@ -142,3 +142,22 @@ def test_histogram_of_a_constant(value):
 def test_histogram_refuses_nan():
     with pytest.raises(UsageError, match="1 of 2 patch scores are NaN"):
         histogram({"patch": [0.0, float("nan")]})
+
+
+def test_stretched_histogram_resolves_the_clean_group_and_has_the_threshold_as_an_edge():
+    rng = np.random.default_rng(5)
+    clean, attack = rng.normal(0, 1, 2000), rng.normal(600, 150, 300)
+    groups = {"clean": clean, "patch": attack}
+    record = histogram(groups, bins=36, threshold=1.7, stretch="clean")
+    edges = np.array(record.edges)
+    assert (np.diff(edges) > 0).all()
+    assert 1.7 in record.edges
+    place = record.edges.index(1.7)
+    for name, scores in groups.items():
+        assert sum(record.counts[name]) == len(scores)
+        assert sum(record.counts[name][place:]) == int((scores >= 1.7).sum())
+    assert sum(count > 0 for count in record.counts["clean"]) >= 10
+    even = histogram(groups, bins=36, threshold=1.7)
+    assert sum(count > 0 for count in even.counts["clean"]) <= 2
+    constant = histogram({"clean": [3.0] * 9}, bins=4, threshold=3.0, stretch="clean")
+    assert sum(constant.counts["clean"]) == 9
