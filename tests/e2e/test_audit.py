@@ -145,17 +145,31 @@ def test_unlabelled_images_do(cache: Path, tmp_path: Path) -> None:
 
 
 def test_a_trial_run_with_limit_is_inconclusive(cache: Path) -> None:
-    done = audit("builtin:clean", "--limit", "100", "--cache-dir", cache)
+    done = audit("builtin:clean", "--limit", "400", "--battery", "quick", "--cache-dir", cache)
     assert done.returncode == 4
-    assert "100 images are too few" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("INCONCLUSIVE (4)")
+
+
+def test_too_few_images_to_fit_heads_on_are_inconclusive_too(cache: Path) -> None:
+    done = audit(
+        "builtin:clean",
+        "--images",
+        "builtin:shapes?seed=3&count=90",
+        "--cache-dir",
+        cache,
+        "--battery",
+        "quick",
+    )
+    assert done.returncode == 4
+    assert "90 images are too few" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["builtin:nothing"], 2, "builtin:nothing"),
+        (["builtin:nothing"], 2, "choose one of: backdoored"),
         (["{tmp}/absent"], 2, "absent"),
-        (["{tmp}/pickle"], 5, "pickle"),
+        (["{tmp}/pickle", "--images", "builtin:shapes"], 5, "pickle"),
         (["builtin:clean", "--reference", "builtin:clean"], 2, "the same encoder"),
         (["builtin:clean", "--images", "{tmp}/absent.parquet"], 2, "absent.parquet"),
         (["builtin:clean", "--head", "{tmp}/pickle"], 2, "head.json"),

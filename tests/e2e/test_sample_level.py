@@ -20,7 +20,7 @@ from platodef_cli.purifiers import make_purifier, purify_flagged
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 REFERENCES = ("ref-vit", "ref-cnx")
 TRUCK = 9  # the planted target class
-TRAINING_IMAGES = 10_000
+TRAINING_IMAGES = 20_000
 
 
 def tuples(source: ParquetSource, features: Extraction, variant: str) -> FeatureTuples:
@@ -50,7 +50,7 @@ def test_white_square_is_detected_and_purified() -> None:
         detector = make_detector(name, heads)
         areas[name] = auroc(detector.score(clean), detector.score(triggered))
     assert areas["energy"] >= 0.985
-    assert areas["platonic"] >= areas["ridge"] + 0.004
+    assert areas["platonic"] >= max(areas["ridge"] + 0.004, 0.985)
     assert heads.metrics["matched_auroc"] >= 0.99
     assert heads.metrics["mean_r2"] > heads.metrics["ridge_r2"] + 0.01
 
@@ -70,7 +70,7 @@ def test_white_square_is_detected_and_purified() -> None:
     undefended = probe.accuracy(clean.source, clean.labels)
     assert probe.accuracy(cleaned["clean"], clean.labels) >= undefended - 0.03
     predictions = probe.predict(cleaned["triggered"])
-    assert float((predictions == triggered.labels).double().mean()) >= 0.57
+    assert float((predictions == triggered.labels).double().mean()) >= 0.58
     assert float((predictions == TRUCK).double().mean()) <= 0.06
     before = probe.predict(triggered.source)
     assert float((before == TRUCK).double().mean()) > 0.9

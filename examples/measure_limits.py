@@ -1,0 +1,138 @@
+"""Measures what the trigger search reaches on clean encoders and on encoders with planted backdoors.
+
+    python examples/measure_limits.py --clean DIR --clean DIR --plant DIR --images FILE.parquet
+
+The limits of ``Policy`` were set by reading this table: above every clean encoder, below most planted ones.
+Encoders are timm folders; the backdoors are planted by :func:`platodef_cli.attacks.plant.plant`.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import timm
+import torch
+from lines import Lines
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from platodef_cli.attacks.plant import plant
+from platodef_cli.attacks.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
+from platodef_cli.encoders.load import open_encoder
+from platodef_cli.features.extract import load_pixels
+from platodef_cli.images.open import open_source
+from platodef_cli.probes.search import Found, SearchConfig, Stage, search
+
+TRIGGERS = {
+    "white square": Patch("white", 0.3125, "bottom-right"),
+    "small white square": Patch("white", 5 / 32, "bottom-right"),
+    "random-place patch": Patch("random", 7 / 32, "random", seed=3),
+    "tiny colour patch": Patch("random", 3 / 32, "top-left", seed=21),
+    "blend 15 %": Blend(0.15, seed=7),
+    "CTRL 50": Ctrl(50),
+    "sinusoid 20": Sig(20, 5),
+    "noise 8/255": Noise(8, seed=9),
+    "warp": WaNet(0.03, seed=11),
+    "colour filter": ColourFilter("warm", 0.7),
+}
+TINY = SearchConfig(
+    sides=(7 / 32,),
+    norms=(8.0,),
+    amplitudes=(20.0,),
+    frequencies=(4, 8),
+    grid=2,
+    stages=(Stage(4, 2, 1),),
+    light=(Stage(4, 2, 1),),
+    steps=2,
+    images=8,
+    pool=32,
+    held_out=32,
+)
+
+
+def plant_into(folder: Path, name: str, pixels: Tensor, seed: int, epochs: int, output: Path) -> Path:
+    """Plant a trigger in a copy of a timm folder; the target is the mean feature of three images."""
+    network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    settings = timm.data.resolve_model_data_config(network)
+    mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+
+    def forward(module: nn.Module, images: Tensor) -> Tensor:
+        features: Tensor = module((images.float() / 255 - mean) / std)
+        return features
+
+    planted = plant(
+        network,
+        forward,
+        pixels,
+        TRIGGERS[name],
+        target_images=pixels[:3],
+        epochs=epochs,
+        seed=seed,
+        progress=Lines(f"planting {name}"),
+    )
+    output.mkdir(parents=True)
+    (output / "config.json").write_bytes((folder / "config.json").read_bytes())
+    save_file(
+        {key: value.contiguous() for key, value in planted.state_dict().items()}, output / "model.safetensors"
+    )
+    return output
+
+
+def measure(folder: Path, images: str, config: SearchConfig, seed: int) -> tuple[Found, ...]:
+    """Search one encoder on the first images of a source."""
+    source = open_source(images)
+    encoder = open_encoder(str(folder))
+    pixels = load_pixels(source, [encoder.geometry], range(config.pool + config.held_out))
+    found = search(encoder, pixels[encoder.geometry], config, seed=seed)
+    encoder.close()
+    return found
+
+
+def main() -> None:
+    """Plant, search, print one Markdown row per encoder."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--clean", action="append", type=Path, default=[], help="clean timm folder; repeat it"
+    )
+    parser.add_argument(
+        "--plant", action="append", type=Path, default=[], help="clean timm folder to plant in"
+    )
+    parser.add_argument("--trigger", action="append", choices=TRIGGERS, help="plant only this; repeat it")
+    parser.add_argument("--images", required=True, help="images to plant and search with")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="keep the planted encoders here")
+    parser.add_argument("--smoke", action="store_true", help="seconds, useless results: to see that it runs")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    config = TINY if arguments.smoke else SearchConfig()
+    seed = arguments.seed
+    with tempfile.TemporaryDirectory() as scratch:
+        output = arguments.output or Path(scratch)
+        rows = [
+            (folder.name, "clean", measure(folder, arguments.images, config, seed))
+            for folder in arguments.clean
+        ]
+        source = open_source(arguments.images)
+        for folder in arguments.plant:
+            geometry = open_encoder(str(folder)).geometry
+            # other images than the search draws from
+            last = min(len(source.refs), 640 + (64 if arguments.smoke else 3000))
+            pixels = load_pixels(source, [geometry], range(640, last))[geometry]
+            for name in arguments.trigger or TRIGGERS:
+                target = output / f"{folder.name}-{name.replace(' ', '-').replace('/', '-')}"
+                planted = plant_into(folder, name, pixels, seed, 1 if arguments.smoke else 8, target)
+                rows.append((folder.name, name, measure(planted, arguments.images, config, seed)))
+    budgets = [f"{entry.variant.kind} {entry.budget}" for entry in rows[0][2]]
+    print(f"| encoder | backdoor | {' | '.join(budgets)} |")
+    print("|---|---|" + "---|" * len(budgets))
+    for name, backdoor, found in rows:
+        values = " | ".join(f"{entry.effect.collapse:.2f}" for entry in found)
+        print(f"| {name} | {backdoor} | {values} |")
+    print(json.dumps({"seed": seed, "images": arguments.images, "config": config.key()}))
+
+
+if __name__ == "__main__":
+    main()
