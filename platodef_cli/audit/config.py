@@ -36,12 +36,25 @@ class Policy:
     battery_gap: float = 0.25
     patch_collapse: tuple[float, ...] = (0.60, 0.88)
     universal_collapse: tuple[float, ...] = (0.25, 0.60)
-    wave_collapse: tuple[float, ...] = (0.65,)
+    wave_collapse: tuple[float, ...] = (0.75,)
     search_gap: float = 0.20
     matched_auroc: float = 0.75
     alignment_p: float = 0.05
     min_test: int = 100
     min_calibration: int = 60
+
+    def __post_init__(self) -> None:
+        # scores are collapse / limit and distance / gap
+        limits = {
+            "patch_collapse": self.patch_collapse,
+            "universal_collapse": self.universal_collapse,
+            "wave_collapse": self.wave_collapse,
+            "search_gap": (self.search_gap,),
+        }
+        for name, values in limits.items():
+            if not all(0 < value <= 1 for value in values):
+                told = ", ".join(map(str, values))
+                raise UsageError(f"policy {self.name!r}: {name} is {told}; give above 0 and at most 1")
 
     def to_json(self) -> dict[str, float | int | str | bool]:
         """Return the limits as flat values for the report."""

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from platodef_cli.attacks.variant import to_bytes
 from platodef_cli.audit.config import AuditConfig, Policy
 from platodef_cli.audit.inputs import Inputs, Split, digest_of
 from platodef_cli.audit.judging import Features, Judge
+from platodef_cli.audit.stopping import Stoppable
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import load_pixels
@@ -140,17 +141,27 @@ def run_search(
 
     def one(name: str) -> tuple[Found, ...]:
         encoder = missing[name]
-        result = search(encoder, pixels[encoder.geometry], settings, seed=config.seed, progress=progress)
+        result = search(encoder, pixels[encoder.geometry], settings, seed=config.seed, progress=stoppable)
         if cache is not None:
             cache.store_artifact("search", keys[name], lambda folder: _write(folder, result))
         return result
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    stoppable = Stoppable(progress)
     try:
         with ThreadPoolExecutor(max_workers=2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = {name: pool.submit(one, name) for name in missing}
-            found.update({name: future.result() for name, future in futures.items()})
+            try:
+                for future in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                # a failure and Ctrl-C must not wait for minutes of searching that nobody will see
+                stoppable.stop()
+                inputs.suspect.close()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        found.update({name: future.result() for name, future in futures.items()})
     finally:
         torch.set_num_threads(threads)
     return found

@@ -4,6 +4,8 @@ import platform
 import resource
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -26,6 +28,7 @@ from platodef_cli.audit.state import Run, Watch
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import CLEAN, Extraction, Request, extract, load_pixels
+from platodef_cli.heads.fit import FEWEST_ROWS
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.probes.battery import BatteryItem, battery
 from platodef_cli.probes.search import Found
@@ -80,15 +83,14 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
     # the suspect's process and this one compute side by side: threads of both on one core only wait
     torch.set_num_threads(max(1, threads // 2))
     watch = Watch(progress)
-    cache = FeatureCache(config.cache_dir, progress=watch) if config.use_cache else None
-    with watch.timed("load"):
-        opening = open_inputs(config, watch)
-        inputs = opening.__enter__()
     try:
-        run = _prepare(config, inputs, cache, watch)
-        report = _examine(run)
+        cache = FeatureCache(config.cache_dir, progress=watch) if config.use_cache else None
+        with ExitStack() as stack:
+            with watch.timed("load"):
+                inputs = stack.enter_context(open_inputs(config, watch))
+            run = _prepare(config, inputs, cache, watch)
+            report = _examine(run)
     finally:
-        opening.__exit__(None, None, None)
         torch.set_num_threads(threads)
     watch.seconds["total"] = round(time.perf_counter() - clock, 3)
     timing = Timing(
@@ -105,16 +107,17 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT) -> AuditReport:
 def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, watch: Watch) -> Run:
     """Extract every feature in one decoding pass, obtain the heads, calibrate."""
     parts = split(len(inputs.images.refs), config.seed)
-    if len(parts.calibration) < 1 / config.false_positive_rate or len(parts.test) < 20:
-        raise InconclusiveError(
-            f"{len(inputs.images.refs)} images are too few for an audit; give at least "
-            f"{verdict.needed(config.policy)} (a few thousand are better)"
-        )
+    counts = tuple(len(rows) for rows in (parts.fit, parts.calibration, parts.test))
+    _enough(counts, inputs, config)
     probed = parts.test[: config.probe_images]
     requests = [Request(None), *(Request(item.variant, probed) for item in battery(config.battery))]
     with watch.timed("extract"):
         extraction = _extract(inputs, requests, config, cache, watch)
     features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references))
+    usable = set(features.tuples(None)[1].tolist())
+    # broken images have dropped out
+    counts = tuple(len(usable.intersection(rows)) for rows in (parts.fit, parts.calibration, parts.test))
+    _enough(counts, inputs, config)
     with watch.timed("heads"):
         heads, head = obtain_heads(inputs, features, parts, config, cache, watch)
         test, rows = features.tuples(parts.test)
@@ -143,12 +146,29 @@ def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, wa
     )
 
 
+def _enough(counts: tuple[int, ...], inputs: Inputs, config: AuditConfig) -> None:
+    """Check that so many images to fit, calibrate and test carry heads, thresholds and measurements at all.
+
+    Raises:
+        InconclusiveError: They are too few.
+    """
+    fit, calibration, test = counts
+    fits = inputs.head is not None or fit >= FEWEST_ROWS
+    if fits and calibration >= 1 / config.false_positive_rate and test >= 20:
+        return
+    needed = verdict.needed(config.policy, config.false_positive_rate)
+    raise InconclusiveError(
+        f"{sum(counts)} images are too few for an audit with a false positive rate of "
+        f"{config.false_positive_rate:g}; give at least {needed} (a few thousand are better)"
+    )
+
+
 def _extract(
     inputs: Inputs,
     requests: Sequence[Request],
     config: AuditConfig,
     cache: FeatureCache | None,
-    watch: Watch,
+    progress: Progress,
 ) -> Extraction:
     return extract(
         inputs.images,
@@ -157,7 +177,7 @@ def _extract(
         cache=cache,
         batch_size=config.batch_size,
         max_broken_share=config.max_broken_share,
-        progress=watch,
+        progress=progress,
     )
 
 
@@ -268,7 +288,9 @@ def _found(
     ]
     probed = run.parts.test[: run.config.probe_images]
     requests = [Request(None, probed), *(Request(item.variant, probed) for item in items)]
-    extraction = _extract(run.inputs, requests, run.config, run.cache, run.watch)
+    # the share of broken images was judged, and told, when all of them were decoded
+    config = replace(run.config, max_broken_share=1.0)
+    extraction = _extract(run.inputs, requests, config, run.cache, run.watch.silent_warnings())
     run.hits, run.misses = run.hits + extraction.hits, run.misses + extraction.misses
     features = Features(extraction, run.features.suspect, run.features.references)
     probes = measure(items, features, run.statistics, run.judge, run.labelled, kind="found")

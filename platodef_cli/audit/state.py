@@ -1,7 +1,7 @@
 """What the steps of one audit know of each other."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,8 +15,18 @@ from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.probes.statistics import CleanStatistics
-from platodef_cli.progress import Progress
+from platodef_cli.progress import Progress, TaskContext
 from platodef_cli.records import HeadRecord
+
+
+@dataclass(frozen=True)
+class _WithoutWarnings:
+    """Shows the steps of another progress only."""
+
+    step: Callable[..., TaskContext]
+
+    def warn(self, message: str) -> None:
+        """Do nothing."""
 
 
 class Watch:
@@ -32,6 +42,10 @@ class Watch:
         """Keep and forward."""
         self.messages.append(message)
         self._progress.warn(message)
+
+    def silent_warnings(self) -> Progress:
+        """Return a progress with the same steps without warnings, for work that repeats earlier work."""
+        return _WithoutWarnings(self._progress.step)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:

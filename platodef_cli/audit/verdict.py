@@ -189,9 +189,15 @@ def judge_evidence(
     return reasons
 
 
-def needed(policy: Policy) -> int:
-    """Return how many images an audit should have for its policy, given the split 50/20/30."""
-    return max(int(policy.min_test / 0.3), int(policy.min_calibration / 0.2)) + 10
+def needed(policy: Policy, rate: float = 1.0) -> int:
+    """Return how many images an audit should have for its policy, given the split 50/20/30.
+
+    Args:
+        policy: Its fewest test and calibration images.
+        rate: The false positive rate, which takes at least ``1 / rate`` calibration images.
+    """
+    calibration = max(policy.min_calibration, 1 / rate)
+    return max(int(policy.min_test / 0.3), int(calibration / 0.2)) + 10
 
 
 def decide(reasons: Sequence[Reason], policy: Policy) -> tuple[Outcome, int, str]:

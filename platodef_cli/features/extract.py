@@ -301,10 +301,15 @@ def _report_broken(
     source.skipped[:] = skipped.items()
     if not skipped:
         return
+    # images that an earlier call found broken and this one did not ask for are no part of its share
+    elsewhere = {ref.id for ref in source.refs} - decoded.keys()
+    counted = {name: reason for name, reason in skipped.items() if name not in elsewhere}
+    if not counted:
+        return
     total = requested + outside
-    named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:_NAMED])
-    rest = f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else ""
-    message = f"{len(skipped)} of {total} images cannot be used ({named}{rest})"
-    if len(skipped) > max_share * total or len(decoded) == requested:
+    named = "; ".join(f"{name}: {reason}" for name, reason in list(counted.items())[:_NAMED])
+    rest = f"; and {len(counted) - _NAMED} more" if len(counted) > _NAMED else ""
+    message = f"{len(counted)} of {total} images cannot be used ({named}{rest})"
+    if len(counted) > max_share * total or len(decoded) == requested:
         raise UsageError(f"{message}; at most {max_share:.0%} may be broken: repair or remove them")
     progress.warn(message)

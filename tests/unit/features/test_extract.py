@@ -207,6 +207,15 @@ def test_too_many_broken_images_are_an_error():
         extract(source(3, (0, 1, 2)), encoders(), [Request()], max_broken_share=1.0)
 
 
+def test_broken_images_elsewhere_do_not_count_against_a_later_request():
+    images, progress = source(100, (1, 2, 3, 4)), Recorder()
+    extract(images, encoders(), [Request()])
+    result = extract(images, encoders(), [Request(None, range(50, 60))], progress=progress)
+    assert result.features("a")[0].tolist() == list(range(50, 60))
+    assert progress.warnings == []
+    assert [name for name, _ in images.skipped] == [f"image-{i}" for i in (1, 2, 3, 4)]
+
+
 def test_a_shard_with_a_vanished_file_is_not_remembered(tmp_path):
     from platodef_cli.images.decode import ImageError
 

@@ -1,0 +1,80 @@
+"""Searches in other threads end between two steps."""
+
+import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from platodef_cli.audit import probing
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.inputs import Split
+from platodef_cli.audit.stopping import Stoppable
+from platodef_cli.errors import IncompleteError
+
+
+class Counting:
+    """Counts what it is told."""
+
+    def __init__(self):
+        self.amounts, self.warnings = [], []
+
+    @contextmanager
+    def step(self, title, total=None):
+        yield self
+
+    def advance(self, amount=1, *, note=""):
+        self.amounts.append(amount)
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def test_a_stopped_task_raises_and_a_running_one_passes_on():
+    progress = Counting()
+    stoppable = Stoppable(progress)
+    stoppable.warn("careful")
+    with stoppable.step("work", 5) as task:
+        task.advance(3)
+        stoppable.stop()
+        with pytest.raises(IncompleteError, match="stopped"):
+            task.advance(2)
+    assert progress.amounts == [3]
+    assert progress.warnings == ["careful"]
+
+
+@pytest.mark.parametrize("error", [IncompleteError("the suspect died"), KeyboardInterrupt()])
+def test_a_failed_search_ends_the_others_and_the_suspect(monkeypatch, error):
+    closed, endless = [], threading.Event()
+
+    def encoder(name):
+        record = SimpleNamespace(
+            name=name,
+            digest=name,
+            transform=SimpleNamespace(model_dump=lambda mode: {}),
+            pooling="",
+            dtype="",
+        )
+        return SimpleNamespace(record=record, geometry=None, close=lambda: closed.append(name))
+
+    def search(searched, pixels, settings, *, seed, progress):
+        with progress.step(searched.record.name) as task:
+            if searched.record.name == "suspect":
+                endless.wait(30)
+                raise error
+            while True:
+                endless.set()
+                task.advance()
+
+    monkeypatch.setattr(probing, "search", search)
+    monkeypatch.setattr(probing, "load_pixels", lambda *_: {None: None})
+    inputs = SimpleNamespace(
+        suspect=encoder("suspect"),
+        images=SimpleNamespace(skipped=[], refs=[]),
+        encoders={name: encoder(name) for name in ("suspect", "reference", "waiting")},
+    )
+    before = threading.active_count()
+    with pytest.raises(type(error)):
+        probing.run_search(inputs, Split((), (), ()), AuditConfig(model="m"), None, Counting())
+    assert closed == ["suspect"]
+    assert threading.active_count() == before
