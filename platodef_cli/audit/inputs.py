@@ -80,18 +80,26 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
         for uri in references:
+            name = _free_name(parse(uri).short_name, opened, "2")
             encoder = open_encoder(
-                uri, offline=config.offline, device=config.device, dtype=config.dtype, progress=progress
+                uri,
+                name=name,
+                offline=config.offline,
+                device=config.device,
+                dtype=config.dtype,
+                progress=progress,
             )
             stack.callback(encoder.close)
-            name = encoder.record.name
-            if name in opened:
-                raise UsageError(f"two references are called {name!r}; references must be different encoders")
+            twin = _same(encoder, opened)
+            if twin:
+                raise UsageError(
+                    f"reference {uri} is the same encoder as reference {twin!r}; give different references"
+                )
             opened[name] = encoder
         suspect = open_encoder(
             # the commit that was checked, whatever the branch says by now
             f"{target.repository}@{resolved.commit}" if resolved.commit else config.model,
-            name=_free_name(target.short_name, opened),
+            name=_free_name(target.short_name, opened, "suspect"),
             offline=config.offline,
             device=config.device,
             dtype=config.dtype,
@@ -101,11 +109,9 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
             progress=progress,
         )
         stack.callback(suspect.close)
-        same = [name for name, encoder in opened.items() if encoder.record.digest == suspect.record.digest]
-        if same:
-            raise UsageError(
-                f"the suspect is the same encoder as reference {same[0]!r}; it cannot judge itself"
-            )
+        twin = _same(suspect, opened)
+        if twin:
+            raise UsageError(f"the suspect is the same encoder as reference {twin!r}; it cannot judge itself")
         yield Inputs(suspect, checked, opened, source, _head(config, embedded, target.short_name))
 
 
@@ -125,8 +131,16 @@ def digest_of(source: ImageSource, rows: Sequence[int]) -> str:
     return total.hexdigest()
 
 
-def _free_name(name: str, taken: dict[str, Encoder]) -> str:
-    return f"{name}-suspect" if name in taken else name
+def _free_name(name: str, taken: dict[str, Encoder], suffix: str) -> str:
+    """Return a name of its own for an encoder: two publishers may call theirs the same."""
+    while name in taken:
+        name = f"{name}-{suffix}"
+    return name
+
+
+def _same(encoder: Encoder, others: dict[str, Encoder]) -> str | None:
+    """Return the name of an encoder with the same files."""
+    return next((name for name, o in others.items() if o.record.digest == encoder.record.digest), None)
 
 
 def _head(config: AuditConfig, embedded: bool, name: str) -> Path | None:

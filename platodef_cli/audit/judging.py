@@ -174,12 +174,18 @@ class Judge:
     """
 
     def __init__(
-        self, heads: Heads, calibration: FeatureTuples, test: FeatureTuples, config: AuditConfig
+        self,
+        heads: Heads,
+        bank: FeatureTuples,
+        calibration: FeatureTuples,
+        test: FeatureTuples,
+        config: AuditConfig,
     ) -> None:
         self.deciding = DEFAULT_DETECTOR
         self._seed, self._heads = config.seed, heads
         self._detectors: dict[str, Detector] = {
-            name: make_detector(name, heads, calibration if name == "knn" else None)
+            # a bank that held the calibration rows would find every row beside itself
+            name: make_detector(name, heads, bank if name == "knn" else None)
             for name in dict.fromkeys((*config.detectors, self.deciding))
         }
         self._purifier = make_purifier(config.purifier, heads)

@@ -121,7 +121,8 @@ def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, wa
     with watch.timed("heads"):
         heads, head = obtain_heads(inputs, features, parts, config, cache, watch)
         test, rows = features.tuples(parts.test)
-        judge = Judge(heads, features.tuples(parts.calibration)[0], test, config)
+        bank, calibration = (features.tuples(part)[0] for part in (parts.fit, parts.calibration))
+        judge = Judge(heads, bank, calibration, test, config)
     clean, clean_rows = features.tuples(None)
     statistics = {
         features.suspect: CleanStatistics.of(clean.source),
