@@ -68,7 +68,7 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
     target = parse(config.model, config.revision)
     embedded = config.model.startswith(BUILTIN)
     references = config.references or (BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES)
-    images = config.images or (BUILTIN_IMAGES if embedded else None)
+    images = BUILTIN_IMAGES if config.images is None and embedded else config.images
     if images is None:
         raise UsageError(
             "no images: give --images FOLDER, FILE.parquet or hf://datasets/org/name; a few thousand "
@@ -147,7 +147,7 @@ def _head(config: AuditConfig, embedded: bool, name: str) -> Path | None:
     if config.head is not None:
         named = data_dir("pretrained_heads") / config.head
         return named if not Path(config.head).exists() and named.is_dir() else Path(config.head)
-    if embedded and not config.references and not config.images:
+    if embedded and not config.references and config.images is None:
         ready = data_dir("pretrained_heads") / f"builtin-{name}"
         return ready if ready.is_dir() else None
     return None

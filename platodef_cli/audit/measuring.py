@@ -9,7 +9,7 @@ from platodef_cli.audit.judging import Scored
 from platodef_cli.audit.state import Run
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.alignment import alignment_records
-from platodef_cli.metrics.backdoor import probe_accuracy
+from platodef_cli.metrics.backdoor import concentration, probe_accuracy
 from platodef_cli.records import AlignmentRecord, Histogram, ProbeAccuracy, ProbeRecord
 
 _ALIGNMENT_MOST = 2000  # images; the null needs no more
@@ -38,10 +38,17 @@ def histograms_of(run: Run, wrong: Scored, worst: ProbeRecord, changed: Scored) 
 def accuracies(
     run: Run, worst: ProbeRecord, changed: FeatureTuples, scored: Scored, rows: Tensor
 ) -> tuple[ProbeAccuracy, ...]:
-    """Return CA, PA and ASR under the worst trigger: no defence, flagged only purified, all purified."""
+    """Return CA, PA and ASR under the worst trigger: no defence, flagged only purified, all purified.
+
+    There are none without labels, nor where the probed images are all of the class that is predicted.
+    """
     if run.labelled is None:
         return ()
     probe, labels = run.labelled.probe, run.labelled.labels
+    # the class that the undefended features concentrate on is the target of all rows
+    target = concentration(probe.predict(changed.source), labels[rows])[1]
+    if target is None:
+        return ()
     undefended = (run.test.source, changed.source)
     purified = (run.judge.purify(run.test), run.judge.purify(changed))
     flags = (run.judge.clean.flags, scored.flags)
@@ -52,7 +59,6 @@ def accuracies(
     baseline = probe.predict(run.test.source)
     name = run.config.purifier
     ways = {"none": undefended, f"{name}, flagged only": flagged, f"{name}, all": purified}
-    target = None
     rows_of = []
     for defence, (clean, triggered) in ways.items():
         entry = probe_accuracy(
@@ -65,12 +71,6 @@ def accuracies(
             target=target,
             baseline_predictions=baseline,
             class_names=run.labelled.classes,
-        )
-        # the class that the undefended features concentrate on is the target of all rows
-        target = (
-            run.labelled.classes.index(entry.target)
-            if entry.target in run.labelled.classes
-            else int(entry.target)
         )
         rows_of.append(entry)
     return tuple(rows_of)

@@ -45,6 +45,12 @@ def check_output(path: Path, *, inputs: Sequence[Path] = ()) -> Path:
     for source in inputs:
         if source.exists() and path.exists() and path.samefile(source):
             raise UsageError(f"the output {path} would overwrite its own input; choose another name")
+    try:
+        # permissions do not tell everything, above all to root
+        with tempfile.TemporaryFile(dir=None if _is_special(path) else path.resolve().parent):
+            pass
+    except OSError as error:
+        raise UsageError(f"cannot write the output {path} ({error.strerror}); choose another place") from None
     return path
 
 
@@ -100,7 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
     A device or a pipe (``/dev/null``, ``/dev/fd/5``) is written to, not replaced.
     """
     target = path.resolve()
-    special = target.exists() and not target.is_file()
+    special = _is_special(target)
     folder = None if special else target.parent
     handle, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".part")
     os.close(handle)
@@ -116,6 +122,11 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a path is a device or a pipe."""
+    return path.exists() and not path.is_file()
 
 
 def _keep_permissions(temporary: Path, target: Path) -> None:

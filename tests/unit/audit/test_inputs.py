@@ -44,3 +44,9 @@ def test_the_suspect_cannot_be_its_own_reference() -> None:
         open_inputs(config("builtin:clean"), SILENT),
     ):
         pass
+
+
+def test_an_empty_image_source_is_not_the_embedded_images() -> None:
+    empty = AuditConfig(model="builtin:clean", images="", offline=True)
+    with pytest.raises(UsageError, match="the image source is empty"), open_inputs(empty, SILENT):
+        pass

@@ -1,5 +1,6 @@
 """Outputs: refused before the work, whole or not at all afterwards."""
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -120,3 +121,14 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path: Path) -> None:
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_folder_that_only_seems_writable_is_noticed_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path | None) -> None:
+        raise OSError(errno.ENOENT, "No such file or directory", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UsageError, match=r"cannot write the output .*x\.json \(No such file"):
+        check_output(tmp_path / "x.json")

@@ -1,0 +1,41 @@
+"""What an audit measures besides its probes."""
+
+from types import SimpleNamespace
+
+import torch
+
+from platodef_cli.audit.judging import Scored
+from platodef_cli.audit.measuring import accuracies
+from platodef_cli.features.interface import FeatureTuples
+
+
+def table(clean_classes, changed_classes, labels, names):
+    """Features are one-hot classes, so that their argmax is the prediction."""
+
+    def tuples(classes):
+        return FeatureTuples(torch.eye(3)[classes], {"r": torch.zeros(len(classes), 2)})
+
+    rows = torch.arange(len(labels))
+    scored = Scored({}, torch.ones(len(labels), dtype=torch.bool))
+    run = SimpleNamespace(
+        labelled=SimpleNamespace(
+            probe=SimpleNamespace(predict=lambda features: features.argmax(dim=1)),
+            labels=torch.tensor(labels),
+            classes=names,
+        ),
+        judge=SimpleNamespace(purify=lambda tuples: tuples.source, clean=scored),
+        config=SimpleNamespace(purifier="mean"),
+        test=tuples(clean_classes),
+        rows=rows,
+    )
+    return accuracies(run, SimpleNamespace(name="patch"), tuples(changed_classes), scored, rows)
+
+
+def test_images_of_one_class_have_no_attack_success():
+    assert table([0, 0, 0], [0, 0, 0], [0, 0, 0], ("a", "b", "c")) == ()
+
+
+def test_the_target_is_a_class_and_not_its_name():
+    found = table([0, 1, 2, 0], [2, 2, 2, 2], [0, 1, 2, 0], ("same", "b", "same"))
+    assert [entry.attack_success.value for entry in found] == [1.0, 1.0, 1.0]
+    assert [entry.target for entry in found] == ["same"] * 3
