@@ -135,7 +135,7 @@ def _images(images: str | None, source: str) -> str:
         raise UsageError(
             "no images; give --images with a folder, FILE.parquet, hf://datasets/... or builtin:shapes"
         )
-    return images or BUILTIN_IMAGES
+    return BUILTIN_IMAGES if images is None else images
 
 
 def _variants(names: list[str] | tuple[()]) -> "list[Variant]":

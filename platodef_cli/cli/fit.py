@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from platodef_cli.features.interface import FeatureTuples
     from platodef_cli.records import EncoderRecord
 
+UNKNOWN = "unknown"  # what the record of an encoder says where the feature file says nothing
+
 
 def fit(
     session: Session,
@@ -113,20 +115,20 @@ def _unknown(name: str, dim: int, origin: str) -> "EncoderRecord":
     from platodef_cli.records import EncoderRecord, TransformRecord
 
     transform = TransformRecord(
-        size=(0, 0), resize=(0, 0), interpolation="unknown", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        size=(0, 0), resize=(0, 0), interpolation=UNKNOWN, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
     return EncoderRecord(
         name=name,
         uri=f"features in {origin}",
-        backend="unknown",
-        architecture="unknown",
+        backend=UNKNOWN,
+        architecture=UNKNOWN,
         commit=None,
         dim=dim,
         parameters=0,
-        pooling="unknown",
-        dtype="unknown",
+        pooling=UNKNOWN,
+        dtype=UNKNOWN,
         transform=transform,
         files=(),
-        digest="unknown",
+        digest=UNKNOWN,
         isolated=False,
     )

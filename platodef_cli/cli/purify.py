@@ -8,6 +8,7 @@ import typer
 from platodef_cli.cli import options
 from platodef_cli.cli.features import calibrated, features_target, read_pair, write_features
 from platodef_cli.cli.heads import find_heads
+from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
 from platodef_cli.detectors import DEFAULT_DETECTOR
@@ -72,12 +73,11 @@ def purify(
     import torch
 
     from platodef_cli.features.serialise import canonical_json
-    from platodef_cli.heads.pretrained import load_heads
     from platodef_cli.purifiers import make_purifier
     from platodef_cli.purifiers.flagged import purify_flagged
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)
-    heads = load_heads(folder, device=device)
+    heads = load_matching(folder, device, (tuples, features), (clean, calibrate))
     purifier = make_purifier(method, heads, steps=steps, samples=samples, guidance=guidance, start=start)
     with session.progress.step(f"purifying {len(tuples)} rows"):
         if everything:

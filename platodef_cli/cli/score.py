@@ -10,6 +10,7 @@ import typer
 from platodef_cli.cli import options
 from platodef_cli.cli.features import calibrated, input_paths, read_pair
 from platodef_cli.cli.heads import find_heads
+from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, to_stdout, write_text
 from platodef_cli.cli.session import Session
 from platodef_cli.detectors import DEFAULT_DETECTOR
@@ -43,10 +44,9 @@ def score(
         check_output(Path(output), inputs=input_paths(features, calibrate))
     folder = find_heads(head)
     from platodef_cli.detectors.calibrate import conformal_pvalues
-    from platodef_cli.heads.pretrained import load_heads
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)
-    heads = load_heads(folder, device=device)
+    heads = load_matching(folder, device, (tuples, features), (clean, calibrate))
     with session.progress.step(f"scoring {len(tuples)} rows"):
         alarm = calibrated(detector, heads, clean, fpr, seed)
         scores = alarm.detector.score(tuples)

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -301,6 +301,22 @@ def test_doctor_says_what_is_there(platodef: Call, monkeypatch: pytest.MonkeyPat
     assert "hf_very_secret_value" not in done.out + done.err
     assert value["child process"]["state"] == "ok"
     assert {"memory", "cache", "network namespace", "bfloat16", "encoders", "pretrained_heads"} <= set(value)
+
+
+@pytest.mark.parametrize("command", ["score", "purify"])
+@pytest.mark.parametrize("wrong", ["features", "calibration"])
+def test_heads_of_another_encoder_are_refused(
+    place: Place, platodef: Call, tmp_path: Path, command: str, wrong: str
+) -> None:
+    tuples = load_features(place.features)
+    record = json.loads(tuples.metadata["record.source"]) | {"digest": "0" * 64}
+    other, target = tmp_path / "other.safetensors", tmp_path / ("out.csv" if command == "score" else "out")
+    save_features(other, replace(tuples, metadata={**tuples.metadata, "record.source": json.dumps(record)}))
+    words = (other,) if wrong == "features" else (place.features, "--calibrate", other)
+    done = platodef(command, *words, "--head", place.heads, "-o", target)
+    assert done.code == 2
+    assert "fitted for another suspect: its weights digest" in done.err
+    assert not target.exists()
 
 
 @pytest.fixture
