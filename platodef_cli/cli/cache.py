@@ -75,6 +75,11 @@ def rm(
     """Remove cached entries; at least one condition, or --all, must be given."""
     from platodef_cli.features.cache import FeatureCache
 
+    if not (entries or damaged or everything) and older_than is None and kind is None:
+        raise UsageError(
+            "nothing says which cache entries to remove; name some, or give --older-than, --kind, "
+            "--damaged or --all"
+        )
     cache = FeatureCache(cache_dir)
     paths = _paths(cache.entries(), entries) if entries else None
     if damaged:

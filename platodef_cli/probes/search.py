@@ -286,11 +286,13 @@ def _halving(
                 value = collapse(features.view(len(part), stage.images, -1))
                 (-value.sum()).backward()  # type: ignore[no-untyped-call]
                 values.append(value.detach())
+                # often: a caller that was interrupted ends the search here
+                task.advance(len(part) * stage.images)
             optimiser.step()
             now = torch.cat(values)
             for number, current in zip(active, now.tolist(), strict=True):
                 reached[number] = current if step == 0 else 0.6 * reached[number] + 0.4 * current
-            task.advance(len(active) * stage.images, note=f"{what}, collapse {float(now.max()):.2f}")
+            task.advance(0, note=f"{what}, collapse {float(now.max()):.2f}")
         active = sorted(active, key=lambda number: -float(reached[number]))[: stage.keep]
     return active[0], parameters[active[0]].detach()
 
