@@ -205,7 +205,7 @@ class HeadRecord(Record):
     """The heads that scored the suspect."""
 
     name: str
-    origin: Literal["fitted", "cached", "loaded"]
+    origin: Literal["fitted", "loaded"]
     digest: str
     trained_on: str
     fit_samples: int

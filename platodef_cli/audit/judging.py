@@ -1,10 +1,10 @@
 """The heads of an audit, and everything that only needs features: detectors, thresholds, purifiers."""
 
-import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from platodef_cli.heads.config import FitConfig, preset_name
 from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
-from platodef_cli.heads.pretrained import check_match, load_heads, save_heads
+from platodef_cli.heads.pretrained import check_match, load_heads, read_description, save_heads
 from platodef_cli.metrics.detection import auroc_metric, histogram, rate_metric
 from platodef_cli.metrics.guarantee import guarantee
 from platodef_cli.progress import Progress
@@ -105,33 +105,24 @@ def obtain_heads(
     stored = cache.load_artifact("heads", key) if cache else None
     if stored is not None:
         heads = load_heads(stored, device=config.device)
-        return heads, _record(card.name, "cached", stored, heads)
+        return heads, _record(card.name, "fitted", stored, heads)
     heads = fit_heads(tuples, fit_config, seed=config.seed, device=config.device, progress=progress)
     if cache is None:
-        return heads, _record(card.name, "fitted", None, heads, card)
+        with tempfile.TemporaryDirectory() as folder:
+            save_heads(Path(folder), heads, card=card)
+            return heads, _record(card.name, "fitted", Path(folder), heads)
     stored = cache.store_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
     return heads, _record(card.name, "fitted", stored, heads)
 
 
-def _record(
-    name: str, origin: str, folder: Path | None, heads: Heads, card: HeadCard | None = None
-) -> HeadRecord:
-    described = heads.card if card is None else card
-    trained_on = "" if described is None else described.trained_on
-    if folder is None:
-        content = repr((heads.seed, heads.config.to_json())).encode()
-        content += b"".join(value.cpu().numpy().tobytes() for value in heads.energy.state_dict().values())
-        digest = sha256(content).hexdigest()
-    else:
-        digest = str(json.loads((folder / "head.json").read_text())["sha256"])
-        if not trained_on:
-            trained_on = str(json.loads((folder / "head.json").read_text())["card"]["trained_on"])
+def _record(name: str, origin: Literal["fitted", "loaded"], folder: Path, heads: Heads) -> HeadRecord:
+    """Describe heads that lie in ``folder``; fresh and cached ones alike, so that reports do not differ."""
+    description = read_description(folder)
     return HeadRecord(
         name=name,
-        # a second run takes the same heads from the cache: the report must not differ
-        origin="loaded" if origin == "loaded" else "fitted",
-        digest=digest,
-        trained_on=trained_on,
+        origin=origin,
+        digest=description.sha256,
+        trained_on=description.card.trained_on,
         fit_samples=heads.rows,
         preset=preset_name(heads.config),
         metrics=tuple(
