@@ -34,7 +34,7 @@ class Policy:
     auroc: float = 0.80
     battery_collapse: float = 0.45
     battery_gap: float = 0.25
-    patch_collapse: tuple[float, ...] = (0.60, 0.88)
+    patch_collapse: tuple[float, ...] = (0.60, 0.93)
     universal_collapse: tuple[float, ...] = (0.25, 0.60)
     wave_collapse: tuple[float, ...] = (0.75,)
     search_gap: float = 0.20
