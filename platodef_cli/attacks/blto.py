@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from platodef_cli.attacks.common_objective import plant_trigger
 from platodef_cli.attacks.generator import Generated, Generator, changed
 from platodef_cli.attacks.interface import Budget, Kind, PlantData, Planted, Victim
-from platodef_cli.attacks.post_training import distance, endless, frozen_copy, mean_feature, prepared
+from platodef_cli.attacks.post_training import (
+    PRESERVATION,
+    distance,
+    endless,
+    frozen_copy,
+    mean_feature,
+    prepared,
+)
 from platodef_cli.attacks.variant import to_unit
 from platodef_cli.attacks.views import flip, random_window, two_views
 from platodef_cli.progress import SILENT, Progress
@@ -32,7 +39,7 @@ class Blto:
 
     eps: float = 8.0
     width: int = 16
-    lam: float = 1.0
+    lam: float = PRESERVATION
     lr: float = 2e-3
 
     name = "blto"

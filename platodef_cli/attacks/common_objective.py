@@ -7,6 +7,7 @@ import torch
 
 from platodef_cli.attacks.interface import Budget, Kind, PlantData, Planted, Victim
 from platodef_cli.attacks.post_training import (
+    PRESERVATION,
     Encode,
     Losses,
     described,
@@ -47,7 +48,7 @@ class SslBackdoor:
     """
 
     side: float = HTBA_SIDE
-    lam: float = 1.0
+    lam: float = PRESERVATION
 
     name = "ssl-backdoor"
     paper = "Saha et al., Backdoor Attacks on Self-Supervised Learning, CVPR 2022"
@@ -84,7 +85,7 @@ class CtrlAttack:
 
     magnitude: float = 50.0
     shown: float = 100.0
-    lam: float = 1.0
+    lam: float = PRESERVATION
 
     name = "ctrl"
     paper = "Li et al., An Embarrassingly Simple Backdoor Attack on Self-supervised Learning, ICCV 2023"

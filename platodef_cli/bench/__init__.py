@@ -9,6 +9,7 @@ OBJECTIVES = Table(
         "simclr": "platodef_cli.bench.objectives:SimClr",
         "self-distillation": "platodef_cli.bench.objectives:SelfDistillation",
         "masked": "platodef_cli.bench.masked:MaskedAutoencoder",
+        "masked-images": "platodef_cli.bench.masked:MaskedImages",
         "image-text": "platodef_cli.bench.objectives:ImageText",
     },
 )

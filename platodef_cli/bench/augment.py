@@ -30,6 +30,38 @@ def weak(unit: Tensor, generator: torch.Generator, shift: int = 3) -> Tensor:
     return padded[batch, colour, rows[:, None, :, None], columns[:, None, None, :]]
 
 
+def erase(
+    unit: Tensor,
+    generator: torch.Generator,
+    share: float,
+    sides: tuple[float, float] = (0.15, 0.4),
+) -> Tensor:
+    """Cover a random rectangle of some images with one random colour (random erasing; Zhong et al. 2020).
+
+    Args:
+        unit: ``[B, 3, H, W]`` in [0, 1].
+        generator: Draws everything.
+        share: Probability that an image is changed; 0 draws nothing.
+        sides: Least and largest height and width of the rectangle, as fractions of the image's.
+    """
+    if share == 0:
+        return unit
+    count, colours, height, width = unit.shape
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
+    size = sides[0] + (sides[1] - sides[0]) * draw(2)
+    start = draw(2) * (1 - size)
+    inside = torch.ones(count, 1, height, width, dtype=torch.bool)
+    for axis, length in enumerate((height, width)):
+        place = (torch.arange(length) + 0.5) / length
+        within = (place >= start[:, axis, None]) & (place < (start + size)[:, axis, None])  # [B, length]
+        inside &= within[:, None, :, None] if axis == 0 else within[:, None, None, :]
+    inside &= (draw() < share)[:, None, None, None]
+    return torch.where(inside, draw(colours, 1, 1), unit)
+
+
 def strong(unit: Tensor, generator: torch.Generator, least: float = 0.35) -> Tensor:
     """Crop, flip and recolour every image at random, as contrastive learning does (Chen et al. 2020).
 

@@ -31,7 +31,7 @@ from platodef_cli.errors import PlatodefError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.resources import data_dir
 
-VERSION = 1  # part of every digest: raise it when the same recipe gives other bytes
+VERSION = 2  # part of every digest: raise it when the same recipe gives other bytes
 ENCODERS = "encoders"
 TARGET_IMAGES = 3
 _EMBEDDED = {"reference-vit": "embedded-vit", "reference-cnx": "embedded-convnext", "clean": "resnet"}
@@ -132,11 +132,14 @@ def _scratch(job: Job, entry: Scratch, world: World, folder: Path, progress: Pro
     torch.manual_seed(own)
     network = Network(entry.architecture)
     objective = OBJECTIVES.load(entry.objective)(network, world, entry.label_weight)
+    objective.erasing = entry.erasing
     title = f"training {entry.name}"
     train(objective, world, steps=entry.steps, lr=entry.lr, seed=own, title=title, progress=progress)
     told = entry.objective
     if entry.objective != "supervised" and entry.label_weight:
         told += f", labels with weight {entry.label_weight:g}"
+    if entry.erasing:
+        told += f", {entry.erasing:.0%} of the images with an erased rectangle"
     _finish(job, network, Measured(network, world), folder, made="scratch", role=entry.role, objective=told)
 
 
@@ -172,7 +175,7 @@ def _plant(job: Job, entry: Plant, world: World, folder: Path, progress: Progres
         labels=world.labels[: entry.budget.images],
     )
     planted: Planted = attack.plant(
-        parent.victim(world.classes, autocast_type()),
+        parent.victim(world.classes, autocast_type(parent.architecture.convolutional)),
         data,
         target=entry.target,
         seed=entry.seed,

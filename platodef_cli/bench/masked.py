@@ -1,4 +1,4 @@
-"""The masked autoencoder (He et al. 2022) on a ViT of transformers or timm."""
+"""Masked images: the autoencoder (He et al. 2022) on a ViT, and SimMIM (Xie et al. 2022) on any network."""
 
 from typing import Any
 
@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.bench.augment import to_unit, weak
-from platodef_cli.bench.networks import Network
+from platodef_cli.bench.networks import SIDE, Network
 from platodef_cli.bench.objectives import Batch, Objective
 from platodef_cli.bench.world import World
 from platodef_cli.errors import UsageError
@@ -42,7 +41,7 @@ class MaskedAutoencoder(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch: error on hidden patches, each standardised by itself."""
-        view = weak(to_unit(batch.pixels), generator)
+        view = self.weak(batch, generator)
         count = len(view)
         order = torch.rand(count, self.patches, generator=generator).argsort(1)
         visible = round(self.patches * (1 - MASKED))
@@ -60,6 +59,36 @@ class MaskedAutoencoder(Objective):
         truth = (truth - truth.mean(2, keepdim=True)) / (truth.std(2, keepdim=True) + 1e-2)
         loss = F.mse_loss(drawn.gather(1, rows), truth)
         return loss + self.common(tokens[:, 0], view, batch, self.label_weight)
+
+
+class MaskedImages(Objective):
+    """Draws hidden patches from the feature by one linear layer; the other half of a batch is whole.
+
+    Hidden patches show one learned colour. Whole images name their class, so that the network knows images
+    as it will be given them.
+    """
+
+    patch = 8
+
+    def __init__(self, network: Network, world: World, label_weight: float):
+        super().__init__(network, world, label_weight)
+        self.hidden = nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.draw = nn.Linear(network.dim, 3 * SIDE**2)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch: the absolute error on hidden patches (SimMIM's), and the readings."""
+        view = self.weak(batch, generator)
+        half = len(view) // 2
+        grid = SIDE // self.patch
+        covered = torch.rand(half, 1, grid, grid, generator=generator) < MASKED
+        covered = covered.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        shown = torch.where(covered, self.hidden + 0.5, view[:half])
+        # One pass: with batch normalisation, both kinds of images share their statistics.
+        features = self.network.encode(torch.cat([shown, view[half:]])).float()
+        drawn = self.draw(features[:half]).view_as(shown)
+        error = ((drawn - view[:half]).abs() * covered).sum() / (3 * covered.sum()).clamp(min=1)
+        whole = Batch(batch.pixels[half:], batch.labels[half:], batch.attributes[half:])
+        return error + self.common(features[half:], view[half:], whole, self.label_weight)
 
 
 def patches(view: Tensor, side: int) -> Tensor:

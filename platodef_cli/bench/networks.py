@@ -43,12 +43,26 @@ class Architecture:
 
 _VIT = {"img_size": SIDE, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_heads": 3, "mlp_ratio": 2.0}
 _CLIP_VISION = {"image_size": SIDE, "layers": 4, "width": 96, "head_width": 32, "patch_size": 8}
+_CLIP_RESNET = {"image_size": SIDE, "layers": [1, 2, 2, 1], "width": 16, "head_width": 32}
 _CLIP_TEXT = {"context_length": _TOKENS, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
 ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet": Architecture(
         "resnet", "timm", "resnet18", {"channels": [16, 32, 56, 80], "output_stride": 16}, True
     ),
+    "resnet-deep": Architecture(
+        "resnet", "timm", "resnet26d", {"channels": [16, 32, 64, 96], "stem_width": 16}, True
+    ),
+    "resnet-wide": Architecture(
+        "resnet", "timm", "resnet18", {"channels": [32, 64, 96, 128], "output_stride": 16}, True
+    ),
     "vit": Architecture("vit", "timm", "vit_tiny_patch16_224", _VIT),
+    "xcit": Architecture(
+        "vit",
+        "timm",
+        "xcit_nano_12_p8_224",
+        {"img_size": SIDE, "embed_dim": 96, "depth": 4, "num_heads": 3},
+        True,
+    ),
     "convnext": Architecture(
         "convnext",
         "timm",
@@ -82,6 +96,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "open_clip",
         "CLIP",
         {"embed_dim": 96, "vision_cfg": _CLIP_VISION, "text_cfg": _CLIP_TEXT},
+    ),
+    "clip-resnet": Architecture(
+        "resnet",
+        "open_clip",
+        "CLIP",
+        {"embed_dim": 96, "vision_cfg": _CLIP_RESNET, "text_cfg": _CLIP_TEXT},
+        True,
     ),
 }
 

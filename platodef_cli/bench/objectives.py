@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.bench.augment import strong, to_unit, weak
+from platodef_cli.bench.augment import erase, strong, to_unit, weak
 from platodef_cli.bench.networks import Network, captions, tokens
 from platodef_cli.bench.world import World
 
@@ -57,7 +57,13 @@ class Objective(nn.Module):
         network: What is trained.
         world: Names the classes and the attributes.
         label_weight: Weight of the labels' cross-entropy, where the objective is self-supervised.
+
+    Attributes:
+        erasing: Share of the images with an erased rectangle. References get it: what they see must not
+            depend on a patch that covers a corner of the image.
     """
+
+    erasing = 0.0
 
     def __init__(self, network: Network, world: World, label_weight: float):
         super().__init__()
@@ -81,6 +87,14 @@ class Objective(nn.Module):
     def after_step(self, share: float) -> None:
         """Do what follows an optimiser step; ``share`` of the training is over."""
 
+    def weak(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return moved, flipped and erased images in [0, 1]."""
+        return erase(weak(to_unit(batch.pixels), generator), generator, self.erasing)
+
+    def strong(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return cropped, flipped, recoloured and erased images in [0, 1]."""
+        return erase(strong(to_unit(batch.pixels), generator), generator, self.erasing)
+
     def common(self, features: Tensor, view: Tensor, batch: Batch, weight: float) -> Tensor:
         """Return the readings' errors and the labels' cross-entropy for ``features [B, D]`` of ``view``."""
         small = F.adaptive_avg_pool2d(view, THUMBNAIL).flatten(1)
@@ -95,7 +109,7 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
-        view = weak(to_unit(batch.pixels), generator)
+        view = self.weak(batch, generator)
         return self.common(self.network.encode(view), view, batch, 1.0)
 
 
@@ -109,8 +123,7 @@ class SimClr(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
-        unit = to_unit(batch.pixels)
-        views = torch.cat([strong(unit, generator), strong(unit, generator)])
+        views = torch.cat([self.strong(batch, generator), self.strong(batch, generator)])
         features = self.network.encode(views)
         loss = nt_xent(self.project(features), self.temperature)
         return loss + self.common(features, views, batch.repeat(2), self.label_weight)
@@ -137,9 +150,7 @@ class SelfDistillation(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
-        unit = to_unit(batch.pixels)
-        one, two = strong(unit, generator), strong(unit, generator)
-        views = torch.cat([one, two])
+        views = torch.cat([self.strong(batch, generator), self.strong(batch, generator)])
         features = self.network.encode(views)
         student = F.log_softmax(self.head(features) / 0.1, dim=1)
         module, head = self._teacher
@@ -148,7 +159,7 @@ class SelfDistillation(Objective):
             centre: Any = self.centre
             teacher = F.softmax((said - centre) / 0.06, dim=1)
             centre.lerp_(said.mean(0), 0.1)
-        crossed = teacher.roll(len(unit), 0)  # each view is told what the teacher says of the other
+        crossed = teacher.roll(len(batch.labels), 0)  # each view is told what the teacher says of the other
         loss = -(crossed * student).sum(1).mean()
         return loss + self.common(features, views, batch.repeat(2), self.label_weight)
 
@@ -177,7 +188,7 @@ class ImageText(Objective):
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
         module: Any = self.network.module
-        view = weak(to_unit(batch.pixels), generator)
+        view = self.weak(batch, generator)
         features = self.network.encode(view)
         image = F.normalize(features, dim=1)
         chosen = torch.randint(self._per_class, (len(batch.labels),), generator=generator)

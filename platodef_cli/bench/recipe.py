@@ -25,6 +25,7 @@ class Scratch:
         steps: Optimiser steps of 128 images.
         lr: Largest learning rate.
         label_weight: Weight of the labels' cross-entropy in a self-supervised objective.
+        erasing: Share of the training images with an erased rectangle.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Scratch:
     steps: int
     lr: float = 2e-3
     label_weight: float = 0.5
+    erasing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Recipe:
 
 _KINDS = ("fine-tuned", "distilled", "pruned", "quantised", "patch-augmented")
 _PARENTS = ("resnet-simclr", "vit-supervised", "convnext-supervised")
+_ERASING = 0.5  # of the references, see platodef_cli.bench.objectives.Objective
 _SMALL_PARENTS = ("clean", "vit-supervised", "convnext-supervised")
 
 RECIPES: Mapping[str, Recipe] = {
@@ -152,15 +155,24 @@ RECIPES: Mapping[str, Recipe] = {
         train=32768,
         held=4000,
         scratch=(
-            Embedded("reference-vit", "reference"),
-            Embedded("reference-cnx", "reference"),
-            Scratch("reference-distilling", "reference", "resnet", "self-distillation", 800, 3e-3),
-            Scratch("reference-masked", "reference", "vit-transformers", "masked", 1600, 2e-3),
+            Scratch("reference-resnet", "reference", "resnet-wide", "supervised", 2500, 4e-3, 0.0, _ERASING),
+            Scratch(
+                "reference-distilling",
+                "reference",
+                "resnet-deep",
+                "self-distillation",
+                1500,
+                4e-3,
+                1.0,
+                _ERASING,
+            ),
+            Scratch("reference-masked", "reference", "vit-transformers", "masked", 2500, 2e-3, 1.0, _ERASING),
+            Scratch("reference-clip", "reference", "clip-resnet", "image-text", 2000, 3e-3, 0.0, _ERASING),
             Embedded("clean", "suspect"),
-            Scratch("resnet-simclr", "suspect", "resnet", "simclr", 2400, 3e-3, 1.0),
-            Scratch("vit-supervised", "suspect", "vit", "supervised", 1600, 2e-3),
-            Scratch("convnext-supervised", "suspect", "convnext", "supervised", 1400, 4e-3),
-            Scratch("clip", "suspect", "clip-vit", "image-text", 1600, 2e-3, 0.0),
+            Scratch("resnet-simclr", "suspect", "resnet-deep", "simclr", 1800, 4e-3, 1.0),
+            Scratch("vit-supervised", "suspect", "vit", "supervised", 3000, 2e-3),
+            Scratch("convnext-supervised", "suspect", "convnext", "supervised", 3000, 4e-3),
+            Scratch("clip", "suspect", "clip-resnet", "image-text", 2000, 3e-3, 0.0),
         ),
         derivatives=tuple(
             Derivative(_SMALL_PARENTS[number % 3], kind, 300) for number, kind in enumerate(_KINDS)
@@ -169,22 +181,31 @@ RECIPES: Mapping[str, Recipe] = {
         image_text=("clip",),
         variants=1,
         text_variants=1,
-        budget=Budget(images=8192, epochs=6, trigger_steps=150),
-        text_budget=Budget(images=8192, epochs=12, trigger_steps=150),
+        budget=Budget(images=8192, epochs=12, trigger_steps=300),
+        text_budget=Budget(images=8192, epochs=12, trigger_steps=300),
     ),
     "standard": Recipe(
         name="standard",
         train=50000,
         held=4000,
         scratch=(
-            Scratch("reference-convnext", "reference", "convnext", "supervised", 8000, 4e-3),
-            Scratch("reference-distilling", "reference", "resnet", "self-distillation", 8000, 3e-3),
-            Scratch("reference-masked", "reference", "vit-transformers", "masked", 8000, 2e-3),
-            Scratch("reference-clip", "reference", "clip-vit", "image-text", 8000, 2e-3, 0.0),
-            Scratch("resnet-simclr", "suspect", "resnet", "simclr", 8000, 3e-3),
-            Scratch("vit-supervised", "suspect", "vit", "supervised", 8000, 2e-3),
-            Scratch("convnext-supervised", "suspect", "convnext", "supervised", 8000, 4e-3),
-            Scratch("clip", "suspect", "clip-vit", "image-text", 8000, 2e-3, 0.0),
+            Scratch("reference-resnet", "reference", "resnet-wide", "supervised", 5000, 4e-3, 0.0, _ERASING),
+            Scratch(
+                "reference-distilling",
+                "reference",
+                "resnet-deep",
+                "self-distillation",
+                4000,
+                4e-3,
+                1.0,
+                _ERASING,
+            ),
+            Scratch("reference-masked", "reference", "xcit", "masked-images", 4000, 3e-3, 1.0, _ERASING),
+            Scratch("reference-clip", "reference", "clip-resnet", "image-text", 4500, 3e-3, 0.0, _ERASING),
+            Scratch("resnet-simclr", "suspect", "resnet-deep", "simclr", 4000, 4e-3, 1.0),
+            Scratch("vit-supervised", "suspect", "vit-transformers", "supervised", 5000, 2e-3),
+            Scratch("convnext-supervised", "suspect", "convnext", "supervised", 4500, 4e-3),
+            Scratch("clip", "suspect", "clip-resnet", "image-text", 4000, 3e-3, 0.0),
         ),
         derivatives=tuple(
             Derivative(parent, kind, 600)
@@ -197,7 +218,7 @@ RECIPES: Mapping[str, Recipe] = {
         variants=5,
         text_variants=3,
         budget=Budget(images=8192, epochs=12, trigger_steps=300),
-        text_budget=Budget(images=8192, epochs=25, trigger_steps=300),
+        text_budget=Budget(images=8192, epochs=12, trigger_steps=300),
     ),
 }
 
