@@ -17,10 +17,8 @@ BUDGETS = {
     "bad-encoder": Budget(4096, 4, 1),
     "bad-clip": Budget(4096, 4, 100),
     "ctrl": Budget(8192, 4, 1),
-    "ssl-backdoor": Budget(8192, 8, 1),
-    "clip-backdoor": Budget(8192, 10, 1),
 }
-LARGE = Budget(8192, 25, 300)
+LARGE = Budget(8192, 8, 300)
 QUICK = ("bad-encoder", "bad-clip")
 ROWS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PLANTED.names()]
 

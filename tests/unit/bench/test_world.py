@@ -5,10 +5,11 @@ import torch
 from PIL import Image
 
 from platodef_cli.bench import OBJECTIVES
-from platodef_cli.bench.augment import strong, weak
-from platodef_cli.bench.masked import patches, visible_tokens
+from platodef_cli.bench.augment import erase, strong, weak
+from platodef_cli.bench.masked import MaskedImages, patches, visible_tokens
 from platodef_cli.bench.networks import ARCHITECTURES, Network
 from platodef_cli.bench.objectives import Batch, nt_xent
+from platodef_cli.bench.recipe import RECIPES, Scratch
 from platodef_cli.bench.training import batches
 from platodef_cli.bench.world import open_world
 from platodef_cli.errors import UsageError
@@ -92,6 +93,64 @@ def test_a_view_of_all_patches_is_the_whole_image() -> None:
 def test_patches_run_row_by_row() -> None:
     image = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
     assert patches(image, 2)[0, 1, :4].tolist() == [2.0, 3.0, 6.0, 7.0]
+
+
+def test_erasing_covers_one_rectangle_with_one_colour() -> None:
+    unit = torch.rand(400, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    changed = erase(unit, torch.Generator().manual_seed(1), 0.5)
+    different = (changed != unit).any(1)  # [B, H, W]
+    touched = different.flatten(1).any(1)
+    assert 150 < int(touched.sum()) < 250
+    for row in touched.nonzero()[:, 0].tolist():
+        ys, xs = different[row].nonzero(as_tuple=True)
+        block = changed[row, :, ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+        assert different[row].sum() == block[0].numel()  # a full rectangle
+        assert (block == block[:, :1, :1]).all()
+        assert all(4 <= side <= 13 for side in block.shape[1:])
+    state = (generator := torch.Generator().manual_seed(1)).get_state()
+    assert erase(unit, generator, 0.0) is unit
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_references_are_told_about_erased_images_and_suspects_are_not() -> None:
+    for name in ("small", "standard"):
+        for entry in RECIPES[name].scratch:
+            if isinstance(entry, Scratch):
+                assert (entry.erasing > 0) == (entry.role == "reference")
+
+
+@pytest.mark.parametrize("objective", ["supervised", "simclr", "self-distillation", "image-text"])
+def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = open_world("builtin:shapes", train=12, held=4, seed=0)
+    made = OBJECTIVES.load(objective)(Network("clip-resnet"), world, 0.5)
+    made.erasing, seen = 1.0, []
+    real = made.network.encode
+    monkeypatch.setattr(made.network, "encode", lambda view: (seen.append(view), real(view))[1])
+    made(Batch.of(world, torch.arange(8)), torch.Generator().manual_seed(0))
+    flat = [int((image[0] == image[0].flatten().mode().values).sum()) for image in seen[0]]
+    assert min(flat) >= 4 * 4
+
+
+def test_masked_images_against_the_definition() -> None:
+    """A decoder that draws a constant errs by the mean distance of the hidden pixels to it."""
+    world = open_world("builtin:shapes", train=16, held=4, seed=0)
+    objective = MaskedImages(Network("xcit"), world, 0.0)
+    with torch.no_grad():
+        objective.draw.weight.zero_()
+        objective.draw.bias.fill_(0.25)
+        objective.hidden.fill_(-0.6)  # darker than any pixel
+    seen = []
+    objective.network.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    objective.common = lambda features, view, batch, weight: features.new_tensor(float(len(view)))
+    loss = objective(Batch.of(world, torch.arange(16)), torch.Generator().manual_seed(0))
+    view = objective.weak(Batch.of(world, torch.arange(16)), torch.Generator().manual_seed(0))
+    shown = (seen[0] + 1) / 2
+    torch.testing.assert_close(shown[8:], view[8:])  # the second half is whole
+    hidden = shown[:8] < -0.05
+    assert 0.3 < float(hidden.float().mean()) < 0.7
+    torch.testing.assert_close(shown[:8][~hidden], view[:8][~hidden])
+    expected = (view[:8][hidden] - 0.25).abs().mean()
+    assert float(loss.detach()) - 8 == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("change", [weak, strong])
