@@ -47,12 +47,12 @@ class MaskedAutoencoder(Objective):
         visible = round(self.patches * (1 - MASKED))
         seen, unseen = order[:, :visible], order[:, visible:]
         tokens = visible_tokens(self.network, view * 2 - 1, seen)  # [B, 1 + visible, D]
-        known = self.inward(tokens[:, 1:])
+        known = self.inward(tokens[:, 1:]).float()
         grid = self.hidden.expand(count, self.patches, _WIDTH).scatter(
             1, seen[..., None].expand(-1, -1, _WIDTH), known
         )
         # The class token takes part, so that it learns about the image and not only about its class.
-        whole = torch.cat([self.inward(tokens[:, :1]), grid + self.places], dim=1)
+        whole = torch.cat([self.inward(tokens[:, :1]).float(), grid + self.places], dim=1)
         drawn = self.outward(self.decoder(whole)[:, 1:])
         rows = unseen[..., None].expand(-1, -1, drawn.shape[2])
         truth = patches(view, self.patch).gather(1, rows)

@@ -155,7 +155,7 @@ class SelfDistillation(Objective):
         student = F.log_softmax(self.head(features) / 0.1, dim=1)
         module, head = self._teacher
         with torch.no_grad():
-            said = head(self.network.run(module, views * 2 - 1))
+            said = head(self.network.run(module, views * 2 - 1)).float()
             centre: Any = self.centre
             teacher = F.softmax((said - centre) / 0.06, dim=1)
             centre.lerp_(said.mean(0), 0.1)

@@ -131,6 +131,35 @@ def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch)
     assert min(flat) >= 4 * 4
 
 
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [
+        ("supervised", "convnext"),
+        ("simclr", "resnet-deep"),
+        ("self-distillation", "resnet"),
+        ("masked", "vit"),
+        ("masked", "vit-transformers"),
+        ("masked-images", "xcit"),
+        ("image-text", "clip-vit"),
+        ("image-text", "clip-resnet"),
+    ],
+)
+def test_every_objective_learns_in_half_precision_too(objective: str, architecture: str) -> None:
+    """Whether products are in bfloat16 depends on the processor; the loss is nearly the same."""
+    world = open_world("builtin:shapes", train=12, held=4, seed=0)
+    values = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        made = OBJECTIVES.load(objective)(Network(architecture), world, 0.5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = made(Batch.of(world, torch.arange(8)), torch.Generator().manual_seed(0))
+        loss.backward()
+        made.after_step(0.5)
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in made.network.module.parameters())
+        values.append(float(loss.detach()))
+    assert values[1] == pytest.approx(values[0], rel=0.05)
+
+
 def test_masked_images_against_the_definition() -> None:
     """A decoder that draws a constant errs by the mean distance of the hidden pixels to it."""
     world = open_world("builtin:shapes", train=16, held=4, seed=0)
