@@ -33,6 +33,7 @@ class BuildConfig:
         jobs: Processes; None: one per core.
         only: Shell patterns of names; with the parents that they need. Empty: everything.
         command: What the user typed, for the cards.
+        device: ``cpu``, or a GPU, which trains longer.
     """
 
     recipe: str
@@ -42,6 +43,7 @@ class BuildConfig:
     jobs: int | None = None
     only: tuple[str, ...] = ()
     command: str = ""
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,10 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> list[Job]:
     jobs = []
     for entry in entries:
         parent = None if isinstance(entry, Scratch | Embedded) else digests[entry.parent]
-        digests[entry.name] = entry_digest(entry, chosen, images, config.seed, parent)
+        own = entry_digest(entry, chosen, images, config.seed, parent, config.device)
+        digests[entry.name] = own
         jobs.append(
-            Job(entry, chosen, images, config.seed, config.output, config.command, digests[entry.name])
+            Job(entry, chosen, images, config.seed, config.output, config.command, own, device=config.device)
         )
     manifest = Manifest(
         recipe=chosen.name,

@@ -57,6 +57,8 @@ class ZooCard(Record):
     architecture: str
     family: str
     objective: str | None = Field(None, description="with the weight of the labels, for scratch encoders")
+    steps: int | None = Field(None, description="optimiser steps of 128 images, for scratch encoders")
+    device: str = Field("cpu", description="type of the device that trained it")
     parent: str | None = None
     seed: int
     images: str

@@ -41,7 +41,9 @@ class _Imitation(Objective):
         self._teacher = (teacher,)
         self.translate = nn.Linear(network.dim, teacher.dim)
         features = teacher.embed(world.pixels[:2048])
-        self._mean, self._std = features.mean(0), features.std(0).clamp_min(1e-6)
+        self._mean, self._std = (
+            value.to(teacher.device) for value in (features.mean(0), features.std(0).clamp_min(1e-6))
+        )
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
@@ -66,7 +68,7 @@ def patch_augmented(
 def distilled(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
     """Return another, fresh architecture that learned to say what the parent says."""
     torch.manual_seed(seed)
-    student = Network(_STUDENTS[parent.architecture.family])
+    student = Network(_STUDENTS[parent.architecture.family]).to(parent.device)
     objective = _Imitation(student, parent, world)
     train(objective, world, steps=3 * steps, lr=3e-3, seed=seed, title="distilling", progress=progress)
     return student

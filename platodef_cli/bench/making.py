@@ -1,5 +1,6 @@
 """Makes one encoder of a zoo and its card, in a folder that appears only when it is whole."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from platodef_cli.resources import data_dir
 
 VERSION = 2  # part of every digest: raise it when the same recipe gives other bytes
 ENCODERS = "encoders"
+LONGER = 6  # steps from scratch on a GPU for each one on a CPU
 TARGET_IMAGES = 3
 _EMBEDDED = {"reference-vit": "embedded-vit", "reference-cnx": "embedded-convnext", "clean": "resnet"}
 
@@ -50,6 +52,7 @@ class Job:
         command: What the user typed, for the card.
         digest: Of all of it, the parent's included.
         place: Sub-folder of the zoo.
+        device: Where it is trained.
     """
 
     entry: Entry
@@ -60,6 +63,7 @@ class Job:
     command: str
     digest: str
     place: str = ENCODERS
+    device: str = "cpu"
 
     @property
     def folder(self) -> Path:
@@ -72,9 +76,17 @@ def encoder_folder(root: Path, name: str) -> Path:
     return root / ENCODERS / name
 
 
-def entry_digest(entry: Entry, recipe: Recipe, images: str, seed: int, parent: str | None) -> str:
+def entry_digest(
+    entry: Entry, recipe: Recipe, images: str, seed: int, parent: str | None, device: str = "cpu"
+) -> str:
     """Return what ties finished files to the recipe that they were made by."""
-    return digest(VERSION, entry, recipe.train, recipe.held, images, seed, parent)
+    trained_on = [] if device == "cpu" else [torch.device(device).type]
+    return digest(VERSION, entry, recipe.train, recipe.held, images, seed, parent, *trained_on)
+
+
+def steps_of(entry: Scratch, device: str) -> int:
+    """Return the steps of a training from scratch: a GPU trains longer."""
+    return entry.steps if device == "cpu" else LONGER * entry.steps
 
 
 def finished(job: Job) -> bool:
@@ -88,7 +100,7 @@ def finished(job: Job) -> bool:
 
 def make(job: Job, progress: Progress = SILENT) -> None:
     """Make the encoder; its folder replaces an older one at the very end."""
-    with _alone():
+    with _alone(job.device):
         world = open_world(
             job.images,
             train=job.recipe.train,
@@ -114,11 +126,14 @@ def make(job: Job, progress: Progress = SILENT) -> None:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def _alone(device: str) -> Iterator[None]:
     """One thread and deterministic kernels: sums in another order would change the bytes."""
+    if device != "cpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
+    # A few kernels of GPUs have no deterministic form; there, the same seed promises no equal bytes.
+    torch.use_deterministic_algorithms(True, warn_only=device != "cpu")
     try:
         with torch.random.fork_rng(devices=[]):
             yield
@@ -130,11 +145,19 @@ def _alone() -> Iterator[None]:
 def _scratch(job: Job, entry: Scratch, world: World, folder: Path, progress: Progress) -> None:
     own = int(digest(job.seed, entry.name)[:8], 16)
     torch.manual_seed(own)
-    network = Network(entry.architecture)
+    network = Network(entry.architecture).to(job.device)
     objective = OBJECTIVES.load(entry.objective)(network, world, entry.label_weight)
     objective.erasing = entry.erasing
     title = f"training {entry.name}"
-    train(objective, world, steps=entry.steps, lr=entry.lr, seed=own, title=title, progress=progress)
+    train(
+        objective,
+        world,
+        steps=steps_of(entry, job.device),
+        lr=entry.lr,
+        seed=own,
+        title=title,
+        progress=progress,
+    )
     told = entry.objective
     if entry.objective != "supervised" and entry.label_weight:
         told += f", labels with weight {entry.label_weight:g}"
@@ -153,7 +176,7 @@ def _embedded(job: Job, entry: Embedded, world: World, folder: Path) -> None:
 def _parent(job: Job, entry: Derivative | Plant) -> tuple[Network, ZooCard]:
     folder = encoder_folder(job.root, entry.parent)
     card = read_card(folder)
-    return Network.load(card.architecture, folder), card
+    return Network.load(card.architecture, folder).to(job.device), card
 
 
 def _derivative(job: Job, entry: Derivative, world: World, folder: Path, progress: Progress) -> None:
@@ -175,7 +198,7 @@ def _plant(job: Job, entry: Plant, world: World, folder: Path, progress: Progres
         labels=world.labels[: entry.budget.images],
     )
     planted: Planted = attack.plant(
-        parent.victim(world.classes, autocast_type(parent.architecture.convolutional)),
+        parent.victim(world.classes, autocast_type(parent.architecture.convolutional, parent.device.type)),
         data,
         target=entry.target,
         seed=entry.seed,
@@ -222,6 +245,8 @@ def _finish(
             parameters=sum(value.numel() for value in module.parameters()),
             accuracy=measured.accuracy,
             zero_shot=measured.zero_shot,
+            steps=steps_of(job.entry, job.device) if isinstance(job.entry, Scratch) else None,
+            device=torch.device(job.device).type,
             parent_accuracy=None if parent is None else parent[1].accuracy.value,
             cosine_to_parent=None if parent is None else cosine(measured, parent[0]),
             backdoor=backdoor,

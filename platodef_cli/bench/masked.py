@@ -45,8 +45,9 @@ class MaskedAutoencoder(Objective):
         count = len(view)
         order = torch.rand(count, self.patches, generator=generator).argsort(1)
         visible = round(self.patches * (1 - MASKED))
-        seen, unseen = order[:, :visible], order[:, visible:]
-        tokens = visible_tokens(self.network, view * 2 - 1, seen)  # [B, 1 + visible, D]
+        device = self.network.device
+        seen, unseen = order[:, :visible].to(device), order[:, visible:].to(device)
+        tokens = visible_tokens(self.network, view.to(device) * 2 - 1, seen)  # [B, 1 + visible, D]
         known = self.inward(tokens[:, 1:]).float()
         grid = self.hidden.expand(count, self.patches, _WIDTH).scatter(
             1, seen[..., None].expand(-1, -1, _WIDTH), known
@@ -55,7 +56,7 @@ class MaskedAutoencoder(Objective):
         whole = torch.cat([self.inward(tokens[:, :1]).float(), grid + self.places], dim=1)
         drawn = self.outward(self.decoder(whole)[:, 1:])
         rows = unseen[..., None].expand(-1, -1, drawn.shape[2])
-        truth = patches(view, self.patch).gather(1, rows)
+        truth = patches(view, self.patch).to(device).gather(1, rows)
         truth = (truth - truth.mean(2, keepdim=True)) / (truth.std(2, keepdim=True) + 1e-2)
         loss = F.mse_loss(drawn.gather(1, rows), truth)
         return loss + self.common(tokens[:, 0], view, batch, self.label_weight)
@@ -77,11 +78,11 @@ class MaskedImages(Objective):
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch: the absolute error on hidden patches (SimMIM's), and the readings."""
-        view = self.weak(batch, generator)
+        view = self.weak(batch, generator).to(self.network.device)
         half = len(view) // 2
         grid = SIDE // self.patch
         covered = torch.rand(half, 1, grid, grid, generator=generator) < MASKED
-        covered = covered.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)
+        covered = covered.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3).to(view.device)
         shown = torch.where(covered, self.hidden + 0.5, view[:half])
         # One pass: with batch normalisation, both kinds of images share their statistics.
         features = self.network.encode(torch.cat([shown, view[half:]])).float()

@@ -138,6 +138,16 @@ class Network:
         return int(arguments["hidden_size" if self.architecture.format == "transformers" else "embed_dim"])
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    def to(self, device: torch.device | str) -> "Network":
+        """Move the weights, in place; return itself."""
+        self.module.to(device)
+        return self
+
+    @property
     def image_text(self) -> bool:
         """Whether it has a text tower."""
         return self.architecture.format == "open_clip"
@@ -157,13 +167,13 @@ class Network:
         return features
 
     def encode(self, unit: Tensor) -> Tensor:
-        """Return features ``[B, D]`` of float ``[B, 3, H, W]`` in [0, 1], with gradients."""
-        return self.run(self.module, unit * 2 - 1)
+        """Return features ``[B, D]`` of float ``[B, 3, H, W]`` in [0, 1], with gradients, on its device."""
+        return self.run(self.module, unit.to(self.device) * 2 - 1)
 
     @torch.no_grad()
     def embed(self, pixels: Tensor, batch_size: int = 256) -> Tensor:
-        """Return features ``[N, D]`` of uint8 ``[N, 3, H, W]`` without gradients."""
-        parts = [self.encode(block.float() / 255).float() for block in torch.split(pixels, batch_size)]
+        """Return features ``[N, D]`` of uint8 ``[N, 3, H, W]`` without gradients, on the CPU."""
+        parts = [self.encode(block.float() / 255).float().cpu() for block in torch.split(pixels, batch_size)]
         return torch.cat(parts)
 
     @torch.no_grad()
@@ -173,10 +183,10 @@ class Network:
             return None
         module: Any = self.module
         rows = [
-            nn.functional.normalize(module.encode_text(tokens(captions(name))), dim=1).mean(0)
+            nn.functional.normalize(module.encode_text(tokens(captions(name)).to(self.device)), dim=1).mean(0)
             for name in classes
         ]
-        return nn.functional.normalize(torch.stack(rows), dim=1)
+        return nn.functional.normalize(torch.stack(rows), dim=1).cpu()
 
     def victim(self, classes: tuple[str, ...], autocast: torch.dtype | None = None) -> Victim:
         """Return the network as what an attack starts from."""
@@ -189,7 +199,9 @@ class Network:
     def save(self, folder: Path) -> None:
         """Write the folder of its library: a configuration and safetensors; equal weights, equal bytes."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.detach().contiguous().clone() for key, value in self.module.state_dict().items()}
+        state = {
+            key: value.detach().cpu().contiguous().clone() for key, value in self.module.state_dict().items()
+        }
         if self.architecture.format == "timm":
             _write_json(folder / "config.json", _timm_config(self.architecture, self.dim))
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})

@@ -97,11 +97,12 @@ class Objective(nn.Module):
 
     def common(self, features: Tensor, view: Tensor, batch: Batch, weight: float) -> Tensor:
         """Return the readings' errors and the labels' cross-entropy for ``features [B, D]`` of ``view``."""
-        small = F.adaptive_avg_pool2d(view, THUMBNAIL).flatten(1)
+        device = features.device
+        small = F.adaptive_avg_pool2d(view, THUMBNAIL).flatten(1).to(device)
         loss = THUMBNAIL_WEIGHT * F.mse_loss(self.thumbnail(features), small)
         if batch.attributes.shape[1]:
-            loss = loss + F.mse_loss(self.attributes(features), batch.attributes)
-        return loss + weight * F.cross_entropy(self.classify(features), batch.labels)
+            loss = loss + F.mse_loss(self.attributes(features), batch.attributes.to(device))
+        return loss + weight * F.cross_entropy(self.classify(features), batch.labels.to(device))
 
 
 class Supervised(Objective):
@@ -133,7 +134,7 @@ def nt_xent(projected: Tensor, temperature: float) -> Tensor:
     """Return the NT-Xent loss of ``[2 B, P]`` whose rows i and i + B are two views of one image."""
     z = F.normalize(projected, dim=1)
     logits = (z @ z.T / temperature).fill_diagonal_(-1e4)
-    partner = torch.arange(len(z)).roll(len(z) // 2)
+    partner = torch.arange(len(z), device=z.device).roll(len(z) // 2)
     return F.cross_entropy(logits, partner)
 
 
@@ -142,7 +143,8 @@ class SelfDistillation(Objective):
 
     def __init__(self, network: Network, world: World, label_weight: float):
         super().__init__(network, world, label_weight)
-        self.head = nn.Sequential(nn.Linear(network.dim, 128), nn.GELU(), nn.Linear(128, 256))
+        head = nn.Sequential(nn.Linear(network.dim, 128), nn.GELU(), nn.Linear(128, 256))
+        self.head = head.to(network.device)  # now: the teacher's copy is not moved with the objective
         self._teacher = (copy.deepcopy(network.module), copy.deepcopy(self.head))
         for part in self._teacher:
             part.requires_grad_(False)
@@ -155,7 +157,7 @@ class SelfDistillation(Objective):
         student = F.log_softmax(self.head(features) / 0.1, dim=1)
         module, head = self._teacher
         with torch.no_grad():
-            said = head(self.network.run(module, views * 2 - 1)).float()
+            said = head(self.network.run(module, views.to(features.device) * 2 - 1)).float()
             centre: Any = self.centre
             teacher = F.softmax((said - centre) / 0.06, dim=1)
             centre.lerp_(said.mean(0), 0.1)
@@ -191,11 +193,13 @@ class ImageText(Objective):
         view = self.weak(batch, generator)
         features = self.network.encode(view)
         image = F.normalize(features, dim=1)
+        device = features.device
         chosen = torch.randint(self._per_class, (len(batch.labels),), generator=generator)
         text_tokens, rows = torch.unique(self._per_class * batch.labels + chosen, return_inverse=True)
-        text = F.normalize(module.encode_text(self._captions[text_tokens]), dim=1)[rows]
+        said = module.encode_text(self._captions[text_tokens].to(device))
+        text = F.normalize(said, dim=1)[rows.to(device)]
         logits = module.logit_scale.clamp(max=math.log(50.0)).exp() * image @ text.T
-        same = (batch.labels[:, None] == batch.labels).float()
+        same = (batch.labels[:, None] == batch.labels).float().to(device)
         share = same / same.sum(1, keepdim=True)
         loss = (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share)) / 2
         return loss + self.common(features, view, batch, self.label_weight)

@@ -39,12 +39,14 @@ def build(
         ),
     ] = None,
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
     offline: options.Offline = False,
 ) -> None:
     """Build a zoo of encoders with and without backdoors, each with its ground truth in card.json.
 
     An interrupted build goes on where it stopped when the same command is given again; finished encoders
-    are verified by their hashes. The same seed gives the same bytes on the same machine.
+    are verified by their hashes. The same seed gives the same bytes on the same machine. A GPU (--device
+    cuda) trains the clean encoders for more steps.
     """
     check_output_folder(output)
     if options.offline(offline):
@@ -54,7 +56,10 @@ def build(
     from platodef_cli.bench.build import build as run
 
     command = f"platodef bench zoo build --recipe {recipe} --images {shlex.quote(images)} --seed {seed}"
-    config = BuildConfig(recipe, output, images, seed, jobs, tuple(only or ()), command)
+    if device != "cpu":
+        command += f" --device {device}"
+    session.mention_idle_gpu(device)
+    config = BuildConfig(recipe, output, images, seed, jobs, tuple(only or ()), command, device)
     built = run(config, progress=session.progress)
     total = sum(built.made.values())
     for name, seconds in built.made.items():
