@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from platodef_cli.bench import OBJECTIVES
 from platodef_cli.bench.augment import erase, strong, weak
@@ -158,6 +160,36 @@ def test_every_objective_learns_in_half_precision_too(objective: str, architectu
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in made.network.module.parameters())
         values.append(float(loss.detach()))
     assert values[1] == pytest.approx(values[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [
+        ("supervised", "convnext"),
+        ("simclr", "resnet-deep"),
+        ("self-distillation", "resnet"),
+        ("masked", "vit"),
+        ("masked", "vit-transformers"),
+        ("masked-images", "xcit"),
+    ],
+)
+def test_an_objective_keeps_its_tensors_together_on_a_gpu(objective: str, architecture: str) -> None:
+    """Shapes and devices alone are computed, so that no GPU is needed; mixed devices raise."""
+    world = open_world("builtin:shapes", train=12, held=4, seed=0)
+    network = Network(architecture)
+    made = OBJECTIVES.load(objective)(network, world, 0.5)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        tops = [network.module, made, *getattr(made, "_teacher", ())]
+        for part in {id(part): part for top in tops for part in top.modules()}.values():
+            for name, value in part._parameters.items():
+                if value is not None:
+                    part._parameters[name] = nn.Parameter(mode.from_tensor(value.detach()).to("cuda"))
+            for name, value in part._buffers.items():
+                if value is not None:
+                    part._buffers[name] = mode.from_tensor(value).to("cuda")
+        batch = Batch.of(world, torch.arange(8))
+        batch = Batch(*(mode.from_tensor(value) for value in (batch.pixels, batch.labels, batch.attributes)))
+        assert made(batch, torch.Generator()).device.type == "cuda"
 
 
 def test_masked_images_against_the_definition() -> None:
