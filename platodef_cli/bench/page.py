@@ -1,12 +1,22 @@
 """A result of the benchmark as one HTML page: tables, ROC curves, histograms, an alignment matrix."""
 
-from platodef_cli.bench.rendering import facts, goal_row, notes, parts
-from platodef_cli.bench.results import BenchResult, Plot
+from collections.abc import Sequence
+from itertools import groupby
+
+from platodef_cli.bench.rendering import cell_parts, chunks, facts, goal_row, notes
+from platodef_cli.bench.results import BenchResult, Column, Grid, Plot
 from platodef_cli.report import blocks, page, plots
 from platodef_cli.report.numbers import number
 from platodef_cli.report.page import Html, join
 
 _MOST_PLOTS = 12  # encoders whose curves are drawn; all numbers are in the tables
+_STYLE = """
+.grid th[scope=colgroup]{text-align:left;border-left:1px solid var(--line)}
+.grid th[scope=row]{position:sticky;left:0;background:var(--bg);min-width:7rem}
+.interval{display:block;font-size:.75em;font-weight:400;color:var(--muted)}
+.average td,.average th{font-weight:600}
+.paper td,.paper th{color:var(--muted);font-style:italic}
+"""
 
 
 def to_html(result: BenchResult) -> str:
@@ -24,7 +34,7 @@ def to_html(result: BenchResult) -> str:
         grid = blocks.Grid(columns, tuple(goal_row(goal) for goal in result.goals))
         sections.append(("goals", "Goals", page.table(grid, "Goals and what was reached"), ""))
     for grid_record in result.grids:
-        shown = join(page.table(part, grid_record.title) for part in parts(grid_record))
+        shown = join(_table(grid_record, columns) for columns in chunks(grid_record))
         sections.append((grid_record.id, grid_record.title, shown, grid_record.caption))
     if result.alignment:
         sections.append(("matrix", "Alignment matrix", _matrices(result), ""))
@@ -39,7 +49,39 @@ def to_html(result: BenchResult) -> str:
         for identity, title, content, note in sections
     ]
     footer = Html(f"<p>platodef {page.escape(result.tool_version)}</p>")
-    return page.document(result.title, header, join(body), footer)
+    return page.document(result.title, header, join(body), footer, _STYLE)
+
+
+def _table(grid: Grid, columns: Sequence[Column]) -> Html:
+    """Return some columns of a grid: methods over their measures, intervals under their numbers."""
+    groups = [(name, len(list(found))) for name, found in groupby(columns, key=lambda column: column.group)]
+    named = any(column.label != column.group for column in columns)
+    above = "".join(
+        f'<th scope="colgroup" colspan="{count}">{page.escape(name)}</th>' for name, count in groups
+    )
+    below = "".join(
+        f'<th scope="col" class="{_kind(column)}">{page.escape(column.label)}</th>' for column in columns
+    )
+    rows = []
+    for row in grid.rows:
+        cells = []
+        for column in columns:
+            text, interval = cell_parts(row.values.get(column.key), column)
+            small = f'<span class="interval">{page.escape(interval)}</span>' if interval else ""
+            cells.append(f'<td class="{_kind(column)}">{page.escape(text)}{small}</td>')
+        label = f'<th scope="row">{page.escape(row.label)}</th>'
+        rows.append(f'<tr class="{row.kind}">{label}{"".join(cells)}</tr>')
+    body = "\n".join(rows)
+    first = f'<tr><th scope="col"></th>{above}</tr>' if named else ""
+    return Html(
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{page.escape(grid.title, 200)}">\n'
+        f'<table class="grid">\n<thead>{first}<tr><th scope="col"></th>{below}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def _kind(column: Column) -> str:
+    return "text" if column.unit == "text" else "number"
 
 
 def _plots(plot: Plot, name: str) -> Html:

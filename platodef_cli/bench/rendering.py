@@ -78,17 +78,22 @@ def goal_row(goal: Goal) -> tuple[str, str, str, str]:
     return goal.name, goal.wanted, MISSING if goal.measured is None else number(goal.measured, 3), met
 
 
-def parts(grid: Grid) -> list[blocks.Grid]:
-    """Return a grid as tables of at most :data:`WIDE` columns, methods kept whole; the labels come first."""
+def chunks(grid: Grid) -> list[list[Column]]:
+    """Return the columns of a grid in pieces of at most :data:`WIDE`, methods kept whole."""
     groups: dict[str, list[Column]] = {}
     for column in grid.columns:
         groups.setdefault(column.group, []).append(column)
-    chunks: list[list[Column]] = [[]]
+    found: list[list[Column]] = [[]]
     for columns in groups.values():
-        if chunks[-1] and len(chunks[-1]) + len(columns) > WIDE:
-            chunks.append([])
-        chunks[-1] += columns
-    return [_part(grid, chunk) for chunk in chunks]
+        if found[-1] and len(found[-1]) + len(columns) > WIDE:
+            found.append([])
+        found[-1] += columns
+    return found
+
+
+def parts(grid: Grid) -> list[blocks.Grid]:
+    """Return a grid as tables of at most :data:`WIDE` columns; the labels come first."""
+    return [_part(grid, columns) for columns in chunks(grid)]
 
 
 def _part(grid: Grid, columns: list[Column]) -> blocks.Grid:
@@ -114,18 +119,24 @@ def _title(column: Column) -> str:
 
 def cell(value: Value | None, column: Column) -> str:
     """Return a value in the unit of its column, with its interval."""
+    text, interval = cell_parts(value, column)
+    return f"{text} [{interval}]" if interval else text
+
+
+def cell_parts(value: Value | None, column: Column) -> tuple[str, str]:
+    """Return a value in the unit of its column and its interval, which is empty where there is none."""
     if value is None:
-        return MISSING
+        return MISSING, ""
     if column.unit == "text":
-        return value.note or MISSING
+        return value.note or MISSING, ""
     if value.value is None:
-        return MISSING
+        return MISSING, ""
     if column.unit == "count":
-        return size(round(value.value))
+        return size(round(value.value)), ""
     if column.unit == "seconds":
-        return f"{value.value:.1f} s"
+        return f"{value.value:.1f} s", ""
     scale, digits = (100, 1) if column.unit == "percent" else (1, 3)
     text = number(scale * value.value, digits)
-    if value.low is not None and value.high is not None:
-        text += f" [{number(scale * value.low, digits)}, {number(scale * value.high, digits)}]"
-    return text
+    if value.low is None or value.high is None:
+        return text, ""
+    return text, f"{number(scale * value.low, digits)}, {number(scale * value.high, digits)}"

@@ -75,7 +75,7 @@ _SCHEME = Html(
 )
 
 
-def document(title: str, header: Html, body: Html, footer: Html = NOTHING) -> str:
+def document(title: str, header: Html, body: Html, footer: Html = NOTHING, style: str = "") -> str:
     """Return a whole page, ending in one newline.
 
     Args:
@@ -83,13 +83,14 @@ def document(title: str, header: Html, body: Html, footer: Html = NOTHING) -> st
         header: What stands on top, with the only ``h1``.
         body: Sections, from :func:`section`.
         footer: Last lines.
+        style: Rules of this kind of page, after those of all pages; never foreign text.
     """
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title, 200)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title, 200)}</title>\n<style>\n{_style()}{style}</style>\n</head>\n<body>\n"
         f"<header>\n{_SCHEME}\n{header}\n</header>\n<main>\n{body}\n</main>\n"
         f"<footer>\n{footer}\n</footer>\n</body>\n</html>\n"
     )
