@@ -87,7 +87,7 @@ class MaskedImages(Objective):
         # One pass: with batch normalisation, both kinds of images share their statistics.
         features = self.network.encode(torch.cat([shown, view[half:]])).float()
         drawn = self.draw(features[:half]).view_as(shown)
-        error = ((drawn - view[:half]).abs() * covered).sum() / (3 * covered.sum()).clamp(min=1)
+        error: Tensor = ((drawn - view[:half]).abs() * covered).sum() / (3 * covered.sum()).clamp(min=1)
         whole = Batch(batch.pixels[half:], batch.labels[half:], batch.attributes[half:])
         return error + self.common(features[half:], view[half:], whole, self.label_weight)
 
