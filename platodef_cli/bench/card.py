@@ -27,7 +27,9 @@ TRIGGER = "trigger"  # sub-folder of a planted encoder
 class BackdoorFacts(Record):
     """What a planted backdoor does, on held-out images.
 
-    Rates are of a linear probe on the features; the zero-shot ones of an image–text model's own prompts.
+    Rates are of a linear probe on the features; the zero-shot ones of an image–text model's own prompts. An
+    image–text attack leads the prompts astray, and not always a linear probe as well: its features move to
+    the target's text, which need not lie among the target's images.
     """
 
     attack: str = Field(description="row of the table of planted attacks")

@@ -10,7 +10,7 @@ from platodef_cli.attacks import make_adversarial
 from platodef_cli.bench.card import ZooCard
 from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.defending import Trial
+from platodef_cli.bench.defending import Classifier, Trial, ZeroShot
 from platodef_cli.bench.results import Goal, Grid, Plot
 from platodef_cli.bench.setting import Laboratory
 from platodef_cli.errors import InconclusiveError
@@ -109,13 +109,19 @@ class Context:
         laboratory, roles = self.laboratory, self.laboratory.pictures.roles(seed)
         fit = laboratory.samples(card.name, names, roles.fit)
         assert fit.labels is not None
+        prompts = laboratory.prompts(card) if card.backdoor.attack_kind == "image-text" else None
+        probe: Classifier
+        if prompts is None:
+            probe = LinearProbe.fit(fit.source, fit.labels, seed=seed)
+        else:
+            probe = ZeroShot(prompts)
         return Trial(
             fit=fit,
             calibration=laboratory.samples(card.name, names, roles.calibration),
             test=laboratory.samples(card.name, names, roles.test),
             changed=laboratory.changed(card.name, names, roles.test, laboratory.trigger(card)),
             target=card.backdoor.target,
-            probe=LinearProbe.fit(fit.source, fit.labels, seed=seed),
+            probe=probe,
         )
 
     def adversarial_trial(self, card: ZooCard, attack: str, seed: int, count: int) -> Trial:
@@ -151,7 +157,10 @@ class Context:
     def key(self, suspect: str, references: Sequence[str], seed: int) -> dict[str, object]:
         """Return what decides every cell of a suspect, for the store."""
         pictures = self.laboratory.pictures
+        card = self.laboratory.zoo.cards[suspect]
+        by_prompts = card.backdoor is not None and card.backdoor.attack_kind == "image-text"
         return {
+            **({"classifier": "prompts"} if by_prompts else {}),
             "torch": torch.__version__,
             "encoders": dict(self.laboratory.identity([suspect, *references])),
             "references": list(references),

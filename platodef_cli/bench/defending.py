@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from pydantic import Field
@@ -18,7 +19,6 @@ from platodef_cli.features.interface import Samples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.detection import auroc_metric, histogram, roc_curve
-from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.purifiers import DEFAULT_PURIFIER, PURIFIERS, make_purifier, purify_flagged
 from platodef_cli.purifiers.interface import Purifier
@@ -45,6 +45,28 @@ class Defended(Record):
     plot: Plot
 
 
+class Classifier(Protocol):
+    """What tells the class of a feature."""
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the label ``[N]`` of each of ``features [N, D]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """Names the class whose prompt is nearest by cosine.
+
+    Attributes:
+        prompts: Unit vectors ``[C, D]`` of the classes, in label order.
+    """
+
+    prompts: Tensor
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the label ``[N]`` of each of ``features [N, D]``."""
+        return (torch.nn.functional.normalize(features.float(), dim=1) @ self.prompts.T).argmax(1)
+
+
 @dataclass(frozen=True, eq=False)
 class Trial:
     """The samples of one suspect.
@@ -55,7 +77,8 @@ class Trial:
         test: Clean samples that are measured.
         changed: The test samples with the trigger, every class.
         target: Class of the backdoor; None for untargeted attacks, whose ASR is 1 - PA.
-        probe: Linear probe on the undefended features.
+        probe: Classifier of features: a linear probe on the undefended ones, or for image-text attacks the
+            class prompts, which is what these attacks lead astray.
     """
 
     fit: Samples
@@ -63,7 +86,7 @@ class Trial:
     test: Samples
     changed: Samples
     target: int | None
-    probe: LinearProbe
+    probe: Classifier
 
     @property
     def attacked(self) -> Samples:

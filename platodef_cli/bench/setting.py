@@ -10,6 +10,7 @@ from torch import Tensor
 from platodef_cli.attacks.stored import load_trigger
 from platodef_cli.audit.inputs import Split, split
 from platodef_cli.bench.card import TRIGGER, ZooCard
+from platodef_cli.bench.networks import Network
 from platodef_cli.bench.world import GEOMETRY
 from platodef_cli.bench.zoo import Zoo
 from platodef_cli.encoders.interface import Encoder
@@ -142,6 +143,11 @@ class Laboratory:
     def trigger(self, card: ZooCard) -> Variant:
         """Return the trigger that opens a planted encoder."""
         return load_trigger(self.zoo.folder(card.name) / TRIGGER)
+
+    def prompts(self, card: ZooCard) -> Tensor | None:
+        """Return the class prompts ``[C, D]`` of an encoder's own text tower; None where it has none."""
+        network = Network.load(card.architecture, self.zoo.folder(card.name))
+        return network.prompts(self.zoo.manifest.classes)
 
     def identity(self, names: Sequence[str]) -> Mapping[str, str]:
         """Return name -> digest of the encoders' files, for keys of cells."""

@@ -41,7 +41,8 @@ def run(context: Context) -> Table:
         caption=(
             "CA: accuracy on clean images; PA: on images with the trigger; ASR: triggered images of other "
             "classes that land on the target (adversarial rows: 1 - PA); AUC: clean against triggered images "
-            "of other classes. All samples are purified, but for 'flagged only'. "
+            "of other classes. The classifier is a linear probe, for image-text attacks the class prompts "
+            "(zero-shot). All samples are purified, but for 'flagged only'. "
             f"Rows and columns 'paper': {paper.CITATION}."
         ),
         columns=_columns([row for row in grid_rows if row.kind == "measured"]),
