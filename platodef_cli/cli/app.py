@@ -106,6 +106,7 @@ register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "defences", bench_defences.defences)
 _zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
 register(_zoo, "build", bench_zoo.build)
+register(_zoo, "ls", bench_zoo.ls)
 _bench.add_typer(_zoo, name="zoo")
 
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)

@@ -3,13 +3,17 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from platodef_cli.cli import environment, options
 from platodef_cli.cli.outputs import check_output_folder
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.tables import show_rows
+
+if TYPE_CHECKING:
+    from platodef_cli.bench.card import ZooCard
 
 
 def build(
@@ -68,4 +72,66 @@ def build(
     session.finish(
         f"zoo in {output}: {len(built.made)} encoders made in {total / 60:.1f} process minutes, "
         f"{len(built.kept)} were finished before, {built.planned} in the whole recipe"
+    )
+
+
+_COLUMNS = (
+    "name",
+    "made",
+    "architecture",
+    "accuracy",
+    "of parent",
+    "cosine",
+    "target",
+    "ASR",
+    "ASR of parent",
+)
+
+
+def ls(
+    session: Session,
+    zoo: Annotated[Path, typer.Argument(metavar="DIR", help="A zoo that was built.")],
+    as_json: options.AsJson = False,
+) -> None:
+    """List the encoders of a zoo with their truth: how each was made, how good it is, how its backdoor works.
+
+    Accuracy and ASR are those of a linear probe, for image-text attacks and their parents those of the class
+    prompts; ASR counts images of other classes only.
+    """
+    from platodef_cli.bench.zoo import open_zoo
+
+    found = open_zoo(zoo)
+    rows = [_row(card, found.cards.get(card.parent or "")) for card in found.cards.values()]
+    show_rows(_COLUMNS, rows, as_json=as_json)
+    missing = len(found.manifest.encoders) - len(rows)
+    planted = sum(card.truth == "backdoored" for card in found.cards.values())
+    session.finish(
+        f"{len(rows) - planted} clean and {planted} backdoored encoders in {zoo}, {missing} missing of the "
+        f"recipe {found.manifest.recipe}"
+    )
+
+
+def _row(card: "ZooCard", parent: "ZooCard | None") -> tuple[object, ...]:
+    """Return the cells of an encoder."""
+    facts = card.backdoor
+    made = card.made
+    if card.made == "scratch" and card.objective:
+        made = f"{card.role}: {card.objective.split(',')[0]}"
+    prompts = facts is not None and facts.zero_shot_success is not None
+    own, before = (
+        None if one is None else one.zero_shot if prompts else one.accuracy for one in (card, parent)
+    )
+    rates = [own, before, None, None]
+    if facts is not None:
+        rates[2] = facts.zero_shot_success if prompts else facts.attack_success
+        rates[3] = facts.zero_shot_success_of_parent if prompts else facts.attack_success_of_parent
+    shown = ["" if rate is None or rate.value is None else f"{rate.value:.3f}" for rate in rates]
+    return (
+        card.name,
+        facts.attack if facts else made,
+        card.architecture,
+        *shown[:2],
+        "" if card.cosine_to_parent is None else f"{card.cosine_to_parent:.3f}",
+        facts.target_class if facts else "",
+        *shown[2:],
     )

@@ -64,6 +64,33 @@ def test_cards_tell_the_truth(zoo: Path) -> None:
         assert (card.backdoor.zero_shot_success is None) == (card.format != "open_clip")
 
 
+def test_a_zoo_is_listed_with_its_truth(zoo: Path, platodef: Callable) -> None:
+    code, out, err = platodef("bench", "zoo", "ls", zoo, "--json")
+    assert code == 0
+    assert "6 clean and 9 backdoored encoders" in err
+    found = open_zoo(zoo)
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert list(rows) == list(found.cards)
+    for name, card in found.cards.items():
+        row = rows[name]
+        facts = card.backdoor
+        if facts is None:
+            assert row["accuracy"] == f"{card.accuracy.value:.3f}"
+            assert row["ASR"] == row["target"] == ""
+            continue
+        assert row["target"] == facts.target_class
+        prompts = facts.attack_kind == "image-text"  # judged by what the attack leads astray
+        success = facts.zero_shot_success if prompts else facts.attack_success
+        accuracy = card.zero_shot if prompts else card.accuracy
+        assert (row["ASR"], row["accuracy"]) == (f"{success.value:.3f}", f"{accuracy.value:.3f}")
+    code, out, _ = platodef("bench", "zoo", "ls", zoo)
+    assert code == 0
+    assert "reference: supervised" in out
+    code, out, err = platodef("bench", "zoo", "ls", zoo / "encoders")
+    assert code == 2
+    assert "holds no zoo" in " ".join(err.split())
+
+
 def test_an_interrupted_build_resumes_to_the_same_bytes(
     zoo: Path, platodef: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
