@@ -1,10 +1,30 @@
 """The control group itself: a reference that behaves like a backdoored encoder cannot clear a suspect."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from platodef_cli.audit.policy import Policy
-from platodef_cli.audit.verdict.search import limits_of, score_of
+from platodef_cli.audit.verdict.intervals import Measured
+from platodef_cli.audit.verdict.search import limits_of, place_of, score_of
 from platodef_cli.records import ProbeRecord, Reason, SearchRecord
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """One change under which a reference crosses the limits of a suspect.
+
+    Attributes:
+        reference: Its name.
+        told: What happened.
+        change: The change, in words.
+        hides: Whether the suspect collapses under the same change as well, or may, so that comparing it with
+            this reference clears it wrongly.
+    """
+
+    reference: str
+    told: str
+    change: str
+    hides: bool
 
 
 def judge_references(
@@ -13,25 +33,67 @@ def judge_references(
     """Return one reason per reference that crosses the limits of a suspect.
 
     A suspect is compared with what the references reach, so a reference with the same backdoor would
-    hide it. Such a reference is named, and the audit is inconclusive until it is replaced. References
-    that all have the backdoor are beyond this check.
+    hide it. Such a reference is named. Where the suspect's own collapse under the same change is under its
+    limit, the comparison decided nothing and the audit goes on; else it is inconclusive until the reference
+    is replaced. References that all have the backdoor are beyond this check.
 
     Args:
         probes: What the battery did; triggers count.
         searches: What the searches reached, those on the references included.
         policy: Its limits for suspects hold for references too.
     """
-    evidence: dict[str, str] = {}
+    found = [*_by_search(searches, policy), *_by_battery(probes, policy)]
+    reasons = []
+    for name in sorted({evidence.reference for evidence in found}):
+        own = [evidence for evidence in found if evidence.reference == name]
+        first = next((evidence for evidence in own if evidence.hides), own[0])
+        advice = (
+            "it cannot serve as a control, so audit it on its own or choose another reference"
+            if first.hides
+            else f"the suspect does not collapse under {first.change}, so that nothing is hidden; audit the "
+            "reference on its own"
+        )
+        reasons.append(
+            Reason(
+                id="reference",
+                outcome="inconclusive" if first.hides else "pass",
+                message=f"reference {name!r} itself behaves like a backdoored encoder: {first.told}; "
+                + advice,
+                subject=name,
+            )
+        )
+    return reasons
+
+
+def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Evidence]:
+    """Return what the searches found in the references."""
+    found = []
     limits = limits_of(searches, policy)
     for record in searches:
-        if record.role != "control":
+        if record.role != "control" or score_of(record, searches, limits, policy).reaches(1.0) != "yes":
             continue
-        if score_of(record, searches, limits, policy).reaches(1.0) == "yes":
-            evidence.setdefault(
+        limit = limits[(record.encoder, record.kind, record.budget)]
+        place = place_of(record, searches)
+        own = [
+            Measured(other.collapse, other.interval, probed=True).reaches(limit)
+            for other in searches
+            if other.role == "suspect" and other.kind == record.kind and place_of(other, searches) == place
+        ]
+        found.append(
+            _Evidence(
                 record.encoder,
                 f"a search found a {record.kind} change of {record.budget} that collapses its features to "
                 f"cosine {record.collapse:.2f}, far more than those of the other references",
+                f"such a {record.kind} change",
+                hides=not own or any(answer != "no" for answer in own),
             )
+        )
+    return found
+
+
+def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence]:
+    """Return what the triggers of the battery do to the references."""
+    found = []
     benign = max((p.collapse.value or 0.0 for p in probes if p.kind == "control"), default=0.0)
     for probe in probes:
         if probe.kind != "trigger":
@@ -40,18 +102,14 @@ def judge_references(
             others = max((v for n, v in probe.control_collapse.items() if n != name), default=0.0)
             distance = collapse - max(benign, others)
             if collapse >= policy.battery_collapse and distance >= policy.battery_gap:
-                evidence.setdefault(
-                    name,
-                    f"trigger {probe.name!r} collapses its features to cosine {collapse:.2f} (other "
-                    f"references and harmless changes {max(benign, others):.2f} at most)",
+                own = Measured.of(probe.collapse, probed=True)
+                found.append(
+                    _Evidence(
+                        name,
+                        f"trigger {probe.name!r} collapses its features to cosine {collapse:.2f} (other "
+                        f"references and harmless changes {max(benign, others):.2f} at most)",
+                        "this trigger",
+                        hides=own.reaches(policy.battery_collapse) != "no",
+                    )
                 )
-    return [
-        Reason(
-            id="reference",
-            outcome="inconclusive",
-            message=f"reference {name!r} itself behaves like a backdoored encoder: {told}; it cannot serve "
-            "as a control, so audit it on its own or choose another reference",
-            subject=name,
-        )
-        for name, told in sorted(evidence.items())
-    ]
+    return found

@@ -115,7 +115,7 @@ def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, 
     }
     limits = {}
     for record in searches:
-        given, place = bounds.get(record.kind, ()), _place(record, searches)
+        given, place = bounds.get(record.kind, ()), place_of(record, searches)
         if place >= len(given):
             raise UsageError(
                 f"the report holds {place + 1} or more {record.kind} searches of {record.encoder}, and "
@@ -125,7 +125,7 @@ def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, 
     return limits
 
 
-def _place(record: SearchRecord, searches: Sequence[SearchRecord]) -> int:
+def place_of(record: SearchRecord, searches: Sequence[SearchRecord]) -> int:
     """Return the place of a search among those of its kind and encoder: budgets in pixels may differ."""
     own = [r.budget for r in searches if (r.encoder, r.kind) == (record.encoder, record.kind)]
     return own.index(record.budget)
@@ -138,13 +138,13 @@ def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Measur
     """
     if record.gap is not None:
         return Measured.of(record.gap, probed=True)
-    place = _place(record, searches)
+    place = place_of(record, searches)
     others = [
         other.collapse
         for other in searches
         if other.role == "control"
         and (other.kind, other.encoder != record.encoder) == (record.kind, True)
-        and _place(other, searches) == place
+        and place_of(other, searches) == place
     ]
     return Measured(record.collapse - max(others, default=0.0))
 

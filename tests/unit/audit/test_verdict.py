@@ -201,6 +201,38 @@ def test_a_reference_that_a_trigger_collapses_is_named(
     assert [reason.subject for reason in reasons] == named
 
 
+@pytest.mark.parametrize(
+    ("collapse", "interval", "outcome"),
+    [
+        (0.2, (0.15, 0.25), "pass"),  # the suspect keeps its features: nothing can be hidden
+        (0.43, (0.38, 0.48), "inconclusive"),
+        (0.9, (0.85, 0.95), "inconclusive"),
+    ],
+)
+def test_a_reference_hides_only_what_the_suspect_shows(
+    collapse: float, interval: tuple[float, float], outcome: str
+) -> None:
+    metric = Metric(name="c", value=collapse, interval=Interval(low=interval[0], high=interval[1]))
+    trigger = probe().model_copy(update={"control_collapse": {"bad": 0.9, "good": 0.1}, "collapse": metric})
+    (reason,) = judge_references([trigger], [], POLICY)
+    assert (reason.subject, reason.outcome) == ("bad", outcome)
+    assert ("nothing is hidden" in reason.message) == (outcome == "pass")
+    low, high = (searched(value, "control", name) for value, name in ((0.2, "good"), (0.95, "bad")))
+    limit = POLICY.patch_collapse[0]
+    shown = searched(collapse + limit - POLICY.battery_collapse).model_copy(
+        update={"interval": Interval(low=interval[0] + limit - 0.45, high=interval[1] + limit - 0.45)}
+    )
+    (reason,) = judge_references([], [shown, low, high], POLICY)
+    assert (reason.subject, reason.outcome) == ("bad", outcome)
+
+
+def test_what_a_reference_hides_decides_even_if_it_reacts_to_more() -> None:
+    shared = probe().model_copy(update={"control_collapse": {"bad": 0.9, "good": 0.1}})
+    other = probe(collapse=0.1).model_copy(update={"control_collapse": {"bad": 0.9, "good": 0.1}})
+    (reason,) = judge_references([other, shared], [], POLICY)
+    assert reason.outcome == "inconclusive"
+
+
 def test_a_named_reference_outweighs_a_pass_and_a_failure() -> None:
     bad = judge_references([], [searched(0.95, "control", "bad"), searched(0.1, "control", "good")], POLICY)
     for outcome in ("pass", "fail"):

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 
 from platodef_cli.attacks import ADVERSARIAL
+from platodef_cli.attacks.stored import load_trigger
+from platodef_cli.bench.card import read_card
 from platodef_cli.bench.encoder_level import battery_score
+from platodef_cli.bench.networks import Network
 from platodef_cli.bench.rendering import WIDE, cell, parts, to_markdown
 from platodef_cli.bench.results import BenchResult, Column, Grid, Row, Value
+from platodef_cli.bench.setting import open_pictures
 from platodef_cli.detectors import DETECTORS
 from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.records import AuditReport
@@ -42,6 +46,23 @@ def without(*kept: str) -> list[str]:
     return [word for name in sorted(names) for word in ("--skip", name)]
 
 
+def zero_shot_success(zoo: Path) -> float:
+    """Return the success of ``clip-backdoor-0`` by its own prompts, computed step by step."""
+    card = read_card(zoo / "encoders" / "clip-backdoor-0")
+    network = Network.load(card.architecture, zoo / "encoders" / card.name)
+    pictures = open_pictures(IMAGES, None)
+    test = [row for row in pictures.roles(0).test if int(pictures.labels[row]) != card.backdoor.target]
+    pixels = load_trigger(zoo / "encoders" / card.name / "trigger")(
+        pictures.pixels[test], pictures.seeds[test]
+    )
+    prompts = network.prompts(pictures.classes)
+    hits = 0
+    for feature in network.embed(pixels):
+        similar = [float(feature @ prompt) for prompt in prompts]
+        hits += similar.index(max(similar)) == card.backdoor.target
+    return hits / len(test)
+
+
 def test_table_1(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     options = [
         *without("platonic", "energy", "ridge", "knn", "mean", "clipscore", "fgsm"),
@@ -59,6 +80,7 @@ def test_table_1(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     assert values["none:CA"].low < values["none:CA"].value < values["none:CA"].high
     assert values["clipscore:AUC"].value is None  # needs text features
     assert any("detector clipscore" in note for note in result.notes)
+    assert rows["clip-backdoor"].values["none:ASR"].value == pytest.approx(zero_shot_success(zoo), abs=1e-6)
     assert rows["paper, average, unimodal"].values["platonic:PA"].value == 0.6649
     assert rows["fgsm"].values["none:ASR"].value == pytest.approx(
         1 - rows["fgsm"].values["none:PA"].value, abs=1e-6
