@@ -32,13 +32,14 @@ class CellStore:
         fresh: Ignore what is there.
 
     Attributes:
+        folder: The folder.
         seconds: Computing time of all cells that were asked for, those of earlier runs included.
         computed: Cells computed by this run.
         reused: Cells found.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False):
-        self._folder, self._fresh = folder, fresh
+        self.folder, self._fresh = folder, fresh
         self.seconds, self.computed, self.reused = 0.0, 0, 0
 
     def get(self, name: str, key: dict[str, object], kind: type[R], compute: Callable[[], R]) -> R:
@@ -52,7 +53,7 @@ class CellStore:
         """
         key = {"version": VERSION, **key}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        path = self._folder / f"{name}-{digest}.json"
+        path = self.folder / f"{name}-{digest}.json"
         found = None if self._fresh else _read(path, kind)
         if found is not None:
             self.reused += 1
@@ -63,7 +64,7 @@ class CellStore:
         seconds = time.perf_counter() - started
         self.computed += 1
         self.seconds += seconds
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         stored = Stored(key=key, seconds=round(seconds, 3), result=result.model_dump(mode="json"))
         temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         temporary.write_text(json.dumps(stored.model_dump(mode="json")) + "\n", encoding="utf-8")

@@ -1,6 +1,8 @@
 """The audit's verdict on every encoder of the zoo."""
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from platodef_cli.audit import AuditConfig, audit
 from platodef_cli.bench.card import ZooCard
@@ -19,8 +21,10 @@ from platodef_cli.detectors import ENCODER_DETECTORS, make_encoder_detector
 from platodef_cli.errors import InconclusiveError, NotApplicable
 from platodef_cli.features.access import EncoderAccess
 from platodef_cli.records import AuditReport, ProbeRecord, Record
+from platodef_cli.report.json import dumps
 
 AUDIT_IMAGES = 3000
+REPORTS = "reports"  # sub-folder of the cells
 EXAMINED = 256  # images that encoder-level detectors of others look at
 
 
@@ -118,6 +122,7 @@ def _audited(context: Context, card: ZooCard) -> Audited:
                 verdict="inconclusive", exit_code=4, statistic=0.0, search=0.0, battery=0.0,
                 reasons=(str(error),), seconds=0.0,
             )  # fmt: skip
+        _keep(report, context.store.folder / REPORTS, card.name)
         search = search_score(report)
         battery = battery_score(report.probes, report.policy, report.thresholds[-1].detector)
         return Audited(
@@ -133,8 +138,20 @@ def _audited(context: Context, card: ZooCard) -> Audited:
     values = asked.to_json()
     for name in ("model", "references"):
         del values[name]  # where they lie; what they are is in the key
-    key = {**context.key(card.name, references, seed), "audit": {k: str(v) for k, v in values.items()}}
+    key = {
+        **context.key(card.name, references, seed),
+        "audit": {k: str(v) for k, v in values.items()},
+        "policy": asked.policy.to_json(),
+    }
     return context.store.get(f"audit-{card.name}", key, Audited, compute)
+
+
+def _keep(report: AuditReport, folder: Path, name: str) -> None:
+    """Write the report of an audit, so that other limits can be tried on it with ``platodef gate``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{name}.json.{os.getpid()}.part"
+    temporary.write_text(dumps(report.model_dump(mode="json")), encoding="utf-8")
+    os.replace(temporary, folder / f"{name}.json")
 
 
 def _audit_images(uri: str) -> str:

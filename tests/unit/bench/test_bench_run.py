@@ -141,6 +141,11 @@ def test_encoder_level(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     rows = {row.label: row.values for row in result.grids[0].rows}
     assert rows["all"]["clean"].value == rows["all"]["planted"].value == 1
     assert {row.label for row in result.grids[-1].rows} == {"resnet", "ctrl-0"}
+    for row in result.grids[-1].rows:
+        report = zoo / "results" / "encoder" / "reports" / f"{row.label}.json"
+        code, _, _ = platodef("gate", report, "-q")
+        names = {0: "pass", 1: "fail", 4: "inconclusive"}
+        assert names[code] == row.values["verdict"].note
 
 
 def test_battery_score_is_over_one_exactly_where_a_trigger_was_suspicious(golden_report: AuditReport) -> None:
