@@ -46,6 +46,16 @@ class BackdoorFacts(Record):
     zero_shot_success: Metric | None = None
     zero_shot_success_of_parent: Metric | None = None
 
+    @property
+    def success(self) -> Metric:
+        """ASR of what the attack leads astray: the prompts of image–text models, else a linear probe."""
+        return self.zero_shot_success or self.attack_success
+
+    @property
+    def success_of_parent(self) -> Metric:
+        """The same of the clean parent."""
+        return self.zero_shot_success_of_parent or self.attack_success_of_parent
+
 
 class ZooCard(Record):
     """``card.json`` of one encoder."""
@@ -75,6 +85,11 @@ class ZooCard(Record):
     digest: str = Field(description="of everything that decides the bytes: recipe entry, images, parent")
     command: str
     files: tuple[FileRecord, ...]
+
+    def accuracy_beside(self, backdoor: BackdoorFacts | None) -> Metric:
+        """Return the accuracy of the classifier that a backdoor (its own or a child's) is judged by."""
+        prompts = backdoor is not None and backdoor.zero_shot_success is not None
+        return self.zero_shot if prompts and self.zero_shot is not None else self.accuracy
 
 
 def read_card(folder: Path) -> ZooCard:

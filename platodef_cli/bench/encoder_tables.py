@@ -116,14 +116,14 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
     for card in cards:
         cell = found[card.name]
         attack = card.backdoor
-        rate = attack.attack_success.value if attack else None
+        rate = attack.success.value if attack else None
         rows.append(
             Row(
                 label=card.name,
                 values={
                     "truth": Value(value=None, note=card.truth if attack else f"clean, {card.made}"),
                     "architecture": Value(value=None, note=card.family),
-                    "accuracy": of_metric(card.accuracy),
+                    "accuracy": of_metric(card.accuracy_beside(attack)),
                     "asr": Value(value=rate),
                     "verdict": Value(value=None, note=cell.verdict),
                     "search": Value(value=cell.search),
@@ -142,7 +142,10 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
         Column(key="battery", group="audit", label="battery", unit="plain"),
         Column(key="minutes", group="audit", label="minutes", unit="plain"),
     )
-    return Grid(id="encoders", title="Every encoder", columns=columns, rows=tuple(rows))
+    caption = (
+        "Accuracy and ASR of a linear probe, of encoders with an image-text attack those of the prompts."
+    )
+    return Grid(id="encoders", title="Every encoder", caption=caption, columns=columns, rows=tuple(rows))
 
 
 def plots_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Plot, ...]:

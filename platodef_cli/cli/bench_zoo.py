@@ -117,14 +117,12 @@ def _row(card: "ZooCard", parent: "ZooCard | None") -> tuple[object, ...]:
     made = card.made
     if card.made == "scratch" and card.objective:
         made = f"{card.role}: {card.objective.split(',')[0]}"
-    prompts = facts is not None and facts.zero_shot_success is not None
-    own, before = (
-        None if one is None else one.zero_shot if prompts else one.accuracy for one in (card, parent)
-    )
-    rates = [own, before, None, None]
-    if facts is not None:
-        rates[2] = facts.zero_shot_success if prompts else facts.attack_success
-        rates[3] = facts.zero_shot_success_of_parent if prompts else facts.attack_success_of_parent
+    rates = [
+        card.accuracy_beside(facts),
+        None if parent is None else parent.accuracy_beside(facts),
+        None if facts is None else facts.success,
+        None if facts is None else facts.success_of_parent,
+    ]
     shown = ["" if rate is None or rate.value is None else f"{rate.value:.3f}" for rate in rates]
     return (
         card.name,
