@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def build(
     session: Session,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the zoo.")],
-    recipe: Annotated[str, typer.Option(help="small (30 minutes on 2 cores) or standard.")] = "small",
+    recipe: Annotated[
+        str, typer.Option(help="small (about half an hour on 2 cores) or standard (two hours).")
+    ] = "small",
     images: Annotated[
         str,
         typer.Option(
