@@ -117,7 +117,14 @@ def test_same_seed_same_bytes_from_a_cold_and_a_warm_cache(cache: Path, tmp_path
 def test_interrupted_audit_resumes_from_its_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     arguments = command("builtin:clean", "--battery", "quick", "--probe-images", "40", "--cache-dir", cache)
-    running = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, env=environment())
+    running = subprocess.Popen(
+        arguments,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        # a shell starts background jobs with interrupts ignored, and so would the tests' children be
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 240
 
     def finished() -> list[Path]:
