@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from platodef_cli.records import AuditReport
+from platodef_cli.resources import data_dir
 
 SHARED = Path(__file__).parents[3] / "shared"
 REAL = pytest.mark.skipif(
@@ -51,14 +54,25 @@ def real(suspect: str, cache: Path) -> list[str | Path]:
 
 @pytest.mark.slow
 def test_a_backdoored_reference_is_named_and_clears_nobody(cache: Path, tmp_path: Path) -> None:
+    """It makes an audit inconclusive only where the suspect shows what it could hide."""
     path = tmp_path / "report.json"
     references = [word for name in ("reference-vit", "backdoored") for word in ("-r", f"builtin:{name}")]
     words = ("--images", "builtin:shapes?seed=1&count=3000", "--cache-dir", cache, "-o", f"json={path}")
-    done = audit("builtin:clean", *references, *words)
-    assert done.returncode == 4, done.stderr
-    assert "reference 'backdoored' itself behaves like a backdoored encoder" in done.stderr
-    report = AuditReport.model_validate_json(path.read_text())
-    assert [reason.subject for reason in report.reasons if reason.id == "reference"] == ["backdoored"]
+    same = tmp_path / "same-backdoor"
+    shutil.copytree(data_dir("encoders") / "backdoored", same)
+    weights = load_file(same / "model.safetensors")
+    weights["conv1.weight"] = weights["conv1.weight"] * 1.001
+    save_file(weights, same / "model.safetensors", metadata={"format": "pt"})
+    for suspect, code in (("builtin:clean", 0), (same, 4)):
+        done = audit(suspect, *references, *words)
+        assert done.returncode == code, done.stderr
+        report = AuditReport.model_validate_json(path.read_text())
+        (reason,) = [reason for reason in report.reasons if reason.id == "reference"]
+        assert reason.subject == "backdoored"
+        assert "itself behaves like a backdoored encoder" in reason.message
+        assert reason.outcome == ("inconclusive" if code else "pass")
+        named = [finding.id for finding in report.findings if finding.id.startswith("reference-")]
+        assert named == ([] if code else ["reference-backdoored"])
 
 
 @pytest.mark.parametrize(

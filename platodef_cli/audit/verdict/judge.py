@@ -10,13 +10,13 @@ from platodef_cli.audit.verdict.complete import images_of, is_unfinished, target
 from platodef_cli.audit.verdict.decide import decide
 from platodef_cli.audit.verdict.evidence import evidence_of
 from platodef_cli.audit.verdict.intervals import Sample
-from platodef_cli.audit.verdict.references import judge_references
+from platodef_cli.audit.verdict.references import judge_references, reference_findings
 from platodef_cli.audit.verdict.rules import judge_rules
 from platodef_cli.audit.verdict.search import judge_search, search_findings
 from platodef_cli.audit.verdict.waivers import Waiver, Waivers, line
 from platodef_cli.records import SCHEMA_VERSION, AuditReport, Finding
 
-_DERIVED = ("trigger-", "search-")
+_DERIVED = ("trigger-", "search-", "reference-")
 
 
 def sample_of(report: AuditReport) -> Sample:
@@ -93,12 +93,14 @@ def _measured(report: AuditReport, gate: Gate) -> AuditReport:
     battery, about_battery = judge_battery(
         tuple(probe for probe in report.probes if probe.kind != "found"), policy, report.deciding, sample
     )
+    about_references = judge_references(battery, searches, policy)
     accused = {f"found {r.id.removeprefix('search-')}" for r in about_search if r.outcome == "fail"}
     found = tuple(probe.model_copy(update={"suspicious": probe.family in accused}) for probe in found)
     findings = (
         *(finding for finding in report.findings if not _is_derived(finding)),
         *battery_findings(battery),
         *search_findings(searches, about_search),
+        *reference_findings(about_references),
         *_local(report),
     )
     topics = {f"trigger-{probe.name}": (f"battery-{probe.family}", probe.name) for probe in battery}
@@ -118,7 +120,7 @@ def _measured(report: AuditReport, gate: Gate) -> AuditReport:
     reasons = (
         *about_battery,
         *about_search,
-        *judge_references(battery, searches, policy),
+        *about_references,
         *evidence_of(report, policy, sample),
         *judge_rules(judged, policy, sample),
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from platodef_cli.audit.policy import Policy
 from platodef_cli.audit.verdict.intervals import Measured
 from platodef_cli.audit.verdict.search import limits_of, place_of, score_of
-from platodef_cli.records import ProbeRecord, Reason, SearchRecord
+from platodef_cli.records import Finding, ProbeRecord, Reason, SearchRecord
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,15 @@ def judge_references(
             )
         )
     return reasons
+
+
+def reference_findings(reasons: Sequence[Reason]) -> list[Finding]:
+    """Return one finding per reference that is named although it decides nothing: it needs a look."""
+    return [
+        Finding(id=f"reference-{reason.subject}", severity="medium", message=reason.message)
+        for reason in reasons
+        if reason.outcome == "pass"
+    ]
 
 
 def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Evidence]:

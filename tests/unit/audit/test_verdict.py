@@ -7,7 +7,7 @@ from platodef_cli.audit.verdict.battery import judge_battery
 from platodef_cli.audit.verdict.decide import decide
 from platodef_cli.audit.verdict.evidence import judge_evidence
 from platodef_cli.audit.verdict.intervals import Sample
-from platodef_cli.audit.verdict.references import judge_references
+from platodef_cli.audit.verdict.references import judge_references, reference_findings
 from platodef_cli.audit.verdict.search import judge_search
 from platodef_cli.records import AlignmentRecord, Interval, Metric, ProbeRecord, Reason, SearchRecord
 
@@ -217,6 +217,9 @@ def test_a_reference_hides_only_what_the_suspect_shows(
     (reason,) = judge_references([trigger], [], POLICY)
     assert (reason.subject, reason.outcome) == ("bad", outcome)
     assert ("nothing is hidden" in reason.message) == (outcome == "pass")
+    # it is said aloud either way
+    findings = [finding.id for finding in reference_findings([reason])]
+    assert findings == (["reference-bad"] if outcome == "pass" else [])
     low, high = (searched(value, "control", name) for value, name in ((0.2, "good"), (0.95, "bad")))
     limit = POLICY.patch_collapse[0]
     shown = searched(collapse + limit - POLICY.battery_collapse).model_copy(
