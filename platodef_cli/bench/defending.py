@@ -33,7 +33,6 @@ class Method(Record):
     """What one method reaches; a number is missing where the method does not give it."""
 
     numbers: dict[str, Value] = Field(description="CA, PA, AUC, ASR, CR")
-    seconds: float = 0.0
     note: str = Field("", description="why it does not apply")
 
 
