@@ -42,8 +42,8 @@ def model_files() -> dict[str, bytes]:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
-    """A running hub; the client has an empty cache, no token, and does not sleep."""
+def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A client with an empty cache and no token, which may use the network and does not sleep."""
     for name in (
         "HF_TOKEN",
         "HF_HUB_OFFLINE",
@@ -58,6 +58,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     # huggingface_hub pauses for whole seconds between its own attempts.
     monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def hub(client: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A running hub, and the client that asks it."""
     with HubServer() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         yield server

@@ -169,11 +169,10 @@ def test_unknown_revision_and_repository(hub: HubServer, model_files: Files) -> 
         get("org/other")
 
 
-def test_a_refused_connection_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_connection_says_what_to_do(client: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with HubServer() as server:
         url = server.url
     monkeypatch.setenv("HF_ENDPOINT", url)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(HubError, match=r"cannot connect to .* or use --offline"):
         get("org/model")
 
