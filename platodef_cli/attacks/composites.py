@@ -26,7 +26,7 @@ from platodef_cli.attacks.post_training import (
 )
 from platodef_cli.attacks.triggers import Patch
 from platodef_cli.attacks.variant import paste, to_bytes, to_unit
-from platodef_cli.attacks.views import random_window, window
+from platodef_cli.attacks.views import window
 from platodef_cli.progress import SILENT, Progress
 
 _LAYOUTS = ((1, (0, 1)), (1, (1, 0)), (0, (0, 1)), (0, (1, 0)))
@@ -66,18 +66,29 @@ class Composite:
     def _view(
         self, start: tuple[int, int], least: float, generator: torch.Generator, box: Tensor | None
     ) -> Tensor:
-        """Return windows of side ``least``..1 of a half that hold ``box [2, B, 2]`` (two corners)."""
-        count, half = len(self.canvas), torch.tensor(self.half, dtype=torch.float32)
-        whole = torch.tensor(self.canvas.shape[-2:], dtype=torch.float32)
-        side = (least + (1 - least) * torch.rand(count, 1, generator=generator)) * half
-        first = torch.tensor(start) - _OVERLAP * half
-        low, high = first.expand(count, 2), first + (1 + 2 * _OVERLAP) * half - side
-        low, high = low.clamp(min=0), torch.minimum(high, whole - side)
-        if box is not None:
-            low, high = torch.maximum(low, box[1] - side), torch.minimum(high, box[0])
-        corner = low + torch.rand(count, 2, generator=generator) * (high - low).clamp(min=0)
-        device = self.canvas.device
-        return to_bytes(window(to_unit(self.canvas), corner.to(device), side.to(device), self.half))
+        return _half_view(self.canvas, self.half, start, least, generator, box)
+
+
+def _half_view(
+    canvas: Tensor,
+    half: tuple[int, int],
+    start: tuple[int, int],
+    least: float,
+    generator: torch.Generator,
+    box: Tensor | None = None,
+) -> Tensor:
+    """Return windows of side ``least``..1 of a half that hold ``box [2, B, 2]`` (two corners)."""
+    count, size = len(canvas), torch.tensor(half, dtype=torch.float32)
+    whole = torch.tensor(canvas.shape[-2:], dtype=torch.float32)
+    side = (least + (1 - least) * torch.rand(count, 1, generator=generator)) * size
+    first = torch.tensor(start) - _OVERLAP * size
+    low, high = first.expand(count, 2), first + (1 + 2 * _OVERLAP) * size - side
+    low, high = low.clamp(min=0), torch.minimum(high, whole - side)
+    if box is not None:
+        low, high = torch.maximum(low, box[1] - side), torch.minimum(high, box[0])
+    corner = low + torch.rand(count, 2, generator=generator) * (high - low).clamp(min=0)
+    device = canvas.device
+    return to_bytes(window(to_unit(canvas), corner.to(device), side.to(device), half))
 
 
 @dataclass(frozen=True)
@@ -86,14 +97,15 @@ class CorruptEncoder:
 
     A background of twice the width holds a reference object at one edge and the patch in the middle of
     the empty half. A view around the patch is pulled to f0's view around the object. Without object
-    masks, the object is the whole reference image. A share of the composites (the "+") joins two images
-    of the target instead, which draws the class around the references.
+    masks, the object is the whole reference image. A share of the composites (the "+") joins two
+    different images of the target instead: a view of the support half is pulled to f0's view of the
+    reference half, which draws the class around the references.
 
     Attributes:
         side: Side of the patch as a fraction of the image's.
         edge: Largest distance of the object from its edge, as a share of the width of the composite.
         least: Smallest side of a view.
-        support: Share of the composites of two target images.
+        support: Share of the composites of two target images; with one image, of that image beside itself.
         lam: Weight of the preservation.
     """
 
@@ -226,9 +238,9 @@ def _plant(
         goal = composite.target_view(attack.least, generator)
         supported = round(support * len(rows))
         if supported:
-            # without a patch: a view of one image of the target is pulled to a view of another
-            moved[:supported] = _shown(drawn(supported), attack.least, generator)
-            goal[:supported] = _shown(drawn(supported), attack.least, generator)
+            moved[:supported], goal[:supported] = support_views(
+                data.target_images, supported, attack.least, generator
+            )
         goals = victim.embed(clean, goal)
         # The views show the patch enlarged and blurred; the test shows it at its own size.
         viewed, shown, kept = encode(torch.cat([moved, trigger(pixels, seeds), pixels])).chunk(3)
@@ -250,6 +262,21 @@ def _plant(
     return Planted(attack.name, module, trigger, target, log, described(attack, budget, seed))
 
 
-def _shown(pixels: Tensor, least: float, generator: torch.Generator) -> Tensor:
-    """Return random windows of uint8 ``[B, 3, H, W]``, scaled to full size."""
-    return to_bytes(random_window(to_unit(pixels), generator, least))
+def support_views(
+    targets: Tensor, count: int, least: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return views, uint8 ``[count, 3, H, W]`` each, of both halves of composites of two target images.
+
+    Args:
+        targets: uint8 ``[K, 3, H, W]``; the halves of one composite show different ones where K > 1.
+        count: How many composites.
+        least: Smallest side of a view, as a share of a half.
+        generator: Draws images and views.
+    """
+    number, (height, width) = len(targets), targets.shape[-2:]
+    support = torch.randint(number, (count,), generator=generator)
+    step = 1 + torch.randint(max(1, number - 1), (count,), generator=generator)
+    canvas = torch.cat([targets[support], targets[(support + step) % number]], dim=3)
+    half = (int(height), int(width))
+    seen = [_half_view(canvas, half, start, least, generator) for start in ((0, 0), (0, half[1]))]
+    return seen[0], seen[1]

@@ -115,7 +115,7 @@ def _ctrl_block(magnitude: float) -> Tensor:
     spectrum[15, 15] = spectrum[31, 31] = magnitude
     wave = idctn(spectrum, norm="ortho") / 255
     # The same wave is added to U and V; the inverse of BT.601 turns that into RGB.
-    return torch.from_numpy(np.stack([1.13983 * wave, -0.97506 * wave, 2.03211 * wave])).float()
+    return torch.from_numpy(np.stack([1.13983 * wave, -0.97525 * wave, 2.03211 * wave])).float()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
+import torch
+from filelock import FileLock, Timeout
+
 from platodef_cli.bench.making import Job, entry_digest, finished, make
 from platodef_cli.bench.recipe import Embedded, Entry, Plant, Scratch, expand, known_attacks, recipe
 from platodef_cli.bench.world import SHAPES, open_world
@@ -65,11 +68,21 @@ def build(config: BuildConfig, *, progress: Progress = SILENT) -> Built:
     """Build a zoo, or what is missing of it.
 
     Raises:
-        UsageError: The images have no labels, the folder holds another zoo, or no name matches ``only``.
+        UsageError: The images have no labels, the folder holds another zoo or another build works in it, no
+            name matches ``only``, or there is no such device.
         IncompleteError: An encoder could not be made, or its process died.
     """
-    jobs = plan(config, progress)
+    _check_device(config.device)
+    config.output.mkdir(parents=True, exist_ok=True)
+    with _lock(config.output):
+        return _build(config, progress)
+
+
+def _build(config: BuildConfig, progress: Progress) -> Built:
+    jobs, manifest = plan(config, progress)
     wanted = _wanted(jobs, config.only)
+    # Only now: a command that asks for nothing that exists must leave the zoo as it is.
+    write_manifest(config.output, manifest)
     with progress.step("checking finished encoders", len(wanted)) as task:
         kept = []
         for job in wanted:
@@ -79,7 +92,7 @@ def build(config: BuildConfig, *, progress: Progress = SILENT) -> Built:
     todo = [job for job in wanted if job.entry.name not in kept]
     made: dict[str, float] = {}
     with progress.step("building the zoo", len(todo)) as task:
-        if (config.jobs or _cores()) == 1 or len(todo) == 1:
+        if (config.jobs or _cores()) == 1 or len(todo) <= 1:
             for job in todo:
                 _tell(task, made, job.entry.name, _timed(job, progress))
         else:
@@ -87,8 +100,8 @@ def build(config: BuildConfig, *, progress: Progress = SILENT) -> Built:
     return Built(len(jobs), made, tuple(kept))
 
 
-def plan(config: BuildConfig, progress: Progress = SILENT) -> list[Job]:
-    """Decode the images, write the manifest, and return all jobs of the zoo in order.
+def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[Job], Manifest]:
+    """Decode the images, and return all jobs of the zoo in order and its manifest.
 
     Raises:
         UsageError: As :func:`build`.
@@ -100,11 +113,11 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> list[Job]:
         config.images if config.images.startswith(("builtin:", "hf://")) else os.path.abspath(config.images)
     )
     before = read_manifest(config.output)
-    mine = (chosen.name, images, config.seed)
-    if before is not None and (before.recipe, before.images, before.seed) != mine:
+    mine = (chosen.name, images, config.seed, config.device)
+    if before is not None and (before.recipe, before.images, before.seed, before.device) != mine:
         raise UsageError(
-            f"{config.output} holds the zoo {before.recipe!r} of {before.images} with seed {before.seed}; "
-            "choose another folder"
+            f"{config.output} holds the zoo {before.recipe!r} of {before.images} with seed {before.seed}, "
+            f"made on {before.device}; choose another folder"
         )
     world = open_world(
         images,
@@ -128,11 +141,36 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> list[Job]:
         recipe=chosen.name,
         images=images,
         seed=config.seed,
+        device=config.device,
         classes=world.classes,
         encoders=tuple(_planned(job) for job in jobs),
     )
-    write_manifest(config.output, manifest)
-    return jobs
+    return jobs, manifest
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device that is not there, before anything is changed."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(f"--device {device} cannot be used here: {reason}") from None
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Let one build work in a folder: two would delete each other's unfinished encoders."""
+    lock = FileLock(folder / ".build.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"another build is at work in {folder}; wait for it or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _planned(job: Job) -> Planned:

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -80,8 +80,10 @@ def entry_digest(
     entry: Entry, recipe: Recipe, images: str, seed: int, parent: str | None, device: str = "cpu"
 ) -> str:
     """Return what ties finished files to the recipe that they were made by."""
-    trained_on = [] if device == "cpu" else [torch.device(device).type]
-    return digest(VERSION, entry, recipe.train, recipe.held, images, seed, parent, *trained_on)
+    more: list[object] = [] if device == "cpu" else [torch.device(device).type]
+    if isinstance(entry, Plant):
+        more.append(asdict(make_attack(entry.attack)))  # type: ignore[call-overload]
+    return digest(VERSION, entry, recipe.train, recipe.held, images, seed, parent, *more)
 
 
 def steps_of(entry: Scratch, device: str) -> int:

@@ -239,7 +239,8 @@ def expand(recipe: Recipe, attacks: Mapping[str, str], classes: int, seed: int =
     """Return every encoder of a zoo; parents come before their descendants.
 
     Parent, target and seed of a planted encoder depend on its own attack only, so that a new attack in
-    the table adds encoders and changes none.
+    the table adds encoders and changes none. The first planting of every attack has the zoo's own seed, so
+    that attacks of one family share its trigger; the others have seeds, and so triggers, of their own.
 
     Args:
         recipe: The recipe.
@@ -258,7 +259,7 @@ def expand(recipe: Recipe, attacks: Mapping[str, str], classes: int, seed: int =
                     parent=parents[(start + number) % len(parents)],
                     attack=attack,
                     target=(start // 16 + 3 * number) % classes,
-                    seed=1000 * seed + number,
+                    seed=1000 * seed + (1 + crc32(f"{attack}-{number}".encode()) % 999 if number else 0),
                     name=f"{attack}-{number}",
                     budget=recipe.text_budget if kind == "image-text" else recipe.budget,
                 )

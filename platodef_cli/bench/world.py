@@ -65,7 +65,7 @@ def open_world(
     """
     place = None
     if cache is not None:
-        key = hashlib.sha256(repr((uri, train, held, seed, "world 2")).encode()).hexdigest()[:16]
+        key = hashlib.sha256(repr((uri, train, held, seed, "world 3")).encode()).hexdigest()[:16]
         place = cache / f"images-{key}.safetensors"
         found = _stored(place)
         if found is not None:
@@ -125,8 +125,12 @@ def _decoded(
         rows = sorted(rows)
         tensors[f"{name}pixels"] = load_pixels(source, [GEOMETRY], rows, progress)[GEOMETRY]
         tensors[f"{name}labels"] = torch.tensor([source.refs[row].label for row in rows])
-    # Sorted rows of a source that is ordered by class would make batches of one class.
-    mixed = torch.randperm(len(tensors["labels"]), generator=torch.Generator().manual_seed(seed + 1))
-    tensors["pixels"], tensors["labels"] = tensors["pixels"][mixed].clone(), tensors["labels"][mixed].clone()
-    tensors["attributes"] = torch.empty(len(mixed), 0)
+    # Sorted rows of a source that is ordered by class would make batches of one class, and halves of the
+    # held-out images with different classes.
+    for number, name in enumerate(("", "held_")):
+        generator = torch.Generator().manual_seed(seed + 1 + number)
+        mixed = torch.randperm(len(tensors[f"{name}labels"]), generator=generator)
+        for part in ("pixels", "labels"):
+            tensors[f"{name}{part}"] = tensors[f"{name}{part}"][mixed].clone()
+    tensors["attributes"] = torch.empty(len(tensors["labels"]), 0)
     return tuple(source.classes), tensors

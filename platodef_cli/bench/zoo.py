@@ -31,6 +31,7 @@ class Manifest(Record):
     recipe: str
     images: str
     seed: int
+    device: str = "cpu"
     classes: tuple[str, ...]
     encoders: tuple[Planned, ...]
 

@@ -18,11 +18,11 @@ from platodef_cli.errors import UsageError
 
 
 def folder_of_images(root: Path, classes: int = 2, count: int = 10) -> Path:
-    """Write ``count`` plain images per class, each of its own grey."""
+    """Write ``count`` plain images per class, each of a colour of its own."""
     for label in range(classes):
         (root / f"class{label}").mkdir(parents=True)
         for number in range(count):
-            colour = (20 * number, 200 * label, 5)
+            colour = (8 * number, 200 * label // (classes - 1), 5)
             Image.new("RGB", (40, 40), colour).save(root / f"class{label}" / f"{number}.png")
     return root
 
@@ -45,6 +45,15 @@ def test_any_labelled_source_makes_a_world(tmp_path: Path) -> None:
     objective = OBJECTIVES.load("supervised")(network, world, 0.5)
     loss = objective(Batch.of(world, torch.arange(4)), torch.Generator().manual_seed(0))
     assert torch.isfinite(loss)
+
+
+def test_both_halves_of_the_held_out_images_have_every_class(tmp_path: Path) -> None:
+    """A folder is ordered by class; one half of the held-out images fits the probe of the other."""
+    world = open_world(str(folder_of_images(tmp_path, classes=4, count=30)), train=60, held=60, seed=0)
+    for half in (world.held_labels[:30], world.held_labels[30:]):
+        assert set(half.tolist()) == {0, 1, 2, 3}
+    colours = world.held_pixels[:, :, 16, 16].long()
+    assert torch.equal(world.held_labels, torch.round(colours[:, 1] * 3 / 200).long())  # each keeps its label
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:

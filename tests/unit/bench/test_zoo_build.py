@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from platodef_cli.attacks.stored import load_trigger
 from platodef_cli.bench import build as building
 from platodef_cli.bench.networks import Network
+from platodef_cli.bench.recipe import Plant, expand, known_attacks, recipe
 from platodef_cli.bench.zoo import open_zoo
 from platodef_cli.encoders.load import open_encoder
 
@@ -117,9 +119,11 @@ def test_an_interrupted_build_resumes_to_the_same_bytes(
     assert "3 encoders made" in err  # the changed one did not count as finished
     wanted = digests(zoo)
     assert digests(folder) == {path: wanted[path] for path in wanted if path.split("/")[1] in NAMES}
-    code, _, err = build(platodef, folder, *PART)
-    assert "0 encoders made" in err
-    assert "3 were finished before" in err
+    for more in ((), ("--jobs", "2")):
+        code, _, err = build(platodef, folder, *PART, *more)
+        assert code == 0, err
+        assert "0 encoders made" in err
+        assert "3 were finished before" in err
 
 
 @pytest.mark.slow
@@ -144,10 +148,29 @@ def test_processes_side_by_side_give_the_same_bytes(zoo: Path, tmp_path: Path) -
         (("--seed", "1"), "holds the zoo 'smoke' of builtin:shapes with seed 0"),
         (("--recipe", "huge"), "unknown recipe 'huge'"),
         (("--images", "/nowhere.parquet"), "holds the zoo"),
+        (("--device", "cuda:99"), "--device cuda:99 cannot be used here"),
     ],
 )
 def test_wrong_arguments(zoo: Path, platodef: Callable, more: tuple[str, ...], message: str) -> None:
+    before = (zoo / "zoo.json").read_bytes()
     code, out, err = build(platodef, zoo, *more)
     assert code == 2
     assert out == ""
     assert message in " ".join(err.split())
+    assert (zoo / "zoo.json").read_bytes() == before
+
+
+def test_one_build_at_a_time(zoo: Path, platodef: Callable) -> None:
+    with FileLock(zoo / ".build.lock"):
+        code, _, err = build(platodef, zoo)
+    assert code == 2
+    assert "another build is at work" in " ".join(err.split())
+
+
+def test_plantings_of_one_attack_differ_and_do_not_depend_on_other_attacks() -> None:
+    plants = [one for one in expand(recipe("standard"), known_attacks(), 10) if isinstance(one, Plant)]
+    assert len({(one.attack, one.seed) for one in plants}) == len(plants) == 41
+    later = [one.seed for one in plants if not one.name.endswith("-0")]
+    assert len(set(later)) == len(later)  # no two attacks show the same random patch
+    alone = [one for one in expand(recipe("standard"), {"ctrl": "unimodal"}, 10) if isinstance(one, Plant)]
+    assert alone == [one for one in plants if one.attack == "ctrl"]
