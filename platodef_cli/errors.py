@@ -16,6 +16,7 @@ Messages say what was wrong, with which file or value, and what to do, in one li
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 EXIT_PASS = 0
 EXIT_FAIL = 1
@@ -30,6 +31,16 @@ class PlatodefError(Exception):
     """Base of every error that platodef raises on purpose."""
 
     exit_code = EXIT_INCOMPLETE
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross processes. Python would call the class with the finished message, but some compose
+        # their message from other arguments.
+        return _revived, (type(self), self.args), self.__dict__
+
+
+def _revived(kind: type[PlatodefError], args: tuple[Any, ...]) -> PlatodefError:
+    """Return an error with its message, without composing it again."""
+    return kind.__new__(kind, *args)
 
 
 class UsageError(PlatodefError):

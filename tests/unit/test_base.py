@@ -1,6 +1,7 @@
 """Errors, registry, progress, resources and records: what every room stands on."""
 
 import importlib
+import pickle
 import pkgutil
 import tomllib
 from pathlib import Path
@@ -10,7 +11,8 @@ from pydantic import ValidationError
 
 import platodef_cli
 from platodef_cli import errors, records, resources
-from platodef_cli.errors import IncompleteError, PlatodefError, UnknownNameError, UsageError
+from platodef_cli.errors import IncompleteError, NotApplicable, PlatodefError, UnknownNameError, UsageError
+from platodef_cli.images.decode import ImageError
 from platodef_cli.progress import SILENT
 from platodef_cli.records import AuditReport
 from platodef_cli.registry import Table
@@ -56,6 +58,27 @@ def test_unknown_name_lists_choices_and_guesses() -> None:
     with pytest.raises(UnknownNameError) as caught:
         table.load("zzz")
     assert str(caught.value) == "unknown detector 'zzz'; choose one of: energy, ridge"
+
+
+def _kinds(base: type[PlatodefError] = PlatodefError) -> list[type[PlatodefError]]:
+    return [base, *(kind for below in base.__subclasses__() for kind in _kinds(below))]
+
+
+COMPOSED = {
+    UnknownNameError: UnknownNameError("metric", "auroc", ["auc"]),
+    NotApplicable: NotApplicable("there are no images"),
+    ImageError: ImageError("a.png", "it is empty", transient=True),
+}
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(_kinds()), ids=lambda kind: kind.__name__)
+def test_every_error_survives_the_way_out_of_a_worker_process(kind: type[PlatodefError]) -> None:
+    error = COMPOSED[kind] if kind in COMPOSED else kind("message")
+    error.add_note("from a worker")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
 
 
 def test_table_keeps_its_order_and_imports_on_load_only() -> None:
