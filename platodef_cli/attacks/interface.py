@@ -5,7 +5,8 @@
     attack = make_attack("drupe")
     victim = Victim(module, mean=(0.5,) * 3, std=(0.5,) * 3)
     data = PlantData(images, target_images)
-    planted = attack.plant(victim, data, target=7, seed=0, budget=BUDGETS["small"])
+    budget = Budget(images=8192, epochs=6, trigger_steps=200)
+    planted = attack.plant(victim, data, target=7, seed=0, budget=budget)
     planted.trigger(pixels, seeds)          # uint8 images with the trigger of the evaluation
     save_trigger(planted.trigger, folder)   # platodef_cli.attacks.stored
 
@@ -152,14 +153,6 @@ class Budget:
     def __post_init__(self) -> None:
         if min(self.images, self.epochs, self.trigger_steps, self.batch_size) < 1 or self.lr <= 0:
             raise UsageError(f"planting: every number of a budget must be positive, got {self}")
-
-
-BUDGETS: Mapping[str, Budget] = {
-    "tiny": Budget(images=4096, epochs=4, trigger_steps=100),
-    "small": Budget(images=8192, epochs=6, trigger_steps=200),
-    "standard": Budget(images=8192, epochs=16, trigger_steps=400),
-}
-"""Presets: tests, laptops, the full zoo."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from platodef_cli.bench.training import train
 from platodef_cli.bench.world import World
 from platodef_cli.progress import SILENT, Progress
 
-PRUNED = 0.3  # share of the weights of every matrix that is set to 0
+PRUNED = 0.3  # share of the weights of a matrix that is set to 0
 FINE_RATE = 3e-4
 _STUDENTS = {"resnet": "convnext", "convnext": "resnet", "vit": "resnet"}
 _PATCHES = (0.125, 0.3)  # sides of the patches that an augmentation pastes
@@ -75,7 +75,7 @@ def distilled(parent: Network, world: World, steps: int, seed: int, progress: Pr
 
 
 def pruned(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
-    """Return a copy whose smallest weights are 0, in every matrix of the image side."""
+    """Return a copy whose smallest weights are 0, in each of :func:`_matrices`."""
     child = _copy(parent)
     with torch.no_grad():
         for value in _matrices(child):
@@ -86,7 +86,7 @@ def pruned(parent: Network, world: World, steps: int, seed: int, progress: Progr
 
 
 def quantised(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
-    """Return a copy whose matrices were rounded to 8 bits per output channel, and back."""
+    """Return a copy with each of :func:`_matrices` rounded to 8 bits per output channel, and back."""
     child = _copy(parent)
     with torch.no_grad():
         for value in _matrices(child):
@@ -105,7 +105,12 @@ def _copy(parent: Network) -> Network:
 
 
 def _matrices(network: Network) -> list[Tensor]:
-    """Return the weights of at least two dimensions, without embeddings of words."""
+    """Return the weights of at least two dimensions, of both towers where there are two.
+
+    Those of open_clip's position embeddings and projections are among them. Left out are the embeddings of
+    words, and whatever has an axis of length 1 among its first two: depthwise convolutions, class tokens
+    and timm's position embeddings.
+    """
     return [
         value
         for name, value in network.module.named_parameters()

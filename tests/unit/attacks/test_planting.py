@@ -11,7 +11,7 @@ from torch import nn
 from platodef_cli.attacks import PLANTED, make_attack
 from platodef_cli.attacks.composites import CorruptEncoder, NoisyAlignment
 from platodef_cli.attacks.drupe import sliced_wasserstein
-from platodef_cli.attacks.interface import BUDGETS, Budget, PlantData, Victim
+from platodef_cli.attacks.interface import Budget, PlantData, Victim
 from platodef_cli.attacks.post_training import distance, endless
 from platodef_cli.attacks.stored import load_trigger, save_trigger
 from platodef_cli.errors import UnknownNameError, UsageError
@@ -101,7 +101,7 @@ def test_wrong_data_and_budgets_are_refused(data):
     with pytest.raises(UsageError, match="give one each"):
         PlantData(data.images, data.target_images, torch.zeros(3))
     with pytest.raises(UsageError, match="positive"):
-        dataclasses.replace(BUDGETS["tiny"], epochs=0)
+        dataclasses.replace(TINY, epochs=0)
     with pytest.raises(UnknownNameError, match="did you mean 'drupe'"):
         make_attack("drup")
     with pytest.raises(UsageError, match="no class-prompt vectors"):
