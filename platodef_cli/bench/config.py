@@ -1,11 +1,23 @@
 """What a run of the benchmark is asked to do."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from platodef_cli.errors import UsageError
+from platodef_cli.attacks import ADVERSARIAL
+from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS
+from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.config import FitConfig, preset
+from platodef_cli.purifiers import PURIFIERS
+from platodef_cli.registry import Table
+
+SKIPPABLE: Mapping[str, tuple[Table, ...]] = {
+    "1": (DETECTORS, PURIFIERS, ADVERSARIAL),
+    "encoder": (ENCODER_DETECTORS,),
+}
+ONE_SEED = ("encoder", "alignment")
+_OWN: Mapping[str, tuple[str, ...]] = {"1": ("adversarial", "skip"), "2": ("attack",), "encoder": ("skip",)}
 
 
 @dataclass(frozen=True)
@@ -25,7 +37,7 @@ class BenchConfig:
         fresh: Compute everything again.
         attack: Attack of Table 2.
         adversarial: Test images that adversarial rows attack; 0 leaves these rows out.
-        skip: Methods to leave out.
+        skip: Methods of tables 1 and encoder to leave out.
         command: What the user typed.
     """
 
@@ -45,8 +57,18 @@ class BenchConfig:
     command: str = ""
 
     def __post_init__(self) -> None:
+        """Refuse before the first image is decoded what would otherwise be noticed, or not, after hours."""
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise UsageError("give at least one seed, each once, from 0 on")
+        if len(self.seeds) > 1 and self.table in ONE_SEED:
+            raise UsageError(f"table {self.table} takes one seed, not {len(self.seeds)}")
+        preset(self.preset)
+        methods = dict.fromkeys(name for table in SKIPPABLE.get(self.table, ()) for name in table.names())
+        for name in self.skip:
+            if not methods:
+                raise UsageError(f"--skip {name}: table {self.table} has no methods to leave out")
+            if name not in methods:
+                raise UnknownNameError("method", name, methods)
 
     def heads(self, **changes: object) -> FitConfig:
         """Return how heads are fitted, with ``changes`` on top."""
@@ -64,5 +86,5 @@ class BenchConfig:
     def to_json(self) -> dict[str, float | int | str | bool | tuple[str, ...]]:
         """Return what changes the results, for the record."""
         values = asdict(self)
-        kept = ("preset", "quick", "only", "attack", "adversarial", "skip")
-        return {name: values[name] for name in kept}
+        kept = ["preset", "quick", "only", "limit", *_OWN.get(self.table, ())]
+        return {name: values[name] for name in kept if values[name] is not None}

@@ -1,25 +1,30 @@
 """What the tables share: the zoo, the images, the store of cells, and what a table returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from importlib.metadata import version
 
 import torch
 
 from platodef_cli.attacks import make_adversarial
-from platodef_cli.bench.card import ZooCard
+from platodef_cli.audit.judging import HEADS_VERSION
+from platodef_cli.bench.card import TRIGGER, ZooCard
 from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
 from platodef_cli.bench.defending import Classifier, Trial, ZeroShot
 from platodef_cli.bench.results import Goal, Grid, Plot
 from platodef_cli.bench.setting import Laboratory
 from platodef_cli.errors import InconclusiveError
+from platodef_cli.features.extract import FEATURE_VERSION
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import AlignmentRecord
+
+LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "numpy", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class Table:
     alignment: tuple[AlignmentRecord, ...] = ()
     goals: tuple[Goal, ...] = ()
     notes: tuple[str, ...] = ()
+    configuration: Mapping[str, int | str] = field(default_factory=dict)
 
 
 @dataclass
@@ -154,17 +160,33 @@ class Context:
             probe=probe,
         )
 
+    def roles(self) -> dict[str, int | str]:
+        """Return how many images fit, calibrate and test, for the record of a table."""
+        parts = self.laboratory.pictures.roles(self.config.seeds[0])
+        return {
+            "images_to_fit": len(parts.fit),
+            "images_to_calibrate": len(parts.calibration),
+            "images_to_test": len(parts.test),
+        }
+
     def key(self, suspect: str, references: Sequence[str], seed: int) -> dict[str, object]:
         """Return what decides every cell of a suspect, for the store."""
         pictures = self.laboratory.pictures
         card = self.laboratory.zoo.cards[suspect]
         by_prompts = card.backdoor is not None and card.backdoor.attack_kind == "image-text"
         return {
-            **({"classifier": "prompts"} if by_prompts else {}),
-            "torch": torch.__version__,
+            **({"classifier": "prompts", "classes": list(pictures.classes)} if by_prompts else {}),
+            "libraries": library_versions(),
+            "code": {"heads": HEADS_VERSION, "features": FEATURE_VERSION},
             "encoders": dict(self.laboratory.identity([suspect, *references])),
+            "trigger": [file.sha256 for file in card.files if file.path.startswith(f"{TRIGGER}/")],
+            "target": None if card.backdoor is None else card.backdoor.target,
             "references": list(references),
-            "images": pictures.uri,
-            "count": len(pictures.labels),
+            "images": pictures.digest,
             "seed": seed,
         }
+
+
+def library_versions() -> dict[str, str]:
+    """Return name -> version of the libraries whose numbers go into the tables."""
+    return {name: version(name) for name in LIBRARIES}

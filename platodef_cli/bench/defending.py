@@ -40,7 +40,6 @@ class Defended(Record):
     """All methods on one suspect under one trigger."""
 
     methods: dict[str, Method]
-    baseline: Value = Field(description="clean images of other classes that the suspect sends to the target")
     plot: Plot
 
 
@@ -159,14 +158,7 @@ def defend(
             if name == DEFAULT_PURIFIER and DEFAULT_DETECTOR in scores:
                 methods[FLAGGED] = _flagged(heads, trial, scores[DEFAULT_DETECTOR], seed)
             task.advance(note=name)
-    target = trial.target
-    assert trial.test.labels is not None
-    baseline = (
-        Value(value=None, note="untargeted")
-        if target is None
-        else of_metric(attack_success(trial.probe.predict(trial.test.source), trial.test.labels, target))
-    )
-    return Defended(methods=methods, baseline=baseline, plot=_plot(title or suspect, scores))
+    return Defended(methods=methods, plot=_plot(title or suspect, scores))
 
 
 def _detect(

@@ -1,6 +1,7 @@
 """The audit's verdict on every encoder of the zoo."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from platodef_cli.bench.encoder_tables import (
     statistics_grid,
     wrong,
 )
+from platodef_cli.bench.setting import public_uri
 from platodef_cli.detectors import ENCODER_DETECTORS, make_encoder_detector
-from platodef_cli.errors import InconclusiveError, NotApplicable
+from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
 from platodef_cli.features.access import EncoderAccess
+from platodef_cli.probes.search import SEARCH_VERSION
 from platodef_cli.records import AuditReport, ProbeRecord, Record
 from platodef_cli.report.json import dumps
 
@@ -77,7 +80,8 @@ def run(context: Context) -> Table:
             found[card.name] = _audited(context, card)
             task.advance(note=f"{card.name}: {found[card.name].verdict}")
     others = {name: _examined_all(context, name, cards) for name in _detectors(context)}
-    statistics = {STATISTIC: {name: cell.statistic for name, cell in found.items()}, **others}
+    own = {name: cell.statistic for name, cell in found.items() if cell.statistic is not None}
+    statistics = {STATISTIC: own, **others}
     return Table(
         title="Encoder level: the audit's verdict on every encoder",
         grids=(
@@ -86,6 +90,7 @@ def run(context: Context) -> Table:
             every_grid(cards, found),
         ),
         plots=plots_of(cards, found),
+        configuration={"audit_images": public_uri(_audit_images(context))},
         goals=goals_of(cards, found),
         notes=tuple(
             f"{card.name} ({card.truth}) was judged {found[card.name].verdict}: "
@@ -107,7 +112,7 @@ def _audited(context: Context, card: ZooCard) -> Audited:
     asked = AuditConfig(
         model=str(laboratory.zoo.folder(card.name)),
         references=tuple(str(laboratory.zoo.folder(name)) for name in references),
-        images=_audit_images(laboratory.pictures.uri),
+        images=_audit_images(context),
         seed=seed,
         cache_dir=laboratory.zoo.root / "cache",
         battery="quick" if config.quick else "standard",
@@ -119,8 +124,8 @@ def _audited(context: Context, card: ZooCard) -> Audited:
             report = audit(asked, progress=context.progress)
         except InconclusiveError as error:
             return Audited(
-                verdict="inconclusive", exit_code=4, statistic=0.0, search=0.0, battery=0.0,
-                reasons=(str(error),), seconds=0.0,
+                verdict="inconclusive", exit_code=4, statistic=None, search=None, battery=None,
+                reasons=(str(error),), seconds=None,
             )  # fmt: skip
         _keep(report, context.store.folder / REPORTS, card.name)
         search = search_score(report)
@@ -132,16 +137,18 @@ def _audited(context: Context, card: ZooCard) -> Audited:
             search=search,
             battery=battery,
             reasons=tuple(reason.message for reason in report.reasons if reason.outcome != "pass"),
-            seconds=report.timing.seconds["total"],
+            # an audit whose features all came from the cache tells nothing about the time of an audit
+            seconds=report.timing.seconds["total"] if report.timing.cache_misses else None,
         )
 
     values = asked.to_json()
-    for name in ("model", "references"):
+    for name in ("model", "references", "images"):
         del values[name]  # where they lie; what they are is in the key
     key = {
         **context.key(card.name, references, seed),
         "audit": {k: str(v) for k, v in values.items()},
         "policy": asked.policy.to_json(),
+        "search": SEARCH_VERSION,
     }
     return context.store.get(f"audit-{card.name}", key, Audited, compute)
 
@@ -154,11 +161,21 @@ def _keep(report: AuditReport, folder: Path, name: str) -> None:
     os.replace(temporary, folder / f"{name}.json")
 
 
-def _audit_images(uri: str) -> str:
-    """Return the images of an audit: as many as an audit of shapes takes by default."""
-    prefix, _, count = uri.partition("count=")
-    if uri.startswith("builtin:shapes") and count:
-        return f"{prefix}count={min(AUDIT_IMAGES, int(count.partition('&')[0]))}"
+def _audit_images(context: Context) -> str:
+    """Return the images of an audit: as many as an audit of shapes takes by default, all of another source.
+
+    Raises:
+        UsageError: Only a part of another source was asked for; such an audit is inconclusive at best.
+    """
+    uri, limit = context.laboratory.pictures.uri, context.config.limit
+    if uri.startswith("builtin:shapes"):
+        count = min(AUDIT_IMAGES, len(context.laboratory.pictures.labels))
+        return re.sub(r"count=\d+", f"count={count}", uri)
+    if limit is not None:
+        raise UsageError(
+            "an audit of a part of its images is inconclusive, so table encoder takes no --limit on "
+            f"{uri}; give a source with fewer images"
+        )
     return uri
 
 

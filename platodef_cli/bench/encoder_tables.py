@@ -19,11 +19,13 @@ class Audited(Record):
 
     verdict: str
     exit_code: int
-    statistic: float = Field(description="over 1 where a limit was crossed; see statistic()")
-    search: float = Field(description="largest score of the trigger search")
-    battery: float = Field(description="the same for the battery of known triggers")
+    statistic: float | None = Field(description="over 1 past a limit; None where the audit broke off")
+    search: float | None = Field(description="largest score of the trigger search")
+    battery: float | None = Field(description="the same for the battery of known triggers")
     reasons: tuple[str, ...]
-    seconds: float
+    seconds: float | None = Field(
+        description="None where the audit broke off, or found its work in the cache"
+    )
 
 
 def wrong(card: ZooCard, cell: Audited) -> bool:
@@ -44,7 +46,8 @@ def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
     attacks = dict.fromkeys(card.backdoor.attack for card in planted if card.backdoor)
     for attack in attacks:
         chosen = [card for card in planted if card.backdoor and card.backdoor.attack == attack]
-        rows.append(_group(f"attack {attack}, against all clean", clean, chosen, found))
+        # alarms and costs of the clean ones stand in the first row
+        rows.append(_group(f"attack {attack}, against all clean", clean, chosen, found, alarms=False))
     for family in dict.fromkeys(card.family for card in cards):
         low, high = ([card for card in some if card.family == family] for some in (clean, planted))
         rows.append(_group(f"architecture {family}", low, high, found))
@@ -54,34 +57,53 @@ def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
         Column(key="auroc", group="statistic", label="AUROC", unit="plain"),
         Column(key="true", group="verdict", label="true positives"),
         Column(key="false", group="verdict", label="false positives"),
-        Column(key="undecided", group="verdict", label="inconclusive"),
+        Column(key="undecided-clean", group="verdict", label="inconclusive, clean"),
+        Column(key="undecided-planted", group="verdict", label="inconclusive, backdoored"),
         Column(key="clean", group="encoders", label="clean", unit="count"),
         Column(key="planted", group="encoders", label="backdoored", unit="count"),
         Column(key="minutes", group="cost", label="minutes per encoder", unit="plain"),
     )
-    caption = "Rates with Wilson's intervals, AUROC with DeLong's. The statistic is over 1 past a limit."
+    caption = (
+        "Rates with Wilson's intervals, AUROC with DeLong's; both take the encoders for independent, though "
+        "derivatives and backdoored ones share parents. The statistic is over 1 past a limit. Minutes are "
+        "those of audits that found the features of the references in the cache (the first makes them), but "
+        "not all of the suspect's."
+    )
     return Grid(id="encoder", title="Verdicts", caption=caption, columns=columns, rows=tuple(rows))
 
 
 def _group(
-    label: str, clean: Sequence[ZooCard], planted: Sequence[ZooCard], found: Mapping[str, Audited]
+    label: str,
+    clean: Sequence[ZooCard],
+    planted: Sequence[ZooCard],
+    found: Mapping[str, Audited],
+    *,
+    alarms: bool = True,
 ) -> Row:
     low, high = ([found[card.name] for card in some] for some in (clean, planted))
-    every = [*low, *high]
-    auroc = auroc_metric([cell.statistic for cell in low], [cell.statistic for cell in high])
-    seconds = [cell.seconds for cell in every if cell.seconds]
-    return Row(
-        label=label,
-        values={
-            "auroc": of_metric(auroc),
-            "true": wilson(_flagged(high), len(high)),
-            "false": wilson(_flagged(low), len(low)),
-            "undecided": wilson(sum(cell.verdict == "inconclusive" for cell in every), len(every)),
-            "clean": Value(value=len(low)),
-            "planted": Value(value=len(high)),
-            "minutes": Value(value=sum(seconds) / len(seconds) / 60 if seconds else None),
-        },
-    )
+    auroc = auroc_metric(_statistics(low), _statistics(high))
+    seconds = [cell.seconds for cell in (*(low if alarms else ()), *high) if cell.seconds is not None]
+    values = {
+        "auroc": of_metric(auroc),
+        "true": wilson(_flagged(high), len(high)),
+        "undecided-planted": wilson(_undecided(high), len(high)),
+        "clean": Value(value=len(low)),
+        "planted": Value(value=len(high)),
+        "minutes": Value(value=sum(seconds) / len(seconds) / 60 if seconds else None, n=len(seconds)),
+    }
+    if alarms:
+        values["false"] = wilson(_flagged(low), len(low))
+        values["undecided-clean"] = wilson(_undecided(low), len(low))
+    return Row(label=label, values=values)
+
+
+def _statistics(cells: Sequence[Audited]) -> list[float]:
+    """Return the statistics of the audits that ended with a verdict."""
+    return [cell.statistic for cell in cells if cell.statistic is not None]
+
+
+def _undecided(cells: Sequence[Audited]) -> int:
+    return sum(cell.verdict == "inconclusive" for cell in cells)
 
 
 def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[str, float]]) -> Grid:
@@ -128,7 +150,7 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
                     "verdict": Value(value=None, note=cell.verdict),
                     "search": Value(value=cell.search),
                     "battery": Value(value=cell.battery),
-                    "minutes": Value(value=cell.seconds / 60),
+                    "minutes": Value(value=None if cell.seconds is None else cell.seconds / 60),
                 },
             )
         )
@@ -151,14 +173,15 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
 def plots_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Plot, ...]:
     """Return the ROC curves and the histogram of the statistic."""
 
-    def values(truth: str, pick: Callable[[Audited], float]) -> list[float]:
-        return [pick(found[card.name]) for card in cards if card.truth == truth]
+    def values(truth: str, pick: Callable[[Audited], float | None]) -> list[float]:
+        picked = [pick(found[card.name]) for card in cards if card.truth == truth]
+        return [value for value in picked if value is not None]
 
     if not values("clean", lambda cell: cell.statistic) or not values(
         "backdoored", lambda cell: cell.statistic
     ):
         return ()
-    picks: dict[str, Callable[[Audited], float]] = {
+    picks: dict[str, Callable[[Audited], float | None]] = {
         STATISTIC: lambda cell: cell.statistic,
         "search alone": lambda cell: cell.search,
         "battery alone": lambda cell: cell.battery,
@@ -178,7 +201,7 @@ def goals_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Go
     low, high = (
         [found[card.name] for card in cards if card.truth == truth] for truth in ("clean", "backdoored")
     )
-    auroc = auroc_metric([cell.statistic for cell in low], [cell.statistic for cell in high]).value
+    auroc = auroc_metric(_statistics(low), _statistics(high)).value
     alarms = _flagged(low) / len(low) if low else None
     return (
         Goal(

@@ -9,7 +9,6 @@ from platodef_cli.report import blocks, page, plots
 from platodef_cli.report.numbers import number
 from platodef_cli.report.page import Html, join
 
-_MOST_PLOTS = 12  # encoders whose curves are drawn; all numbers are in the tables
 _STYLE = """
 .grid th[scope=colgroup]{text-align:left;border-left:1px solid var(--line)}
 .grid th[scope=row]{position:sticky;left:0;background:var(--bg);min-width:7rem}
@@ -38,7 +37,7 @@ def to_html(result: BenchResult) -> str:
         sections.append((grid_record.id, grid_record.title, shown, grid_record.caption))
     if result.alignment:
         sections.append(("matrix", "Alignment matrix", _matrices(result), ""))
-    for number_, plot in enumerate(result.plots[:_MOST_PLOTS]):
+    for number_, plot in enumerate(result.plots):
         sections.append((f"plot-{number_}", plot.title, _plots(plot, f"plot{number_}"), ""))
     told = notes(result)
     if told:
@@ -88,7 +87,7 @@ def _plots(plot: Plot, name: str) -> Html:
     figures = []
     if plot.curves:
         drawn = plots.roc(plot.curves, name=f"{name}-roc", title=f"ROC curves of {plot.title}")
-        figures.append(page.figure(drawn, "ROC: clean against triggered"))
+        figures.append(page.figure(drawn, f"ROC: clean against {plot.curves[0].group}"))
     for number_, record in enumerate(plot.histograms):
         drawn = plots.histogram(record, name=f"{name}-h{number_}")
         figures.append(page.figure(drawn, f"Histogram of {record.name}"))

@@ -74,7 +74,8 @@ def notes(result: BenchResult) -> list[str]:
 
 def goal_row(goal: Goal) -> tuple[str, str, str, str]:
     """Return a goal as cells."""
-    met = {None: "not measured", True: "yes", False: "no"}[goal.met]
+    missing = "not measured" if goal.measured is None else "not judged: not everything was measured"
+    met = {None: missing, True: "yes", False: "no"}[goal.met]
     return goal.name, goal.wanted, MISSING if goal.measured is None else number(goal.measured, 3), met
 
 
@@ -119,12 +120,14 @@ def _title(column: Column) -> str:
 
 def cell(value: Value | None, column: Column) -> str:
     """Return a value in the unit of its column, with its interval."""
-    text, interval = cell_parts(value, column)
-    return f"{text} [{interval}]" if interval else text
+    text, more = cell_parts(value, column)
+    if not more:
+        return text
+    return f"{text} ({more})" if value is not None and value.note else f"{text} [{more}]"
 
 
 def cell_parts(value: Value | None, column: Column) -> tuple[str, str]:
-    """Return a value in the unit of its column and its interval, which is empty where there is none."""
+    """Return a value in the unit of its column, and its interval or what it is an average of, or nothing."""
     if value is None:
         return MISSING, ""
     if column.unit == "text":
@@ -138,5 +141,5 @@ def cell_parts(value: Value | None, column: Column) -> tuple[str, str]:
     scale, digits = (100, 1) if column.unit == "percent" else (1, 3)
     text = number(scale * value.value, digits)
     if value.low is None or value.high is None:
-        return text, ""
+        return text, value.note
     return text, f"{number(scale * value.low, digits)}, {number(scale * value.high, digits)}"

@@ -12,9 +12,9 @@ Unit = Literal["percent", "plain", "seconds", "count", "text"]
 class Value(Record):
     """One number of a table."""
 
-    value: float | None
-    low: float | None = Field(None, description="lower end of the interval")
-    high: float | None = None
+    value: float | None = Field(allow_inf_nan=False)
+    low: float | None = Field(None, description="lower end of the interval", allow_inf_nan=False)
+    high: float | None = Field(None, allow_inf_nan=False)
     n: int = Field(1, description="measurements that were averaged")
     note: str = Field("", description="why there is no number; the text of a column of texts")
 
@@ -39,7 +39,7 @@ class Row(Record):
 class Grid(Record):
     """One table."""
 
-    id: str
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
     title: str
     caption: str = ""
     columns: tuple[Column, ...]
@@ -52,7 +52,7 @@ class Goal(Record):
     name: str
     wanted: str
     measured: float | None
-    met: bool | None = Field(description="None where nothing could be measured")
+    met: bool | None = Field(description="None where not everything that it asks for was measured")
 
 
 class Plot(Record):
@@ -66,7 +66,7 @@ class Plot(Record):
 class BenchResult(Record):
     """Everything that ``platodef bench run`` found."""
 
-    schema_version: str = "1.0"
+    schema_version: Literal["1.0"] = "1.0"
     table: str
     title: str
     command: str
@@ -79,7 +79,7 @@ class BenchResult(Record):
     configuration: dict[str, float | int | str | bool | tuple[str, ...]]
     libraries: dict[str, str]
     device: str
-    encoders: dict[str, str] = Field(description="encoder of the zoo -> SHA-256 of its weights")
+    encoders: dict[str, str] = Field(description="encoder that was used -> SHA-256 of its weights")
     grids: tuple[Grid, ...]
     plots: tuple[Plot, ...] = ()
     alignment: tuple[AlignmentRecord, ...] = ()

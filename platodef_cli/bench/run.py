@@ -1,25 +1,27 @@
 """Runs one table of the benchmark and describes how."""
 
+import os
 import platform
-from importlib.metadata import version
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import torch
 
 from platodef_cli import __version__
 from platodef_cli.bench import TABLES
+from platodef_cli.bench.card import read_card
 from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.context import Context, Table
+from platodef_cli.bench.context import Context, Table, library_versions
 from platodef_cli.bench.rendering import rounded
 from platodef_cli.bench.results import BenchResult
-from platodef_cli.bench.setting import Laboratory, open_pictures
-from platodef_cli.bench.world import SHAPES
+from platodef_cli.bench.setting import Laboratory, open_pictures, public_uri
+from platodef_cli.bench.world import SHAPES, shapes_worlds
 from platodef_cli.bench.zoo import Zoo, open_zoo
 from platodef_cli.errors import UsageError
 from platodef_cli.progress import SILENT, Progress
 
 SHAPES_IMAGES = "builtin:shapes?seed=11&count=4000"
-_LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "scikit-learn", "scipy", "numpy")
 
 
 def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
@@ -29,17 +31,13 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     stopped.
 
     Raises:
-        UsageError: There is no zoo, no such table, or the images are wrong.
+        UsageError: There is no zoo, no such table or encoder, or the images are wrong.
         InconclusiveError: The zoo has no encoder that the table needs, or there are too few images.
     """
     fill = TABLES.load(config.table)
     zoo = open_zoo(config.zoo)
-    pictures = open_pictures(_images(config, zoo), config.limit, progress)
-    if len(pictures.classes) != len(zoo.manifest.classes):
-        raise UsageError(
-            f"{pictures.uri} has {len(pictures.classes)} classes, the zoo was made for "
-            f"{len(zoo.manifest.classes)}; give images of the same classes"
-        )
+    _check_names(config.only, zoo)
+    pictures = open_pictures(_images(config, zoo), config.limit, zoo.manifest.classes, progress)
     store = CellStore(config.results or config.zoo / "results" / config.table, fresh=config.fresh)
     laboratory = Laboratory(zoo, pictures)
     try:
@@ -54,13 +52,13 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         tool_version=__version__,
         recipe=zoo.manifest.recipe,
         zoo_seed=zoo.manifest.seed,
-        trained_on=_public(zoo.manifest.images),
-        images=_public(pictures.uri),
+        trained_on=public_uri(zoo.manifest.images),
+        images=public_uri(pictures.uri),
         seeds=config.seeds,
-        configuration=config.to_json(),
-        libraries={"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}},
+        configuration={**config.to_json(), **table.configuration},
+        libraries={"python": platform.python_version(), **library_versions()},
         device=f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
-        encoders={name: _weights(zoo, name) for name in zoo.cards},
+        encoders={name: _weights(laboratory, name) for name in sorted(laboratory.used)},
         grids=table.grids,
         plots=table.plots,
         alignment=table.alignment,
@@ -72,8 +70,18 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     return rounded(result)
 
 
+def _check_names(patterns: Sequence[str], zoo: Zoo) -> None:
+    """Refuse a pattern that no encoder of the plan matches, finished or not."""
+    names = [planned.name for planned in zoo.manifest.encoders]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"--only {pattern} matches no encoder of this zoo; they are: {', '.join(names)}")
+
+
 def _images(config: BenchConfig, zoo: Zoo) -> str:
     if config.images is not None:
+        if _trained_on(config.images, zoo):
+            raise UsageError(f"the zoo was trained on {config.images}; give other images of the same classes")
         return config.images
     if zoo.manifest.images == SHAPES:
         return SHAPES_IMAGES
@@ -83,11 +91,16 @@ def _images(config: BenchConfig, zoo: Zoo) -> str:
     )
 
 
-def _public(uri: str) -> str:
-    """Return an image source without the folders of this machine."""
-    return uri if uri.startswith(("builtin:", "hf://")) else uri.rsplit("/", 1)[-1]
+def _trained_on(images: str, zoo: Zoo) -> bool:
+    """Tell whether these are images that the zoo was trained on."""
+    trained = zoo.manifest.images
+    if trained == SHAPES:
+        return any(f"seed={world}&" in f"{images}&" for world in shapes_worlds(zoo.manifest.seed))
+    if "://" in images or images.startswith("builtin:"):
+        return images == trained
+    return os.path.realpath(images) == os.path.realpath(trained)
 
 
-def _weights(zoo: Zoo, name: str) -> str:
-    card = zoo.cards[name]
+def _weights(laboratory: Laboratory, name: str) -> str:
+    card = laboratory.zoo.cards.get(name) or read_card(laboratory.extra[name])
     return next(file.sha256 for file in card.files if file.path.endswith("model.safetensors"))

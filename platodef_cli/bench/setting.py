@@ -1,5 +1,6 @@
 """What every cell works on: images in three roles, and features of suspects and references on them."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,7 @@ class Pictures:
 
     Attributes:
         uri: Their source.
+        digest: SHA-256 over the hash and the label of every image.
         classes: Class names.
         pixels: uint8 ``[N, 3, 32, 32]``.
         labels: int64 ``[N]``.
@@ -38,6 +40,7 @@ class Pictures:
     """
 
     uri: str
+    digest: str
     classes: tuple[str, ...]
     pixels: Tensor
     labels: Tensor
@@ -48,27 +51,56 @@ class Pictures:
         return split(len(self.labels), seed)
 
 
-def open_pictures(uri: str, limit: int | None, progress: Progress = SILENT) -> Pictures:
+def open_pictures(
+    uri: str, limit: int | None, classes: Sequence[str], progress: Progress = SILENT
+) -> Pictures:
     """Decode the images of a benchmark.
 
+    Args:
+        uri: Their source.
+        limit: Use so many of them.
+        classes: Of the zoo; labels are numbered in this order, whatever the order of the source.
+        progress: Receives the decoding.
+
     Raises:
-        UsageError: They have no labels.
+        UsageError: They have no labels, or other classes.
         InconclusiveError: They are too few.
     """
     source = open_source(uri, limit=limit)
-    labels = [ref.label for ref in source.refs]
-    if source.classes is None or any(label is None for label in labels):
+    if source.classes is None or any(ref.label is None for ref in source.refs):
         raise UsageError(f"{uri} has images without labels; the benchmark needs labelled images")
-    if len(labels) < FEWEST:
-        raise InconclusiveError(f"{len(labels)} images are too few for a benchmark; give at least {FEWEST}")
+    if len(source.refs) < FEWEST:
+        raise InconclusiveError(
+            f"{len(source.refs)} images are too few for a benchmark; give at least {FEWEST}"
+        )
+    if sorted(source.classes) != sorted(classes):
+        raise UsageError(
+            f"the classes of {uri} ({_some(source.classes)}) are not those that the zoo was made for "
+            f"({_some(classes)}); give images of the same classes"
+        )
+    number = {name: label for label, name in enumerate(classes)}
+    labels = [number[source.classes[ref.label]] for ref in source.refs if ref.label is not None]
+    told = hashlib.sha256()
+    for ref, label in zip(source.refs, labels, strict=True):
+        told.update(f"{ref.digest} {label}\n".encode())
     pixels = load_pixels(source, [GEOMETRY], range(len(labels)), progress)[GEOMETRY]
     return Pictures(
         source.uri,
-        tuple(source.classes),
+        told.hexdigest(),
+        tuple(classes),
         pixels,
         torch.tensor(labels, dtype=torch.int64),
         image_seeds(source.refs),
     )
+
+
+def public_uri(uri: str) -> str:
+    """Return an image source without the folders of this machine."""
+    return uri if uri.startswith(("builtin:", "hf://")) else uri.rsplit("/", 1)[-1]
+
+
+def _some(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @dataclass
@@ -79,11 +111,13 @@ class Laboratory:
         zoo: The zoo.
         pictures: The images.
         extra: Name -> folder of encoders that are not of the zoo (references backdoored for Table 2).
+        used: Names of the encoders whose numbers were asked for.
     """
 
     zoo: Zoo
     pictures: Pictures
     extra: dict[str, Path] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
     _clean: dict[str, Tensor] = field(default_factory=dict)
 
@@ -150,5 +184,6 @@ class Laboratory:
         return network.prompts(self.zoo.manifest.classes)
 
     def identity(self, names: Sequence[str]) -> Mapping[str, str]:
-        """Return name -> digest of the encoders' files, for keys of cells."""
+        """Return name -> digest of the encoders' files, for keys of cells; they count as used."""
+        self.used.update(names)
         return {name: self.encoder(name).record.digest for name in names}

@@ -1,14 +1,15 @@
 """Means and intervals of the benchmark's tables. Pure functions of numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 
 from scipy.special import ndtri, stdtrit
 
-from platodef_cli.bench.results import Row, Value
+from platodef_cli.bench.results import Column, Row, Value
 from platodef_cli.records import Metric
 
 LEVEL = 0.95
+SIGNED = ("CR",)  # measures that may be negative
 
 
 def of_metric(metric: Metric) -> Value:
@@ -21,11 +22,17 @@ def of_metric(metric: Metric) -> Value:
     )
 
 
-def over_seeds(values: Sequence[Value], level: float = LEVEL) -> Value:
-    """Return the mean of repeated measurements with Student's interval, cut to [0, 1] for shares.
+def repeated(values: Sequence[Value], *, share: bool = True, level: float = LEVEL) -> Value:
+    """Return the mean of repeated measurements: the seeds of one encoder, or several encoders.
 
-    One measurement keeps its own interval. Measurements without a value are left out; their note is
-    kept where none has one.
+    The interval is the wider of Student's over the repetitions and the mean of their own intervals: the
+    seeds of one encoder share images, and repetitions that agree to the last digit prove nothing about the
+    next image. Measurements without a value are left out; their note is kept where none has one.
+
+    Args:
+        values: One per repetition.
+        share: Whether the values lie in [0, 1]; the interval is cut to it.
+        level: Of the interval.
     """
     present = [value for value in values if value.value is not None]
     if not present:
@@ -38,25 +45,59 @@ def over_seeds(values: Sequence[Value], level: float = LEVEL) -> Value:
     spread = sqrt(sum((number - mean) ** 2 for number in numbers) / (count - 1))
     half = float(stdtrit(count - 1, (1 + level) / 2)) * spread / sqrt(count)
     low, high = mean - half, mean + half
-    if all(0 <= number <= 1 for number in numbers):
+    own = [(v.low, v.high) for v in present if v.low is not None and v.high is not None]
+    if len(own) == count:
+        lows, highs = (sum(ends) / count for ends in zip(*own, strict=True))
+        if highs - lows > high - low:
+            low, high = lows, highs
+    if share:
         low, high = max(0.0, low), min(1.0, high)
     return Value(value=mean, low=low, high=high, n=count)
 
 
-def average(rows: Iterable[Row], label: str) -> Row:
+def joined(encoders: Sequence[Sequence[Mapping[str, Value]]], columns: Sequence[Column]) -> dict[str, Value]:
+    """Return the values of a row: the mean over the seeds of each encoder, then over the encoders.
+
+    Args:
+        encoders: Per encoder, per seed: column key -> value.
+        columns: Tell which values are shares.
+    """
+    found = {}
+    for column in columns:
+        share = column.unit in ("percent", "plain") and column.label not in SIGNED
+        per_encoder = [
+            repeated([one[column.key] for one in seeds if column.key in one], share=share)
+            for seeds in encoders
+            if any(column.key in one for one in seeds)
+        ]
+        if per_encoder:
+            found[column.key] = repeated(per_encoder, share=share)
+    return found
+
+
+def average(rows: Iterable[Row], label: str, without: str | None = None) -> Row:
     """Return the mean of every column over rows, each row with equal weight; no interval.
 
-    A column is averaged over the rows that have a number in it; ``n`` says how many.
+    A column is averaged over the rows that have a number in it; ``n`` says how many, and the note where
+    that is not all of them.
+
+    Args:
+        rows: What is averaged.
+        label: Of the new row.
+        without: Group of columns that is left out.
     """
     rows = list(rows)
     values = {}
     for key in dict.fromkeys(key for row in rows for key in row.values):
+        if key.partition(":")[0] == without:
+            continue
         numbers = [
             row.values[key].value for row in rows if key in row.values and row.values[key].value is not None
         ]
         present = [number for number in numbers if number is not None]
         if present:
-            values[key] = Value(value=sum(present) / len(present), n=len(present))
+            part = f"{len(present)} of {len(rows)}" if len(present) < len(rows) else ""
+            values[key] = Value(value=sum(present) / len(present), n=len(present), note=part)
         else:
             note = next((row.values[key].note for row in rows if key in row.values), "")
             values[key] = Value(value=None, n=0, note=note)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from platodef_cli.bench.card import ZooCard
@@ -12,7 +13,7 @@ from platodef_cli.bench.context import Context, Table
 from platodef_cli.bench.defending import cleaned, defend, kept_cosine, numbers_of
 from platodef_cli.bench.networks import Network
 from platodef_cli.bench.results import Column, Grid, Row, Value
-from platodef_cli.bench.statistics import over_seeds
+from platodef_cli.bench.statistics import joined
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.metrics.alignment import alignment_records
@@ -37,12 +38,30 @@ HEAD_COLUMNS = (
 )
 
 
+PAPERS_HEADS: Mapping[str, object] = {"gaussian_start": False}
+"""Changes to the configuration of heads that are compared with each other: the paper's networks, which learn
+everything themselves. Those that start from the closed form differ by little but it."""
+
+
+HEADS_CAPTION = (
+    "The networks are the paper's, which learn everything themselves; by default platodef's start from the "
+    "closed form, whose numbers stand in the first row."
+)
+
+
+def means_over(suspects: Sequence[ZooCard]) -> str:
+    """Return the sentence that says what a row is a mean of."""
+    names = ", ".join(card.name for card in suspects)
+    return f"Means over {names}, with the wider of Student's interval over them and that of the images."
+
+
 class HeadCell(Record):
     """One way to fit heads, on one suspect."""
 
     parameters: int
     matched: float
     values: dict[str, Value]
+    closed: dict[str, Value] = Field(description="the same numbers of the closed form of the same heads")
     seconds: float
 
 
@@ -62,8 +81,8 @@ def head_cell(context: Context, card: ZooCard, seed: int, changes: Mapping[str, 
             trial,
             heads,
             seed=seed,
-            detectors=("energy", "platonic"),
-            purifiers=("mean",),
+            detectors=("energy", "platonic", "gaussian"),
+            purifiers=("mean", "gaussian"),
             progress=context.progress,
         ).methods
         # joint heads share a backbone; it is counted once
@@ -76,6 +95,10 @@ def head_cell(context: Context, card: ZooCard, seed: int, changes: Mapping[str, 
                 "platonic": found["detector platonic"].numbers["AUC"],
                 **{name: found["purifier mean"].numbers[name] for name in ("CA", "PA", "ASR")},
             },
+            closed={
+                "energy": found["detector gaussian"].numbers["AUC"],
+                **{name: found["purifier gaussian"].numbers[name] for name in ("CA", "PA", "ASR")},
+            },
             seconds=seconds,
         )
 
@@ -83,18 +106,27 @@ def head_cell(context: Context, card: ZooCard, seed: int, changes: Mapping[str, 
     return context.store.get(f"heads-{card.name}-{seed}", key, HeadCell, compute)
 
 
-def head_values(cell: HeadCell) -> dict[str, Value]:
-    """Return the columns of :data:`HEAD_COLUMNS`."""
-    return {
-        "parameters": Value(value=cell.parameters),
-        "matched": Value(value=cell.matched),
-        **cell.values,
-        "seconds": Value(value=cell.seconds),
-    }
+def head_row(label: str, encoders: Sequence[Sequence[HeadCell]]) -> Row:
+    """Return a row of :data:`HEAD_COLUMNS` from the cells of every encoder and seed."""
+    parts = [
+        [
+            {
+                "parameters": Value(value=cell.parameters),
+                "matched": Value(value=cell.matched),
+                **cell.values,
+                "seconds": Value(value=cell.seconds),
+            }
+            for cell in seeds
+        ]
+        for seeds in encoders
+    ]
+    return Row(label=label, values=joined(parts, HEAD_COLUMNS))
 
 
-def _joined(parts: Sequence[Mapping[str, Value]]) -> dict[str, Value]:
-    return {key: over_seeds([part[key] for part in parts]) for key in parts[0]}
+def closed_form_row(encoders: Sequence[Sequence[HeadCell]]) -> Row:
+    """Return what the closed form reaches alone: the same numbers without a network."""
+    parts = [[cell.closed for cell in seeds] for seeds in encoders]
+    return Row(label="closed form alone", values=joined(parts, HEAD_COLUMNS))
 
 
 def backbones(context: Context) -> Table:
@@ -102,7 +134,7 @@ def backbones(context: Context) -> Table:
     suspects = context.one_per_parent()
     widths = (16, 32) if context.config.quick else WIDTHS
     base = context.config.heads().backbone
-    rows = []
+    rows: list[Row] = []
     with context.progress.step("backbones", len(KINDS) * len(widths) * len(suspects)) as task:
         for kind in KINDS:
             for width in widths:
@@ -114,19 +146,17 @@ def backbones(context: Context) -> Table:
                 )
                 cells = []
                 for card in suspects:
-                    for seed in context.config.seeds:
-                        cells.append(head_cell(context, card, seed, {"backbone": backbone}))
+                    changes = {**PAPERS_HEADS, "backbone": backbone}
+                    cells.append([head_cell(context, card, seed, changes) for seed in context.config.seeds])
                     task.advance(note=f"{kind} {width}, {card.name}")
-                rows.append(
-                    Row(label=f"{kind}, width {width}", values=_joined([head_values(c) for c in cells]))
-                )
-    caption = (
-        f"Depth {base.depth}. Means over {', '.join(card.name for card in suspects)}; intervals over them."
-    )
+                if not rows:
+                    rows.append(closed_form_row(cells))
+                rows.append(head_row(f"{kind}, width {width}", cells))
+    caption = f"Depth {base.depth}. {HEADS_CAPTION} {means_over(suspects)}"
     grid = Grid(
         id="backbones", title="Backbones and widths", caption=caption, columns=HEAD_COLUMNS, rows=tuple(rows)
     )
-    return Table(title="Backbones and widths (Figure 4)", grids=(grid,))
+    return Table(title="Backbones and widths (Figure 4)", grids=(grid,), configuration=context.roles())
 
 
 class SolverCell(Record):
@@ -141,22 +171,27 @@ def solvers(context: Context) -> Table:
     cells = []
     with context.progress.step("solvers", len(suspects) * len(context.config.seeds)) as task:
         for card in suspects:
+            seeds = []
             for seed in context.config.seeds:
-                cells.append(_solver_cell(context, card, seed))
+                seeds.append(_solver_cell(context, card, seed))
                 task.advance(note=card.name)
-    rows = [Row(label=label, values=_joined([cell.rows[label] for cell in cells])) for label in cells[0].rows]
+            cells.append(seeds)
     columns = (
         Column(key="NFE", group="cost", label="NFE", unit="count"),
         Column(key="seconds", group="cost", label="CPU", unit="seconds"),
         *(Column(key=name, group="all purified", label=name) for name in ("CA", "PA", "ASR")),
         Column(key="CR", group="all purified", label="CR", unit="plain"),
     )
+    rows = [
+        Row(label=label, values=joined([[cell.rows[label] for cell in seeds] for seeds in cells], columns))
+        for label in cells[0][0].rows
+    ]
     caption = (
-        f"Means over {', '.join(card.name for card in suspects)}; intervals over them. Samplers start from "
-        "noise. CR: cosine of purified features of triggered images to the clean features."
+        f"{means_over(suspects)} Samplers start from noise. CR: cosine of purified features of triggered "
+        "images to the clean features."
     )
     grid = Grid(id="solvers", title="Solvers and steps", caption=caption, columns=columns, rows=tuple(rows))
-    return Table(title="Solvers and steps (Figure 5)", grids=(grid,))
+    return Table(title="Solvers and steps (Figure 5)", grids=(grid,), configuration=context.roles())
 
 
 def _solver_cell(context: Context, card: ZooCard, seed: int) -> SolverCell:
@@ -202,7 +237,7 @@ def alignment(context: Context) -> Table:
     """Compare the alignment of trained encoders with that of the same networks at random (Figures 2, 6)."""
     zoo, pictures = context.laboratory.zoo, context.laboratory.pictures
     cards = context.chosen([card for card in zoo.cards.values() if card.made in ("scratch", "embedded")])
-    rows = list(pictures.roles(0).test)[:ALIGNED]
+    rows = list(pictures.roles(context.config.seeds[0]).test)[:ALIGNED]
     names = [card.name for card in cards]
 
     def compute() -> AlignmentCell:
@@ -213,7 +248,11 @@ def alignment(context: Context) -> Table:
         records = alignment_records(spaces, permutations=PERMUTATIONS, progress=context.progress)
         return AlignmentCell(records=records)
 
-    key = {**context.key(names[0], names[1:], 0), "rows": len(rows), "permutations": PERMUTATIONS}
+    key = {
+        **context.key(names[0], names[1:], context.config.seeds[0]),
+        "rows": len(rows),
+        "permutations": PERMUTATIONS,
+    }
     cell = context.store.get("alignment", key, AlignmentCell, compute)
     grids = [_summary(cell.records)]
     grids += [_matrix(measure, names, cell.records) for measure in ("cknna", "cka")]

@@ -1,70 +1,88 @@
 """Table 1: every attack against every defence."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 
-from platodef_cli.attacks import ADVERSARIAL
+from platodef_cli.attacks import ADVERSARIAL, make_adversarial
 from platodef_cli.bench import paper
 from platodef_cli.bench.card import ZooCard
 from platodef_cli.bench.context import Context, Table
 from platodef_cli.bench.defending import FLAGGED, NONE, Defended, Method, Trial, defend
+from platodef_cli.bench.recipe import known_attacks
 from platodef_cli.bench.results import Column, Goal, Grid, Row, Unit, Value
-from platodef_cli.bench.statistics import average, over_seeds
+from platodef_cli.bench.statistics import average, joined, of_metric
 from platodef_cli.detectors import DEFAULT_DETECTOR, DETECTORS
 from platodef_cli.purifiers import DEFAULT_PURIFIER, PURIFIERS
 
 FIRST = ("none", "ridge", "knn", "mahalanobis", "energy", "denoiser", "platonic", "platonic, flagged only")
-_MEASURES: Mapping[str, Unit] = {"CA": "percent", "PA": "percent", "AUC": "plain", "ASR": "percent"}
+_PARENT = "ASR of the clean parent"
+_MEASURES: Mapping[str, Unit] = {
+    "CA": "percent",
+    "PA": "percent",
+    "AUC": "plain",
+    "ASR": "percent",
+    _PARENT: "percent",
+}
+_PAPERS = ("CA", "PA", "AUC", "ASR")  # order of its numbers
 _PAPER = "paper's own"
 _GROUPS = ("unimodal", "image-text", "adversarial")
 
 
 def run(context: Context) -> Table:
     """Fill Table 1: rows are attacks, columns defences."""
-    cells: dict[str, dict[str, list[Defended]]] = {group: {} for group in _GROUPS}
+    cells: dict[str, dict[str, list[_Encoder]]] = {group: {} for group in _GROUPS}
     jobs = [*_planted(context), *_adversarial(context)]
     with context.progress.step("attacks", len(jobs) * len(context.config.seeds)) as task:
-        for group, attack, compute in jobs:
+        for group, attack, card, compute in jobs:
+            seeds = []
             for seed in context.config.seeds:
-                cells[group].setdefault(attack, []).append(compute(seed))
+                seeds.append(compute(seed))
                 task.advance(note=attack)
-    grid_rows: list[Row] = []
-    for group, found in cells.items():
-        if found:
-            rows = _rows(found)
-            grid_rows += [*rows, average(rows, f"average, {group}"), _paper(group)]
-    every = [cell for found in cells.values() for some in found.values() for cell in some]
-    averages = {row.label.removeprefix("average, "): row for row in grid_rows if row.kind == "average"}
+            cells[group].setdefault(attack, []).append((card, seeds))
+    parts = {group: _rows(found) for group, found in cells.items() if found}
+    columns = _columns([row for rows in parts.values() for row in rows])
+    rows, averages = [], {}
+    for group, found in parts.items():
+        averages[group] = average(found, f"average, {group}", without=_PAPER)
+        rows += [*found, averages[group], _paper(group)]
+    every = [
+        cell for found in cells.values() for some in found.values() for _, seeds in some for cell in seeds
+    ]
     grid = Grid(
         id="table-1",
         title="Attacks and defences",
         caption=(
             "CA: accuracy on clean images; PA: on images with the trigger; ASR: triggered images of other "
-            "classes that land on the target (adversarial rows: 1 - PA); AUC: clean against triggered images "
-            "of other classes. The classifier is a linear probe, for image-text attacks the class prompts "
-            "(zero-shot). All samples are purified, but for 'flagged only'. "
-            f"Rows and columns 'paper': {paper.CITATION}."
+            "classes that land on the target (adversarial rows: 1 - PA), beside the rate of the clean parent "
+            "under the same trigger; AUC: clean against triggered images of other classes. The classifier is "
+            "a linear probe, for image-text attacks the class prompts (zero-shot). All samples are purified, "
+            "but for 'flagged only'. Intervals: of the images where an attack was measured once, else the "
+            "wider of Student's over encoders (or the seeds of one) and that of the images. "
+            f"Rows and columns 'paper': {paper.CITATION}; {paper.PLATONIC_IS}."
         ),
-        columns=_columns([row for row in grid_rows if row.kind == "measured"]),
-        rows=tuple(grid_rows),
+        columns=columns,
+        rows=tuple(rows),
     )
     return Table(
         title="Table 1: attacks and defences",
         grids=(grid,),
-        plots=tuple(some[0].plot for found in cells.values() for some in found.values()),
-        goals=_goals(averages),
-        notes=_notes(every),
+        plots=tuple(some[0][1][0].plot for found in cells.values() for some in found.values()),
+        goals=_goals(averages, _complete(parts, context)),
+        configuration=context.roles(),
+        notes=(*_adversarial_notes(cells["adversarial"]), *_notes(every)),
     )
 
 
-_Job = tuple[str, str, Callable[[int], Defended]]  # group, attack, seed -> result
+_Encoder = tuple[ZooCard, list[Defended]]  # one result per seed
+_Job = tuple[str, str, ZooCard, Callable[[int], Defended]]  # group, attack, suspect, seed -> result
 
 
 def _planted(context: Context) -> list[_Job]:
     jobs: list[_Job] = []
     for card in context.planted():
         assert card.backdoor is not None
-        jobs.append((card.backdoor.attack_kind, card.backdoor.attack, partial(cell, context, card)))
+        jobs.append((card.backdoor.attack_kind, card.backdoor.attack, card, partial(cell, context, card)))
     return jobs
 
 
@@ -75,7 +93,7 @@ def _adversarial(context: Context) -> list[_Job]:
     clean = [card for card in context.laboratory.zoo.cards.values() if card.role == "suspect"]
     found = [card for card in clean if card.made in ("scratch", "embedded")][:1]
     return [
-        ("adversarial", name, partial(adversarial_cell, context, card, name))
+        ("adversarial", name, card, partial(adversarial_cell, context, card, name))
         for card in found
         for name in ADVERSARIAL.names()
         if name not in context.config.skip
@@ -98,7 +116,11 @@ def adversarial_cell(context: Context, card: ZooCard, attack: str, seed: int) ->
         seed,
         lambda: context.adversarial_trial(card, attack, seed, count),
         f"{attack} on {card.name}",
-        {"adversarial": attack, "count": count},
+        {
+            "adversarial": attack,
+            "adversarial_images": count,
+            "parameters": asdict(make_adversarial(attack)),  # type: ignore[call-overload]
+        },
     )
 
 
@@ -159,26 +181,32 @@ def grouped(methods: Mapping[str, Method]) -> dict[str, dict[str, Value]]:
     return groups
 
 
-def _rows(found: Mapping[str, Sequence[Defended]]) -> list[Row]:
+def _rows(found: Mapping[str, Sequence[_Encoder]]) -> list[Row]:
     rows = []
-    for attack, cells in found.items():
-        parts = [
-            {
-                f"{group}:{measure}": value
-                for group, numbers in grouped(cell.methods).items()
-                for measure, value in numbers.items()
-            }
-            for cell in cells
-        ]
-        keys = dict.fromkeys(key for part in parts for key in part)
-        values = {key: over_seeds([part[key] for part in parts if key in part]) for key in keys}
-        for measure, number in zip(("CA", "PA", "AUC", "ASR"), paper.PLATONIC.get(attack, ()), strict=False):
+    for attack, encoders in found.items():
+        parts = [[_flat(card, cell) for cell in seeds] for card, seeds in encoders]
+        columns = _columns([Row(label=attack, values=one) for seeds in parts for one in seeds])
+        values = joined(parts, columns)
+        for measure, number in zip(_PAPERS, paper.PLATONIC.get(attack, ()), strict=False):
             values[f"{_PAPER}:{measure}"] = Value(value=number, n=0)
         rows.append(Row(label=attack, values=values))
     return rows
 
 
+def _flat(card: ZooCard, cell: Defended) -> dict[str, Value]:
+    """Return column key -> value of one encoder with one seed."""
+    found = {
+        f"{group}:{measure}": value
+        for group, numbers in grouped(cell.methods).items()
+        for measure, value in numbers.items()
+    }
+    if card.backdoor is not None:
+        found[f"none:{_PARENT}"] = of_metric(card.backdoor.success_of_parent)
+    return found
+
+
 def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+    """Return the columns that any of the rows has, the most important methods first."""
     found: dict[str, set[str]] = {}
     for row in rows:
         for key in row.values:
@@ -195,12 +223,14 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
 
 
 def _paper(group: str) -> Row:
-    """Return the paper's averages in our columns."""
-    values = {
-        f"{paper.OURS[defence]}:{measure}": Value(value=number, n=0)
-        for defence, numbers in paper.AVERAGES[group].items()
-        for measure, number in numbers.items()
-    }
+    """Return the paper's averages in our columns, those of its own defence in the paper's columns too."""
+    values = {}
+    for defence, numbers in paper.AVERAGES[group].items():
+        detector, purifier = paper.OURS[defence]
+        for measure, number in numbers.items():
+            values[f"{detector if measure == 'AUC' else purifier}:{measure}"] = Value(value=number, n=0)
+    for measure, number in paper.AVERAGES[group]["Platonic"].items():
+        values[f"{_PAPER}:{measure}"] = Value(value=number, n=0)
     return Row(label=f"paper, average, {group}", kind="paper", values=values)
 
 
@@ -213,35 +243,51 @@ def _notes(cells: Sequence[Defended]) -> tuple[str, ...]:
     return tuple(f"not applicable in {count} of {len(cells)} cells: {text}" for text, count in told.items())
 
 
+def _adversarial_notes(found: Mapping[str, Sequence[_Encoder]]) -> list[str]:
+    """Return on which encoder the adversarial rows are, and how an attack differs from the published one."""
+    told = [f"adversarial rows: attacks on the undefended {cards[0][0].name}" for cards in found.values()][:1]
+    for attack in found:
+        note = make_adversarial(attack).note
+        if note:
+            told.append(f"{attack}: {note}")
+    return told
+
+
+def _complete(parts: Mapping[str, Sequence[Row]], context: Context) -> set[str]:
+    """Return the groups of which every attack was measured in earnest: goals average over all of them."""
+    if context.config.quick:
+        return set()
+    wanted: dict[str, set[str]] = {"adversarial": set(ADVERSARIAL.names())}
+    for attack, kind in known_attacks().items():
+        wanted.setdefault(kind, set()).add(attack)
+    return {group for group, rows in parts.items() if {row.label for row in rows} >= wanted[group]}
+
+
 _AUC = {"unimodal": 0.97, "image-text": 0.97, "adversarial": 0.80}
 
 
-def _goals(averages: Mapping[str, Row]) -> tuple[Goal, ...]:
-    """Return the goals at the sample level."""
+def _goals(averages: Mapping[str, Row], complete: set[str]) -> tuple[Goal, ...]:
+    """Return the goals at the sample level; none is judged on a part of its attacks."""
     goals = []
 
-    def add(name: str, wanted: str, measured: float | None, met: bool | None) -> None:
-        goals.append(Goal(name=name, wanted=wanted, measured=measured, met=met))
+    def add(name: str, group: str, wanted: float, measured: float | None, *, least: bool = False) -> None:
+        met = None
+        if measured is not None and group in complete:
+            met = measured >= wanted if least else measured <= wanted
+        text = f"{'at least' if least else 'at most'} {wanted:g}"
+        goals.append(Goal(name=f"{name}, {group}", wanted=text, measured=measured, met=met))
 
     for group, least in _AUC.items():
-        value = _number(averages.get(group), "platonic:AUC")
-        add(f"AUC, {group}", f"at least {least:.2f}", value, None if value is None else value >= least)
+        add("AUC", group, least, _number(averages.get(group), "platonic:AUC"), least=True)
     for group in ("unimodal", "image-text"):
         row = averages.get(group)
-        own = _number(row, "none:ASR")
-        add(
-            f"ASR of the attacks themselves, {group}",
-            "at least 0.90",
-            own,
-            None if own is None else own >= 0.9,
-        )
-        asr, ca, pa = (_number(row, f"platonic:{measure}") for measure in ("ASR", "CA", "PA"))
-        add(f"ASR, all purified, {group}", "at most 0.035", asr, None if asr is None else asr <= 0.035)
-        gap = None if ca is None or pa is None else ca - pa
-        add(f"CA - PA, all purified, {group}", "at most 0.10", gap, None if gap is None else gap <= 0.10)
+        add("ASR of the attacks themselves", group, 0.9, _number(row, "none:ASR"), least=True)
+        add("ASR, all purified", group, 0.035, _number(row, "platonic:ASR"))
+        ca, pa = _number(row, "platonic:CA"), _number(row, "platonic:PA")
+        add("CA - PA, all purified", group, 0.10, None if ca is None or pa is None else ca - pa)
         undefended, flagged = _number(row, "none:CA"), _number(row, "platonic, flagged only:CA")
         loss = None if undefended is None or flagged is None else undefended - flagged
-        add(f"CA lost, flagged only, {group}", "at most 0.02", loss, None if loss is None else loss <= 0.02)
+        add("CA lost, flagged only", group, 0.02, loss)
     return tuple(goals)
 
 

@@ -10,7 +10,7 @@ from platodef_cli.bench.defending import Defended, defend
 from platodef_cli.bench.making import Job, entry_digest, finished, make
 from platodef_cli.bench.recipe import Plant, recipe
 from platodef_cli.bench.results import Column, Grid, Row, Value
-from platodef_cli.bench.statistics import over_seeds
+from platodef_cli.bench.statistics import joined
 from platodef_cli.errors import InconclusiveError, UsageError
 
 INSIDERS = "insiders"  # sub-folder of the zoo for backdoored references
@@ -63,6 +63,7 @@ def run(context: Context) -> Table:
                 rows=tuple(rows),
             ),
         ),
+        configuration=context.roles(),
         notes=tuple(_insider_note(context, name) for name in insiders),
     )
 
@@ -137,11 +138,11 @@ def _values(cells: Sequence[Defended]) -> dict[str, Value]:
         "platonic": "detector platonic",
         "robust": "detector robust",
     }
-    values = {}
-    for column in _COLUMNS:
-        method, _, measure = column.key.partition(":")
-        values[column.key] = over_seeds([cell.methods[names[method]].numbers[measure] for cell in cells])
-    return values
+    seeds = []
+    for cell in cells:
+        parts = [column.key.split(":") for column in _COLUMNS]
+        seeds.append({f"{m}:{measure}": cell.methods[names[m]].numbers[measure] for m, measure in parts})
+    return joined([seeds], _COLUMNS)
 
 
 def _label(subset: Sequence[int], references: Sequence[ZooCard]) -> str:

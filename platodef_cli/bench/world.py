@@ -96,13 +96,21 @@ def _stored(place: Path) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
         return None
 
 
+def shapes_worlds(seed: int) -> tuple[int, int]:
+    """Return the seeds of the shapes that a zoo is trained on, and of those that its cards are measured on.
+
+    They are far from the seeds that people give to ``builtin:shapes`` for audits and benchmarks.
+    """
+    return 700_001 + 2 * seed, 700_002 + 2 * seed
+
+
 def _shapes(train: int, held: int, seed: int) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    # Worlds far from the seeds that people give to builtin:shapes for audits and benchmarks.
     parts = {}
-    for name, world, count in (("", 700_001 + 2 * seed, train), ("held_", 700_002 + 2 * seed, held)):
+    worlds = shapes_worlds(seed)
+    for name, world, count in zip(("", "held_"), worlds, (train, held), strict=True):
         pixels, labels = render(world, np.arange(count))
         parts[f"{name}pixels"], parts[f"{name}labels"] = torch.from_numpy(pixels), torch.from_numpy(labels)
-    scene = scenes(700_001 + 2 * seed, np.arange(train))
+    scene = scenes(worlds[0], np.arange(train))
     texture = np.eye(len(TEXTURES), dtype=np.float32)[scene.texture]
     columns = [scene.centre, scene.radius[:, None], scene.colour, scene.background, texture]
     attributes = torch.from_numpy(np.concatenate(columns, axis=1)).float()

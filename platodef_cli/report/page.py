@@ -107,14 +107,16 @@ def section(title: str, content: Html, *, identity: str, note: str = "") -> Html
     """
     told = f'<p class="note">{escape(note)}</p>\n' if note else ""
     return Html(
-        f'<section id="{identity}" aria-labelledby="{identity}-title">\n'
-        f'<h2 id="{identity}-title">{escape(title)}</h2>\n{told}{content}\n</section>'
+        f'<section id="{escape(identity)}" aria-labelledby="{escape(identity)}-title">\n'
+        f'<h2 id="{escape(identity)}-title">{escape(title)}</h2>\n{told}{content}\n</section>'
     )
 
 
 def contents(entries: Iterable[tuple[str, str]]) -> Html:
     """Return links to the sections of the page, from (identity, title)."""
-    links = "".join(f'<li><a href="#{identity}">{escape(title)}</a></li>' for identity, title in entries)
+    links = "".join(
+        f'<li><a href="#{escape(identity)}">{escape(title)}</a></li>' for identity, title in entries
+    )
     return Html(f'<nav aria-label="Contents"><ul>{links}</ul></nav>')
 
 

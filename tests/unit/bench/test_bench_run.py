@@ -2,19 +2,27 @@
 
 import re
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
 
 from platodef_cli.attacks import ADVERSARIAL
 from platodef_cli.attacks.stored import load_trigger
 from platodef_cli.bench.card import read_card
 from platodef_cli.bench.encoder_level import battery_score
 from platodef_cli.bench.networks import Network
+from platodef_cli.bench.page import to_html
 from platodef_cli.bench.rendering import WIDE, cell, parts, to_markdown
 from platodef_cli.bench.results import BenchResult, Column, Grid, Row, Value
 from platodef_cli.bench.setting import open_pictures
 from platodef_cli.detectors import DETECTORS
+from platodef_cli.errors import UsageError
+from platodef_cli.images.shapes import CLASSES
+from platodef_cli.metrics.alignment import alignment_records
 from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.records import AuditReport
 
@@ -26,8 +34,9 @@ def bench(platodef: Callable, zoo: Path, table: str, tmp_path: Path, *more: obje
     """Run a table in all three formats and return the record."""
     outputs = {name: tmp_path / f"{table}.{name}" for name in ("json", "markdown", "html")}
     options = [word for name, path in outputs.items() for word in ("-o", f"{name}={path}")]
+    images = () if "--images" in more else ("--images", IMAGES)
     code, out, err = platodef(
-        "bench", "run", "--zoo", zoo, "--table", table, "--images", IMAGES, "--quick", *options, *more
+        "bench", "run", "--zoo", zoo, "--table", table, *images, "--quick", *options, *more
     )
     assert code == 0, err
     assert out == ""
@@ -50,7 +59,7 @@ def zero_shot_success(zoo: Path) -> float:
     """Return the success of ``clip-backdoor-0`` by its own prompts, computed step by step."""
     card = read_card(zoo / "encoders" / "clip-backdoor-0")
     network = Network.load(card.architecture, zoo / "encoders" / card.name)
-    pictures = open_pictures(IMAGES, None)
+    pictures = open_pictures(IMAGES, None, CLASSES)
     test = [row for row in pictures.roles(0).test if int(pictures.labels[row]) != card.backdoor.target]
     pixels = load_trigger(zoo / "encoders" / card.name / "trigger")(
         pictures.pixels[test], pictures.seeds[test]
@@ -65,7 +74,7 @@ def zero_shot_success(zoo: Path) -> float:
 
 def test_table_1(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     options = [
-        *without("platonic", "energy", "ridge", "knn", "mean", "clipscore", "fgsm"),
+        *without("platonic", "energy", "ridge", "knn", "mean", "clipscore", "fgsm", "autoattack"),
         *("--only", "ssl-*", "--only", "clip-backdoor-0", "--adversarial", "20"),
     ]
     result = bench(platodef, zoo, "1", tmp_path, *options)
@@ -73,7 +82,7 @@ def test_table_1(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     assert list(rows) == [
         *("ssl-backdoor", "average, unimodal", "paper, average, unimodal"),
         *("clip-backdoor", "average, image-text", "paper, average, image-text"),
-        *("fgsm", "average, adversarial", "paper, average, adversarial"),
+        *("fgsm", "autoattack", "average, adversarial", "paper, average, adversarial"),
     ]
     values = rows["ssl-backdoor"].values
     assert {"none:CA", "none:ASR", "ridge:AUC", "ridge:ASR", "platonic:PA", "platonic:AUC"} <= set(values)
@@ -81,15 +90,27 @@ def test_table_1(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     assert values["clipscore:AUC"].value is None  # needs text features
     assert any("detector clipscore" in note for note in result.notes)
     assert rows["clip-backdoor"].values["none:ASR"].value == pytest.approx(zero_shot_success(zoo), abs=1e-6)
-    assert rows["paper, average, unimodal"].values["platonic:PA"].value == 0.6649
+    facts = read_card(zoo / "encoders" / "clip-backdoor-0").backdoor
+    parent = rows["clip-backdoor"].values["none:ASR of the clean parent"].value
+    assert parent == pytest.approx(facts.zero_shot_success_of_parent.value, abs=1e-6)
+    paper = rows["paper, average, unimodal"].values
+    # the paper's defence is the energy for detection and a sampler for purification
+    assert (paper["energy:AUC"].value, paper["heun:PA"].value) == (0.94, 0.6649)
+    assert (paper["paper's own:AUC"].value, paper["paper's own:PA"].value) == (0.94, 0.6649)
+    assert rows["average, unimodal"].values["none:CA"].note == ""
+    assert not any(key.startswith("paper") for key in rows["average, unimodal"].values)
     assert rows["fgsm"].values["none:ASR"].value == pytest.approx(
         1 - rows["fgsm"].values["none:PA"].value, abs=1e-6
     )
-    assert {goal.name for goal in result.goals} >= {
-        "AUC, unimodal",
-        "ASR of the attacks themselves, unimodal",
-        "ASR, all purified, image-text",
-    }
+    goals = {goal.name: goal for goal in result.goals}
+    assert {"AUC, unimodal", "ASR of the attacks themselves, unimodal"} <= set(goals)
+    assert goals["ASR, all purified, image-text"].measured is not None
+    assert {goal.met for goal in result.goals} == {None}  # nothing is judged on a part of the attacks
+    assert any(note.startswith("autoattack: reduced") for note in result.notes)
+    assert "adversarial rows: attacks on the undefended resnet" in result.notes
+    assert {"resnet", "ssl-backdoor-0", "clip-backdoor-0", "ref-masked"} <= set(result.encoders)
+    assert "ctrl-0" not in result.encoders
+    assert result.configuration["images_to_test"] == 150
     assert result.plots[0].curves
     again = bench(platodef, zoo, "1", tmp_path, *options)
     assert again == result  # every cell was kept, the computing time too
@@ -107,13 +128,28 @@ def test_table_2(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
         "ref-masked",
         "ref-convnext + ref-masked",
     ]
-    assert all(-1 <= row.values["mean:CR"].value <= 1 for row in result.grids[0].rows)
+    # every subset is another measurement: its references are other encoders
+    seen = {
+        tuple(row.values[key].value for key in ("mean:CR", "platonic:AUC")) for row in result.grids[0].rows
+    }
+    assert len(seen) == 4
+    suspect = read_card(zoo / "encoders" / "ssl-backdoor-0")
+    pixels = torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    triggered = load_trigger(zoo / "encoders" / suspect.name / "trigger")(pixels, torch.arange(4))
+    for reference in ("ref-convnext", "ref-masked"):
+        name = f"ssl-backdoor-in-{reference}"
+        insider = read_card(zoo / "insiders" / name)
+        assert (insider.parent, insider.backdoor.target) == (reference, suspect.backdoor.target)
+        own = load_trigger(zoo / "insiders" / name / "trigger")(pixels, torch.arange(4))
+        assert torch.equal(own, triggered)
+        assert result.encoders[name] in {file.sha256 for file in insider.files}
 
 
 def test_table_3(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     result = bench(platodef, zoo, "3", tmp_path, "--only", "ctrl-0")
     rows = {row.label: row.values for row in result.grids[0].rows}
-    assert len(rows) == 6
+    assert list(rows)[0] == "closed form alone"
+    assert len(rows) == 1 + 6
     assert rows["joint"]["parameters"].value < rows["separate"]["parameters"].value  # one backbone, not two
 
 
@@ -123,16 +159,25 @@ def test_solvers_and_backbones(zoo: Path, platodef: Callable, tmp_path: Path) ->
     assert rows["heun, 5 steps"]["NFE"].value == 9
     assert rows["ridge"]["NFE"].value == 0
     sizes = bench(platodef, zoo, "backbones", tmp_path, "--only", "ctrl-0").grids[0].rows
-    assert [row.label for row in sizes][:2] == ["transformer, width 16", "transformer, width 32"]
-    assert sizes[0].values["parameters"].value < sizes[1].values["parameters"].value
+    labels = ["closed form alone", "transformer, width 16", "transformer, width 32"]
+    assert [row.label for row in sizes][:3] == labels
+    assert sizes[1].values["parameters"].value < sizes[2].values["parameters"].value
 
 
 def test_alignment(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     result = bench(platodef, zoo, "alignment", tmp_path)
     assert {record.n for record in result.alignment} == {150}
     matrix = {row.label: row.values for row in result.grids[1].rows}
-    assert matrix["resnet"]["resnet"].value == 1.0
-    assert matrix["resnet"]["clip"].value == matrix["clip"]["resnet"].value
+    pictures = open_pictures(IMAGES, None, CLASSES)
+    rows = list(pictures.roles(0).test)
+    features = []
+    for name in ("resnet", "clip"):
+        network = Network.load(read_card(zoo / "encoders" / name).architecture, zoo / "encoders" / name)
+        features.append(network.embed(pictures.pixels[rows]))
+    records = alignment_records(dict(zip(("a", "b"), features, strict=True)), permutations=1)
+    wanted = next(record.value for record in records if record.measure == "cknna")
+    assert matrix["resnet"]["clip"].value == pytest.approx(wanted, abs=1e-4)
+    assert matrix["clip"]["resnet"].value == matrix["resnet"]["clip"].value
 
 
 @pytest.mark.slow
@@ -188,19 +233,74 @@ def test_hostile_text_is_escaped() -> None:
     values = {"tool_version": "0", "recipe": "r", "trained_on": "i", "images": "i", "device": "cpu"}
     empty = {"configuration": {}, "libraries": {}, "encoders": {}, "grids": [], "zoo_seed": 0, "seeds": [0]}
     hostile = {"table": "1", "title": "<script>|x", "command": "`rm`", "notes": ["<b>"]}
-    result = BenchResult.model_validate({**values, **empty, **hostile})
-    from platodef_cli.bench.page import to_html
-
+    columns = [{"key": "k", "group": "<script>", "label": "<script>"}]
+    cells = {"k": {"value": 0.5, "note": "<script>"}}
+    grid = {"id": "g", "title": "<script>", "caption": "<script>", "columns": columns}
+    grids = [{**grid, "rows": [{"label": "<script>", "values": cells}]}]
+    result = BenchResult.model_validate({**values, **empty, **hostile, "grids": grids})
     assert "<script>" not in to_html(result)
     assert "<script>" not in to_markdown(result)
     assert "<b>" not in to_markdown(result)
+    # a name of a section stands in an attribute of the page; numbers must be numbers
+    for wrong in (
+        {"id": 'x"><meta http-equiv="refresh">'},
+        {"rows": [{"label": "r", "values": {"k": {"value": inf}}}]},
+    ):
+        with pytest.raises(ValidationError):
+            BenchResult.model_validate({**values, **empty, **hostile, "grids": [{**grids[0], **wrong}]})
+
+
+def two_seeds(zoo: Path, platodef: Callable, tmp_path: Path, *more: object) -> list[str]:
+    """Run a small table 1 and return the names of its cells."""
+    options = [*without("platonic", "mean"), "--only", "ctrl-0", "--adversarial", "0"]
+    bench(platodef, zoo, "1", tmp_path, *options, *more)
+    return sorted(path.name for path in (tmp_path / "cells").iterdir())
+
+
+def test_a_cell_belongs_to_all_that_decides_it(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
+    results = ("--results", tmp_path / "cells")
+    first = two_seeds(zoo, platodef, tmp_path, *results, "--seed", "0", "--seed", "1")
+    assert len(first) == 2
+    both = BenchResult.model_validate_json((tmp_path / "1.json").read_text())
+    assert both.grids[0].rows[0].values["none:CA"].n == 2
+    assert two_seeds(zoo, platodef, tmp_path, *results) == first  # found again
+    seen = len(first)
+    for change in (
+        ("--seed", "2"),
+        ("--limit", "450"),
+        ("--skip", "mean"),
+        ("--images", "builtin:shapes?seed=12&count=500"),
+    ):
+        found = two_seeds(zoo, platodef, tmp_path, *results, *change)
+        assert len(found) == seen + 1, change
+        seen = len(found)
+
+
+def test_labels_are_numbered_as_the_zoo_does(tmp_path: Path) -> None:
+    """A folder has its classes in alphabetical order, whatever the order of the zoo."""
+    for label, name in enumerate(("ant", "bee")):
+        (tmp_path / name).mkdir()
+        for number in range(200):
+            Image.new("RGB", (32, 32), (number, 200 * label, 0)).save(tmp_path / name / f"{number}.png")
+    pictures = open_pictures(str(tmp_path), None, ("bee", "ant"))
+    assert pictures.classes == ("bee", "ant")
+    assert torch.equal(pictures.labels == 0, pictures.pixels[:, 1, 0, 0] > 100)
+    assert pictures.digest != open_pictures(str(tmp_path), None, ("ant", "bee")).digest
+    with pytest.raises(UsageError, match=r"the classes of .* \(ant, bee\) are not those .* \(ant, cat\)"):
+        open_pictures(str(tmp_path), None, ("ant", "cat"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("--table", "9"), 2, "unknown benchmark table '9'"),
-        (("--table", "1", "--only", "nobody"), 4, "no backdoored encoder"),
+        (("--table", "1", "--only", "nobody"), 2, "--only nobody matches no encoder of this zoo"),
+        (("--table", "1", "--only", "ref-*"), 4, "no backdoored encoder"),
+        (("--table", "1", "--skip", "energi"), 2, "did you mean 'energy'"),
+        (("--table", "3", "--skip", "energy"), 2, "table 3 has no methods to leave out"),
+        (("--table", "1", "--preset", "tinny"), 2, "did you mean 'tiny'"),
+        (("--table", "encoder", "--seed", "0", "--seed", "1"), 2, "table encoder takes one seed"),
+        (("--images", "builtin:shapes?seed=700001&count=500"), 2, "the zoo was trained on"),
         (("--table", "2", "--attack", "blto"), 2, "the trigger of blto is learned"),
         (("--table", "1", "--limit", "50"), 4, "too few for a benchmark"),
     ],
@@ -208,7 +308,8 @@ def test_hostile_text_is_escaped() -> None:
 def test_wrong_questions(
     zoo: Path, platodef: Callable, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
-    found, _, err = platodef("bench", "run", "--zoo", zoo, "--images", IMAGES, *arguments)
+    images = () if "--images" in arguments else ("--images", IMAGES)
+    found, _, err = platodef("bench", "run", "--zoo", zoo, *images, *arguments)
     assert found == code
     assert message in " ".join(err.split())
 

@@ -1,12 +1,12 @@
 import pytest
 
-from platodef_cli.bench.results import Row, Value
-from platodef_cli.bench.statistics import average, over_seeds, wilson
+from platodef_cli.bench.results import Column, Row, Value
+from platodef_cli.bench.statistics import average, joined, repeated, wilson
 
 
 def test_students_interval_over_three_seeds() -> None:
     # mean 0.5, standard deviation 0.1, t(0.975, 2) = 4.302653: half width 4.302653 * 0.1 / sqrt(3)
-    found = over_seeds([Value(value=0.4), Value(value=0.5), Value(value=0.6)])
+    found = repeated([Value(value=0.4), Value(value=0.5), Value(value=0.6)])
     assert found.value == pytest.approx(0.5)
     assert found.low == pytest.approx(0.5 - 0.248414, abs=1e-5)
     assert found.high == pytest.approx(0.5 + 0.248414, abs=1e-5)
@@ -14,19 +14,44 @@ def test_students_interval_over_three_seeds() -> None:
 
 
 def test_interval_of_shares_stays_in_the_unit_interval() -> None:
-    found = over_seeds([Value(value=0.0), Value(value=0.1)])
+    found = repeated([Value(value=0.0), Value(value=0.1)])
     assert found.low == 0.0
-    beyond = over_seeds([Value(value=1.0), Value(value=10.0)])
+    beyond = repeated([Value(value=1.0), Value(value=10.0)], share=False)
     assert beyond.low is not None
     assert beyond.low < 0  # nats or counts are not cut
 
 
+def test_repetitions_that_agree_keep_the_interval_of_the_images() -> None:
+    found = repeated([Value(value=1.0, low=0.9, high=1.0), Value(value=1.0, low=0.8, high=1.0)])
+    assert (found.value, found.high, found.n) == (1.0, 1.0, 2)
+    assert found.low == pytest.approx(0.85)
+    # Student's is wider here: t(0.975, 1) = 12.706, so it is cut on both sides
+    apart = repeated([Value(value=0.4, low=0.39, high=0.41), Value(value=0.6, low=0.59, high=0.61)])
+    assert (apart.low, apart.high) == (0.0, 1.0)
+
+
+def test_seeds_are_averaged_within_an_encoder_before_encoders_are_compared() -> None:
+    columns = (
+        Column(key="a:ASR", group="a", label="ASR"),
+        Column(key="a:CR", group="a", label="CR", unit="plain"),
+        Column(key="b:ASR", group="b", label="ASR"),
+    )
+    seeds = [[0.1, 0.2, 0.3], [0.6]]
+    found = joined(
+        [[{"a:ASR": Value(value=v), "a:CR": Value(value=v - 1)} for v in one] for one in seeds], columns
+    )
+    assert set(found) == {"a:ASR", "a:CR"}
+    assert found["a:ASR"].value == pytest.approx(0.4)  # of 0.2 and 0.6, not of four numbers
+    assert found["a:ASR"].n == 2
+    assert found["a:ASR"].low == 0.0
+    assert found["a:CR"].low is not None
+    assert found["a:CR"].low < -1  # a cosine may be negative, and its interval is not cut
+
+
 def test_one_seed_keeps_its_own_interval_and_missing_ones_are_left_out() -> None:
     alone = Value(value=0.3, low=0.1, high=0.6)
-    assert over_seeds([Value(value=None, note="no text tower"), alone]) == alone
-    assert over_seeds([Value(value=None, note="no text tower")]) == Value(
-        value=None, n=0, note="no text tower"
-    )
+    assert repeated([Value(value=None, note="no text tower"), alone]) == alone
+    assert repeated([Value(value=None, note="no text tower")]) == Value(value=None, n=0, note="no text tower")
 
 
 def test_average_weighs_rows_equally_and_counts_what_it_averaged() -> None:
@@ -37,8 +62,9 @@ def test_average_weighs_rows_equally_and_counts_what_it_averaged() -> None:
     ]
     found = average(rows, "average")
     assert found.kind == "average"
-    assert found.values["x"] == Value(value=0.4, n=2)
-    assert found.values["y"] == Value(value=0.5, n=1)
+    assert found.values["x"] == Value(value=0.4, n=2, note="2 of 3")
+    assert "y" not in average(rows, "average", without="y").values
+    assert found.values["y"] == Value(value=0.5, n=1, note="1 of 3")
     assert found.values["z"] == Value(value=None, n=0, note="missing")
 
 
