@@ -201,7 +201,7 @@ RECIPES: Mapping[str, Recipe] = {
                 1.0,
                 _ERASING,
             ),
-            Scratch("reference-masked", "reference", "xcit", "masked-images", 5000, 3e-3, 1.0, _ERASING),
+            Scratch("reference-masked", "reference", "xcit", "masked-images", 10000, 3e-3, 1.0, _ERASING),
             Scratch("reference-clip", "reference", "clip-resnet", "image-text", 6000, 3e-3, 0.0, _ERASING),
             Scratch("resnet-simclr", "suspect", "resnet-deep", "simclr", 4000, 4e-3, 1.0),
             Scratch("vit-supervised", "suspect", "vit-transformers", "supervised", 5000, 2e-3),
