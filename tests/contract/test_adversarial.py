@@ -145,6 +145,40 @@ def test_on_a_linear_model_carlini_wagner_finds_the_distance_to_the_plane():
         assert wrong(model, moved, torch.tensor([1])) == 1
 
 
+def test_carlini_wagner_reaches_its_confidence_and_goes_no_farther():
+    """With a lead of 3 logits asked for, the plane to reach lies 3 logits farther."""
+    weight = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    pixels, label = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8), torch.tensor([1])
+    model = Linear(weight, 8.0 - float((weight * 128 / 255).sum()))
+    attack = CarliniWagner(start=0.1, searches=10, steps=200, confidence=3.0)
+    moved = attack.perturb(model, pixels, label, seed=0)
+    assert float(margin(model(moved.float() / 255), label)) < -3
+    reached = float(((moved.float() - 128) / 255).norm())
+    optimum = (8 + 3) / float(weight.norm())
+    assert optimum <= reached < 1.06 * optimum
+
+
+def test_carlini_wagner_returns_nothing_that_is_wrong_by_less_than_its_confidence():
+    """All pixels at their ends move the margin by 1.5 logits at most."""
+    weight = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    weight *= 3 / weight.abs().sum()
+    pixels, label = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8), torch.tensor([1])
+    model = Linear(weight, 0.5 - float((weight * 128 / 255).sum()))
+    found = {
+        confidence: CarliniWagner(searches=4, confidence=confidence).perturb(model, pixels, label, seed=0)
+        for confidence in (0.0, 3.0)
+    }
+    assert float(margin(model(found[0.0].float() / 255), label)) < 0
+    assert torch.equal(found[3.0], pixels)
+
+
+def test_the_note_of_carlini_wagner_says_how_it_is_shorter_than_the_paper():
+    assert CarliniWagner().note == "reduced: 60 steps, 6 searches"
+    assert CarliniWagner(steps=9_999, searches=20).note == "reduced: 9999 steps, 20 searches"
+    assert CarliniWagner(steps=10_000, searches=19).note == "reduced: 10000 steps, 19 searches"
+    assert CarliniWagner(steps=10_000, searches=20).note == ""
+
+
 def test_carlini_wagner_leaves_what_it_cannot_fool():
     model = Linear(torch.zeros(1, 3, 8, 8), 1.0)
     pixels = torch.full((1, 3, 8, 8), 40, dtype=torch.uint8)
@@ -205,7 +239,12 @@ def test_the_library_agrees_with_the_reduced_attack(attacked):
 
 def test_bad_parameters_and_images_are_usage_errors(attacked):
     classifier, pixels, labels = attacked
-    for make in (lambda: Pgd(eps=0.5), lambda: Pgd(steps=0), lambda: CarliniWagner(searches=0)):
+    for make in (
+        lambda: Pgd(eps=0.5),
+        lambda: Pgd(steps=0),
+        lambda: CarliniWagner(searches=0),
+        lambda: CarliniWagner(confidence=-1.0),
+    ):
         with pytest.raises(UsageError, match="must be"):
             make()
     with pytest.raises(UsageError, match="labels must be"):
