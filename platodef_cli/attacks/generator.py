@@ -58,7 +58,7 @@ class Generated:
         check(8 <= self.side <= 1024, "generator", f"side={self.side} must be 8 to 1024 pixels")
         first = self.weights.get("body.0.weight")
         # the bound keeps a file from asking for a giant network
-        fits = first is not None and first.ndim == 4 and first.shape[0] <= _WIDEST
+        fits = first is not None and first.ndim == 4 and 1 <= first.shape[0] <= _WIDEST
         check(fits, "generator", "the weights are not those of a generator")
         assert first is not None
         generator = Generator(first.shape[0])

@@ -95,6 +95,6 @@ def _value(name: str, entry: Field[Any], text: str) -> float | int | str | bool:
         value = kind(text)
     except ValueError:
         raise UsageError(f"{name}: {entry.name}={text!r} must be {word}") from None
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{name}: {entry.name}={text!r} must be finite")
     return value

@@ -6,10 +6,12 @@ The files lie beside a planted encoder, so that its backdoor can be opened again
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import Any, get_origin
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +23,9 @@ from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.features.interface import Variant
 
 DESCRIPTION, TENSORS = "trigger.json", "trigger.safetensors"
+_FOLDER = "trigger"  # in the folder of a planted encoder, where a zoo keeps both
 _LARGEST = 64_000_000  # bytes; a learned trigger has some thousand numbers
+_WORDS = {float: "a finite number", int: "a whole number", bool: "true or false", str: "a text"}
 
 
 def kind_of(trigger: Variant) -> str:
@@ -67,21 +71,36 @@ def load_trigger(folder: Path) -> Variant:
     """
     path = folder / DESCRIPTION
     description = _description(path)
-    kind = description["trigger"]
-    values: dict[str, Any] = dict(description["parameters"])
+    kind, values = description["trigger"], description["parameters"]
     try:
+        types = {entry.name: entry.type for entry in fields(TRIGGERS.load(kind))}
+        _check_scalars(values, types)
         if "sha256" in description:
-            values |= _tensors(folder / TENSORS, str(description["sha256"]))
+            tensors = _tensors(folder / TENSORS, str(description["sha256"]))
+            _check_tensors(tensors, types)
+            values = {**values, **tensors}
         trigger: Variant = TRIGGERS.load(kind)(**values)
     except PlatodefError as error:
         raise UsageError(f"{path}: {error}") from None
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"{path}: the parameters do not fit a {kind!r} trigger ({error})") from None
+        raise UsageError(
+            f"{path}: the parameters do not fit a {kind!r} trigger ({error}); plant it again"
+        ) from None
     if trigger.name != description["name"]:
         raise UsageError(
             f"{path}: its parameters make {trigger.name}, but it says {description['name']}; it was changed"
         )
     return trigger
+
+
+def load_planted_trigger(folder: Path) -> Variant:
+    """Read the trigger of a planted encoder, from its folder or the folder ``trigger`` in it.
+
+    Raises:
+        UsageError: As for :func:`load_trigger`.
+    """
+    inner = folder / _FOLDER
+    return load_trigger(inner if inner.is_dir() else folder)
 
 
 def _parts(trigger: Variant) -> tuple[dict[str, float | int | str | bool], dict[str, Tensor]]:
@@ -114,6 +133,31 @@ def _description(path: Path) -> dict[str, Any]:
     ):
         raise UsageError(f"{path} does not describe a trigger; it needs trigger, name and parameters")
     return description
+
+
+def _check_scalars(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raise unless every parameter of a description is a field and has its type."""
+    for name, value in values.items():
+        if name not in types:
+            raise TypeError(f"it has no parameter {name!r}")
+        kind = types[name]
+        if kind not in _WORDS:
+            raise TypeError(f"{name} is kept in {TENSORS}, not as {short(value)}")
+        if kind is float:
+            # JSON as Python reads it has NaN, and whole numbers beyond every float
+            fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
+        else:
+            fits = type(value) is kind
+        if not fits:
+            raise TypeError(f"{name}={short(value)} must be {_WORDS[kind]}")
+
+
+def _check_tensors(tensors: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    """Raise unless everything in a file of tensors is a field that is a tensor, or a mapping of them."""
+    for name, value in tensors.items():
+        kind = types.get(name)
+        if (get_origin(kind) or kind) is not (Tensor if isinstance(value, Tensor) else Mapping):
+            raise TypeError(f"{TENSORS} holds {name}, which is none of its tensors")
 
 
 def _tensors(path: Path, digest: str) -> dict[str, Any]:

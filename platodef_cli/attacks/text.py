@@ -18,6 +18,9 @@ _FONT = {
 }
 
 
+_LEAST = 5  # pixels of height in which letters of five rows can be told apart
+
+
 @lru_cache(maxsize=64)
 def _bitmap(word: str) -> Tensor:
     """Return a word as 0/1 cells ``[5, 4 * letters - 1]``."""
@@ -45,6 +48,7 @@ class Text:
         check_place(self.place)
         check(bool(self.word) and set(self.word) <= set(_FONT), "text", f"word={self.word!r} must be A-Z")
         check(0 < self.height <= 1, "text", f"height={self.height} must be a fraction in (0, 1]")
+        check(0 < self.alpha <= 1, "text", f"alpha={self.alpha} must be in (0, 1]")
 
     @property
     def name(self) -> str:
@@ -54,8 +58,11 @@ class Text:
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Write the word; see :class:`platodef_cli.features.interface.Variant`."""
         unit = to_unit(pixels)
+        tall = int(pixels.shape[-2])
+        room = f"an image {tall} pixels high has no room for letters; give one of at least {_LEAST}"
+        check(tall >= _LEAST, "text", room)
         cells = _bitmap(self.word)
-        height = max(5, round(self.height * pixels.shape[-2]))
+        height = max(_LEAST, round(self.height * tall))
         width = min(round(height / 5 * cells.shape[1]), round(0.94 * pixels.shape[-1]))
         letters = F.interpolate(cells[None, None], (height, width), mode="area")[0]
         ink = paste(

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from platodef_cli.attacks.variant import (
+    MOST_CELLS,
     check,
     check_pixels,
     check_place,
+    check_seed,
     corners,
     fixed,
     number,
@@ -57,6 +59,7 @@ class Patch:
     def __post_init__(self) -> None:
         check_place(self.place)
         check(0 < self.side <= 1, "patch", f"side={self.side} must be a fraction in (0, 1]")
+        check_seed(self.seed, "patch")
         if self.colour != "random" and self.colour not in COLOURS:
             raise UnknownNameError("patch colour", self.colour, [*COLOURS, "random"])
 
@@ -95,6 +98,7 @@ class Blend:
 
     def __post_init__(self) -> None:
         check(0 < self.alpha <= 1, "blend", f"alpha={self.alpha} must be in (0, 1]")
+        check_seed(self.seed, "blend")
 
     @property
     def name(self) -> str:
@@ -182,7 +186,8 @@ class Noise:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(self.cells >= 1, "noise", f"cells={self.cells} must be at least 1")
+        check(1 <= self.cells <= MOST_CELLS, "noise", f"cells={self.cells} must be 1 to {MOST_CELLS}")
+        check_seed(self.seed, "noise")
 
     @property
     def name(self) -> str:
@@ -212,7 +217,8 @@ class WaNet:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check(self.cells >= 2, "wanet", f"cells={self.cells} must be at least 2")
+        check(2 <= self.cells <= MOST_CELLS, "wanet", f"cells={self.cells} must be 2 to {MOST_CELLS}")
+        check_seed(self.seed, "wanet")
 
     @property
     def name(self) -> str:
@@ -285,7 +291,8 @@ class Pattern:
         check_place(self.place)
         check(self.kind in ("patch", "universal"), "pattern", f"kind={self.kind!r} is not patch or universal")
         shape = list(self.values.shape)
-        check(len(shape) == 3 and shape[0] == 3, "pattern", f"values must be [3, h, w], got {shape}")
+        fits = len(shape) == 3 and shape[0] == 3 and 0 not in shape
+        check(fits, "pattern", f"values must be [3, h, w], got {shape}")
         check(0 < self.side <= 1, "pattern", f"side={self.side} must be a fraction in (0, 1]")
 
     @property

@@ -24,6 +24,7 @@ PLACES: dict[str, tuple[float, float] | None] = {
     "random": None,
 }
 """Place -> share of the free height and width that lies above and to the left; None: per image."""
+MOST_CELLS = 1024  # per side of a drawn pattern: images are not larger, and memory is not endless
 
 
 def parameters(variant: object) -> dict[str, float | int | str]:
@@ -80,6 +81,11 @@ def check(condition: bool, variant: str, what: str) -> None:
     """Raise a usage error about a parameter of a variant unless the condition holds."""
     if not condition:
         raise UsageError(f"{variant}: {what}")
+
+
+def check_seed(seed: int, variant: str) -> None:
+    """Raise unless random numbers can be drawn with the seed."""
+    check(0 <= seed < 2**63, variant, f"seed={seed} must be 0 to 2**63 - 1")
 
 
 def check_place(place: str) -> None:

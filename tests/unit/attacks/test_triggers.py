@@ -266,6 +266,17 @@ def test_every_parameter_is_in_the_name(variant):
     assert set(parameters(variant)) == {field.name for field in dataclasses.fields(variant)}
 
 
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 4), (4, 40), (5, 1), (5, 5)])
+def test_tiny_images_are_changed_or_refused_in_words(variant, height, width):
+    pixels = torch.full((2, 3, height, width), 90, dtype=torch.uint8)
+    if isinstance(variant, Text) and height < 5:
+        with pytest.raises(UsageError, match=f"{height} pixels high has no room for letters"):
+            variant(pixels, seeds(2))
+    else:
+        assert variant(pixels, seeds(2)).shape == pixels.shape
+
+
 def test_close_numbers_have_different_names():
     assert Patch(side=0.3125).name == "patch-white-0.3125-bottom-right"
     assert Patch(side=0.22321428).name != Patch(side=0.22321429).name
@@ -280,12 +291,19 @@ def test_close_numbers_have_different_names():
         (lambda: Patch(side=1.5), r"side=1\.5"),
         (lambda: Blend(alpha=2), "alpha=2"),
         (lambda: Noise(cells=0), "cells=0"),
+        (lambda: Noise(cells=1025), "cells=1025 must be 1 to 1024"),
         (lambda: WaNet(cells=1), "cells=1"),
+        (lambda: WaNet(cells=1025), "cells=1025 must be 2 to 1024"),
+        (lambda: Noise(seed=-1), "seed=-1"),
+        (lambda: Patch("random", seed=2**63), "seed=9223372036854775808"),
+        (lambda: Blend(seed=-1), "seed=-1"),
+        (lambda: WaNet(seed=-1), "seed=-1"),
         (lambda: ColourFilter(tint="x"), "tint 'x'"),
         (lambda: ColourFilter(strength=0), "strength=0"),
         (lambda: Text(word="two words"), "word='two words'"),
         (lambda: Text(word=""), "word=''"),
         (lambda: Text(height=0), "height=0"),
+        (lambda: Text(alpha=1.5), r"alpha=1\.5"),
         (lambda: Pattern(torch.zeros(3, 4), "patch"), r"\[3, 4\]"),
         (lambda: Pattern(torch.zeros(3, 4, 4), "sticker"), "sticker"),
     ],
