@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from platodef_cli.attacks.stored import load_trigger
+from platodef_cli.attacks.stored import load_planted_trigger
 from platodef_cli.bench.defence_records import DefenceRow, DefenceTable, PlantedRow
 from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS, make_detector, make_encoder_detector
 from platodef_cli.detectors.interface import Mode
@@ -138,7 +138,7 @@ def _measure(config: DefenceConfig, progress: Progress) -> DefenceTable:
     source = open_source(config.images, limit=config.limit, seed=config.seed)
     if source.classes is None or any(ref.label is None for ref in source.refs):
         raise UsageError(f"{config.images} has no labels; clean accuracy and attack success need them")
-    triggers = {folder: _trigger(Path(folder)) for folder in config.encoders}
+    triggers = {folder: load_planted_trigger(Path(folder)) for folder in config.encoders}
     rows: list[DefenceRow] = []
     planted: list[PlantedRow] = []
     diffusions: dict[tuple[int, int], tuple[ImageDiffusion, Cost]] = {}
@@ -156,12 +156,6 @@ def _measure(config: DefenceConfig, progress: Progress) -> DefenceTable:
         rows += _examine(encoder.record.name, encoder, empty, "clean", config, progress)
         encoder.close()
     return DefenceTable.of(config, planted, rows)
-
-
-def _trigger(folder: Path) -> Variant:
-    """Return the trigger beside a planted encoder, or in its folder ``trigger``."""
-    inner = folder / "trigger"
-    return load_trigger(inner if inner.is_dir() else folder)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def trigger(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--from", metavar="DIR", help="Folder with the trigger.json of a planted encoder."),
+        typer.Option("--from", metavar="DIR", help="Folder of a planted encoder, or of its trigger.json."),
     ] = None,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
@@ -89,11 +89,11 @@ def _chosen(
 ) -> "tuple[Variant, str, Path]":
     """Return the trigger, a short name for it, and the image's path."""
     if folder is not None:
-        from platodef_cli.attacks.stored import kind_of, load_trigger
+        from platodef_cli.attacks.stored import kind_of, load_planted_trigger
 
         if len(words) != 1 or parameters:
             raise UsageError("with --from, give only the image: the folder says trigger and parameters")
-        loaded = load_trigger(folder.expanduser())
+        loaded = load_planted_trigger(folder.expanduser())
         return loaded, kind_of(loaded), Path(words[0]).expanduser()
     if len(words) != 2:
         raise UsageError("give the name of a trigger and one image; `platodef bench trigger` lists the names")

@@ -8,7 +8,7 @@ from PIL import Image
 from platodef_cli.attacks.generator import Generated, Generator
 from platodef_cli.attacks.named import named_trigger, parameters_of, trigger_names
 from platodef_cli.attacks.stored import save_trigger
-from platodef_cli.attacks.triggers import Ctrl, Patch
+from platodef_cli.attacks.triggers import Ctrl, Patch, Pattern
 
 TYPED = [name for name in trigger_names() if parameters_of(name) is not None]
 LEARNED = ["pattern", "generator", "blto", "bad-clip"]
@@ -74,6 +74,18 @@ def test_a_learned_trigger_is_loaded_from_its_folder(photo, tmp_path, platodef):
     assert torch.equal(pixels_of(tmp_path / "out.png"), learned(pixels_of(photo), torch.tensor([0])))
 
 
+def test_a_learned_trigger_is_found_in_an_encoder_of_a_zoo(photo, tmp_path, platodef):
+    encoder = tmp_path / "zoo" / "encoders" / "bad-clip-0"
+    (encoder / "trigger").mkdir(parents=True)
+    for name in ("card.json", "config.json", "model.safetensors"):
+        (encoder / name).write_text("{}")
+    learned = Pattern(torch.rand(3, 4, 4), "patch", 4 / 32, "centre")
+    save_trigger(learned, encoder / "trigger")
+    result = platodef("bench", "trigger", photo, "--from", encoder, "-o", tmp_path / "out.png")
+    assert result.code == 0, result.err
+    assert torch.equal(pixels_of(tmp_path / "out.png"), learned(pixels_of(photo), torch.tensor([0])))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -87,11 +99,18 @@ def test_a_learned_trigger_is_loaded_from_its_folder(photo, tmp_path, platodef):
         (["patch", "IMAGE", "-p", "side=3"], "fraction"),
         (["patch", "IMAGE", "-p", "seed=1.5"], "whole number"),
         (["noise", "IMAGE", "-p", "smooth=maybe"], "true or false"),
+        (["noise", "IMAGE", "-p", "seed=-1"], "noise: seed=-1 must be 0 to 2**63 - 1"),
+        (["noise", "IMAGE", "-p", f"seed={'9' * 400}"], "must be 0 to 2**63 - 1"),
+        (["patch", "IMAGE", "-p", "colour=random", "-p", "seed=99999999999999999999999"], "2**63 - 1"),
+        (["noise", "IMAGE", "-p", "cells=10000000000"], "cells=10000000000 must be 1 to 1024"),
+        (["wanet", "IMAGE", "-p", "cells=10000000000"], "cells=10000000000 must be 2 to 1024"),
+        (["text", "TINY"], "4 pixels high has no room for letters"),
         (["patch", "missing.png"], "missing.png cannot be read"),
         (["patch", "TEXT"], "cannot be used"),
         (["patch", "IMAGE", "-o", "out.jpg"], "must end in .png"),
         (["patch", "IMAGE", "-o", "nowhere/out.png"], "does not exist"),
         (["IMAGE", "--from", "nowhere"], "cannot be read"),
+        (["IMAGE", "--from", "broken"], "magnitude='abc' must be a finite number"),
         (["patch", "IMAGE", "--from", "nowhere"], "only the image"),
     ],
 )
@@ -101,8 +120,13 @@ def test_mistakes_end_in_one_line_and_leave_no_file(
     monkeypatch.chdir(tmp_path)
     text = tmp_path / "text.png"
     text.write_text("no image")
+    Image.new("RGB", (40, 4)).save(tmp_path / "tiny.png")
+    (tmp_path / "broken").mkdir()
+    broken = {"trigger": "ctrl", "name": "ctrl-1", "parameters": {"magnitude": "abc"}}
+    (tmp_path / "broken" / "trigger.json").write_text(json.dumps(broken))
     before = sorted(tmp_path.iterdir())
-    words = [{"IMAGE": photo, "TEXT": text}.get(word, word) for word in arguments]
+    files = {"IMAGE": photo, "TEXT": text, "TINY": tmp_path / "tiny.png"}
+    words = [files.get(word, word) for word in arguments]
     result = platodef("bench", "trigger", *words)
     assert result.code == 2
     assert message in result.last
