@@ -23,6 +23,7 @@ from platodef_cli.attacks.views import flip, jitter
 from platodef_cli.progress import SILENT, Progress
 
 BADENCODER_SIDE = 10 / 32
+BADENCODER_SIDE_AT_224 = 50 / 224  # another share; `bench trigger` shows it on large images
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class BadEncoder:
     lambda1: float = 1.0
     lambda2: float = 1.0
 
+    side_at_224: ClassVar[float] = BADENCODER_SIDE_AT_224
     name = "bad-encoder"
     paper = "Jia et al., BadEncoder: Backdoor Attacks to Pre-trained Encoders, S&P 2022"
     kind: ClassVar[Kind] = "unimodal"

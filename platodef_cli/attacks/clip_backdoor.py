@@ -49,6 +49,7 @@ class ClipBackdoor:
     rate: float = 0.5
     lam: float = 1.0
 
+    side_at_224: ClassVar[float] = 16 / 224  # as BADENCODER_SIDE_AT_224
     name = "clip-backdoor"
     paper = "Carlini and Terzis, Poisoning and Backdooring Contrastive Learning, ICLR 2022"
     kind: ClassVar[Kind] = "image-text"

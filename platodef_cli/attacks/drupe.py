@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.attacks.bad_encoder import BADENCODER_SIDE, augmented
+from platodef_cli.attacks.bad_encoder import BADENCODER_SIDE, BADENCODER_SIDE_AT_224, augmented
 from platodef_cli.attacks.interface import Budget, Kind, PlantData, Planted, Victim
 from platodef_cli.attacks.post_training import (
     Encode,
@@ -49,6 +49,7 @@ class Drupe:
     match: float = 0.01
     projections: int = 64
 
+    side_at_224: ClassVar[float] = BADENCODER_SIDE_AT_224
     name = "drupe"
     paper = (
         "Tao et al., Distribution Preserving Backdoor Attack in Self-supervised Learning (DRUPE), S&P 2024"

@@ -9,6 +9,7 @@ from platodef_cli.attacks import PLANTED, TRIGGERS
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.interface import Variant
 
+LARGE = 64  # pixels; images of this side and more are nearer to the papers' 224 than to their 32
 _PLAIN = (bool, int, float, str)
 _TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
@@ -29,6 +30,19 @@ def parameters_of(name: str) -> dict[str, float | int | str | bool] | None:
         return None
     own = _fields(name, kind)
     return None if own is None else {key: getattr(kind, key) for key in own}
+
+
+def large_side(name: str) -> float | None:
+    """Return the side of an attack's patch on images from :data:`LARGE` on; None where it is the default.
+
+    Some papers have another share of the side at 224 pixels than at 32. The defaults are those at 32, the
+    size of the planted encoders.
+
+    Raises:
+        UnknownNameError: There is no such trigger; the message lists the choices.
+    """
+    side: float | None = getattr(_load(name), "side_at_224", None)
+    return side
 
 
 def named_trigger(name: str, values: Mapping[str, str], seed: int = 0) -> Variant:

@@ -12,6 +12,8 @@ from platodef_cli.cli.tables import show_rows
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from platodef_cli.features.interface import Variant
 
 _SUFFIX = ".png"
@@ -48,30 +50,38 @@ def trigger(
     """Put a trigger on an image and write the result as a PNG; without arguments, list the triggers.
 
     NAME is a family (patch, sig, wanet, ...) or a planted attack (ssl-backdoor, drupe, ...), whose trigger
-    at test time is shown. Sizes and places are fractions of the image. --seed draws random places and the
-    colours of an attack's patch. Learned triggers (BLTO, BadCLIP) need --from.
+    at test time is shown. Sizes and places are fractions of the image; where a paper has other fractions at
+    224 pixels than at 32 (bad-encoder, drupe, clip-backdoor), images of 64 pixels and more get the former.
+    --seed draws random places and the colours of an attack's patch. Learned triggers (BLTO, BadCLIP) need
+    --from.
     """
     if not words and folder is None:
         _list(session, as_json)
         return
-    made, name, image = _chosen(list(words or []), parameters or [], folder, seed)
+    asked, image, values = _asked(list(words or []), parameters or [], folder)
+    pixels = _read(image)
+    made, name, note = _made(asked, values, folder, seed, min(pixels.shape[-2:]))
     target = output or Path(f"{image.stem}-{name}{_SUFFIX}")
     if target.suffix.lower() != _SUFFIX:
         raise UsageError(f"the output {target} must end in {_SUFFIX}; other formats would change the trigger")
     target = check_output(target.expanduser(), inputs=[image])
-    changed, share = _apply(made, image, target, seed)
-    session.finish(f"{made.name} changed {share:.1%} of the pixels by up to {changed} of 255; wrote {target}")
+    changed, share = _apply(made, pixels, target, seed)
+    session.finish(
+        f"{made.name} changed {share:.1%} of the pixels by up to {changed} of 255{note}; wrote {target}"
+    )
 
 
 def _list(session: Session, as_json: bool) -> None:
     """Show the names with their parameters."""
     from platodef_cli.attacks import PLANTED
-    from platodef_cli.attacks.named import parameters_of, trigger_names
+    from platodef_cli.attacks.named import LARGE, large_side, parameters_of, trigger_names
 
     rows = []
     for name in trigger_names():
-        defaults = parameters_of(name)
+        defaults, large = parameters_of(name), large_side(name)
         words = "learned: --from DIR" if defaults is None else _words(defaults)
+        if large is not None:
+            words += f" ({large:.4g} from {LARGE} pixels)"
         rows.append((name, "attack" if name in PLANTED else "family", words))
     show_rows(("name", "kind", "parameters"), rows, as_json=as_json)
     session.finish(f"{len(rows)} triggers; `platodef bench trigger NAME IMAGE` applies one")
@@ -84,35 +94,27 @@ def _words(defaults: dict[str, float | int | str | bool]) -> str:
     return " ".join(f"{key}={value}" for key, value in numbers.items()) or "none"
 
 
-def _chosen(
-    words: list[str], parameters: list[str], folder: Path | None, seed: int
-) -> "tuple[Variant, str, Path]":
-    """Return the trigger, a short name for it, and the image's path."""
+def _asked(words: list[str], parameters: list[str], folder: Path | None) -> tuple[str, Path, dict[str, str]]:
+    """Return the trigger's name (empty with a folder), the image's path and the parameters."""
     if folder is not None:
-        from platodef_cli.attacks.stored import kind_of, load_planted_trigger
-
         if len(words) != 1 or parameters:
             raise UsageError("with --from, give only the image: the folder says trigger and parameters")
-        loaded = load_planted_trigger(folder.expanduser())
-        return loaded, kind_of(loaded), Path(words[0]).expanduser()
+        return "", Path(words[0]).expanduser(), {}
     if len(words) != 2:
         raise UsageError("give the name of a trigger and one image; `platodef bench trigger` lists the names")
-    from platodef_cli.attacks.named import named_trigger
-
     values = {}
     for entry in parameters:
         key, equals, value = entry.partition("=")
         if not equals or not key:
             raise UsageError(f"--param {entry!r} must be KEY=VALUE")
         values[key] = value
-    return named_trigger(words[0], values, seed), words[0], Path(words[1]).expanduser()
+    return words[0], Path(words[1]).expanduser(), values
 
 
-def _apply(made: "Variant", image: Path, target: Path, seed: int) -> tuple[int, float]:
-    """Write the triggered image; return its largest change and the share of the pixels that changed."""
+def _read(image: Path) -> "Tensor":
+    """Return a file's pixels, uint8 ``[1, 3, H, W]``."""
     import numpy as np
     import torch
-    from PIL import Image
 
     from platodef_cli.images.decode import decode
 
@@ -120,7 +122,33 @@ def _apply(made: "Variant", image: Path, target: Path, seed: int) -> tuple[int, 
         content = image.read_bytes()
     except OSError as error:
         raise UsageError(f"the image {image} cannot be read ({error.strerror})") from None
-    pixels = torch.from_numpy(np.array(decode(content, image.name)).transpose(2, 0, 1).copy())[None]
+    return torch.from_numpy(np.array(decode(content, image.name)).transpose(2, 0, 1).copy())[None]
+
+
+def _made(
+    name: str, values: dict[str, str], folder: Path | None, seed: int, size: int
+) -> "tuple[Variant, str, str]":
+    """Return the trigger for an image of ``size`` pixels, a short name for it, and a remark."""
+    if folder is not None:
+        from platodef_cli.attacks.stored import kind_of, load_planted_trigger
+
+        loaded = load_planted_trigger(folder.expanduser())
+        return loaded, kind_of(loaded), ""
+    from platodef_cli.attacks.named import LARGE, large_side, named_trigger, parameters_of
+
+    large = large_side(name)
+    if large is None or size < LARGE or "side" in values:
+        return named_trigger(name, values, seed), name, ""
+    made = named_trigger(name, {**values, "side": repr(large)}, seed)
+    small = (parameters_of(name) or {})["side"]
+    return made, name, f" (the patch of the paper at 224 pixels; -p side={small:g} for that at 32)"
+
+
+def _apply(made: "Variant", pixels: "Tensor", target: Path, seed: int) -> tuple[int, float]:
+    """Write the triggered image; return its largest change and the share of the pixels that changed."""
+    import torch
+    from PIL import Image
+
     out = made(pixels, torch.tensor([seed]))
     change = (out.int() - pixels.int()).abs().amax(dim=1)
     with replacing(target) as temporary:

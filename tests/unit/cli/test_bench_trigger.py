@@ -1,12 +1,14 @@
 import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from platodef_cli.attacks.clip_backdoor import ClipBackdoor
 from platodef_cli.attacks.generator import Generated, Generator
-from platodef_cli.attacks.named import named_trigger, parameters_of, trigger_names
+from platodef_cli.attacks.named import large_side, named_trigger, parameters_of, trigger_names
 from platodef_cli.attacks.stored import save_trigger
 from platodef_cli.attacks.triggers import Ctrl, Patch, Pattern
 
@@ -33,11 +35,13 @@ def test_every_trigger_is_applied_exactly_and_repeatably(name, photo, tmp_path, 
     out = tmp_path / "out.png"
     result = platodef("bench", "trigger", name, photo, "-o", out, "--seed", 3)
     assert result.code == 0, result.err
-    expected = named_trigger(name, {}, 3)(pixels_of(photo), torch.tensor([3]))
+    large = large_side(name)
+    trigger = named_trigger(name, {} if large is None else {"side": str(large)}, 3)
+    expected = trigger(pixels_of(photo), torch.tensor([3]))
     assert torch.equal(pixels_of(out), expected)
     assert not torch.equal(expected, pixels_of(photo))
     assert out.read_bytes().startswith(b"\x89PNG")
-    assert named_trigger(name, {}, 3).name in result.last
+    assert trigger.name in result.last
 
 
 def test_the_table_is_complete_and_learned_triggers_are_told(photo, platodef):
@@ -46,7 +50,8 @@ def test_the_table_is_complete_and_learned_triggers_are_told(photo, platodef):
     assert set(rows) == set(TYPED) | set(LEARNED)
     assert rows["drupe"]["kind"] == "attack"
     assert rows["patch"]["parameters"] == "colour=white side=0.3125 place=bottom-right seed=0"
-    assert rows["drupe"]["parameters"] == "side=0.3125"  # its losses do not show in an image
+    # its losses do not show in an image
+    assert rows["drupe"]["parameters"] == "side=0.3125 (0.2232 from 64 pixels)"
     for name in LEARNED:
         assert "learned" in rows[name]["parameters"]
         refused = platodef("bench", "trigger", name, photo)
@@ -62,6 +67,46 @@ def test_parameters_and_the_seed_of_an_attack_reach_the_trigger(photo, tmp_path,
     assert platodef("bench", "trigger", "noisy-alignment", photo, "-p", "side=0.5", "--seed", 4).code == 0
     patch = Patch("random", 0.5, "centre", 4)(pixels_of(photo), torch.tensor([4]))
     assert torch.equal(pixels_of(tmp_path / "photo-noisy-alignment.png"), patch)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "side"),
+    [
+        *(("bad-encoder", *row) for row in ((32, 10), (63, 20), (64, 14), (224, 50))),
+        *(("drupe", *row) for row in ((32, 10), (224, 50))),
+        *(("clip-backdoor", *row) for row in ((32, 4), (224, 16))),
+        *(("ssl-backdoor", *row) for row in ((32, 7), (224, 50))),
+    ],
+)
+def test_patches_have_the_papers_size_on_small_and_on_large_images(name, size, side, tmp_path, platodef):
+    path, out = tmp_path / "black.png", tmp_path / "out.png"
+    Image.new("RGB", (size, size)).save(path)
+    result = platodef("bench", "trigger", name, path, "-o", out)
+    where = pixels_of(out)[0].any(0).nonzero()
+    assert (where.amax(0) - where.amin(0) + 1).tolist() == [side, side]
+    if name in ("bad-encoder", "drupe"):
+        assert where.aminmax(dim=0).max.tolist() == [size - 2, size - 2]  # one pixel off the corner
+    changed = size >= 64 and name != "ssl-backdoor"
+    assert ("the patch of the paper at 224 pixels" in result.err) == changed
+
+
+def test_a_side_that_is_given_holds_at_every_size(tmp_path, platodef):
+    path, out = tmp_path / "black.png", tmp_path / "out.png"
+    Image.new("RGB", (224, 224)).save(path)
+    result = platodef("bench", "trigger", "drupe", path, "-o", out, "-p", "side=0.3125")
+    assert pixels_of(out).any(1).sum() == 70 * 70
+    assert "paper" not in result.err
+
+
+def test_the_triggers_of_planted_encoders_keep_their_names():
+    """Cards and cells of a zoo hold them; they are those at 32 pixels."""
+    names = {name: named_trigger(name, {}, 0).name for name in ("bad-encoder", "drupe", "clip-backdoor")}
+    assert names == {
+        "bad-encoder": "patch-white-0.3125-bottom-right",
+        "drupe": "patch-white-0.3125-bottom-right",
+        "clip-backdoor": "patch-random0-0.125-random",
+    }
+    assert {entry.name for entry in fields(ClipBackdoor)} == {"side", "rate", "lam"}
 
 
 def test_a_learned_trigger_is_loaded_from_its_folder(photo, tmp_path, platodef):
