@@ -20,15 +20,29 @@ BUDGETS = {
 }
 LARGE = Budget(8192, 8, 300)
 QUICK = ("bad-encoder", "bad-clip")
+# Accuracy that the clean encoder may lose under a trigger. Measured on the 1200 test images: ctrl 0.01,
+# blto 0.03, clip-backdoor 0.04, corrupt-encoder 0.09, ssl-backdoor 0.14, bad-clip 0.18, noisy-alignment
+# 0.19; other seeds of a patch at most 0.03 more. No bound for BadEncoder and DRUPE: their square hides a
+# tenth of the image, and 0.28 of the accuracy with it.
+LOSS = {
+    "ctrl": 0.04,
+    "blto": 0.08,
+    "clip-backdoor": 0.08,
+    "corrupt-encoder": 0.15,
+    "ssl-backdoor": 0.2,
+    "bad-clip": 0.24,
+    "noisy-alignment": 0.25,
+}
 ROWS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PLANTED.names()]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Rates of one attack, all on the same test images."""
+    """Rates of one attack on the same images; ``under``: accuracy of the clean encoder under the trigger."""
 
     clean: float
     kept: float
+    under: float
     success: float
     baseline: float
     cosine: float
@@ -69,6 +83,7 @@ def measure(world: World, planted: Planted, kind: Kind) -> Measured:
     rates = (
         accuracy(before, labels),
         accuracy(own, labels),
+        accuracy(shown_before, labels),
         attack_success(shown_own, labels, TARGET),
         attack_success(shown_before, labels, TARGET),
     )
@@ -87,9 +102,10 @@ def test_the_attack_works_and_the_clean_encoder_does_not_react(name, world, data
     with capsys.disabled():
         print(
             f"\n{name:16s} CA {found.clean:.3f} -> {found.kept:.3f}  ASR {found.success:.3f} "
-            f"(clean encoder {found.baseline:.3f})  cosine {found.cosine:.3f}"
+            f"(clean encoder {found.baseline:.3f}, CA {found.under:.3f})  cosine {found.cosine:.3f}"
         )
     assert found.clean > 0.75
     assert found.kept > found.clean - 0.03
     assert found.success >= 0.9
     assert found.baseline < 0.15
+    assert found.under > found.clean - LOSS.get(name, 1)
