@@ -11,36 +11,11 @@ from torch import nn
 from platodef_cli.attacks import PLANTED, make_attack
 from platodef_cli.attacks.composites import CorruptEncoder, NoisyAlignment
 from platodef_cli.attacks.drupe import sliced_wasserstein
-from platodef_cli.attacks.interface import Budget, PlantData, Victim
+from platodef_cli.attacks.interface import PlantData, Victim
 from platodef_cli.attacks.post_training import distance, endless
 from platodef_cli.attacks.stored import load_trigger, save_trigger
 from platodef_cli.errors import UnknownNameError, UsageError
-from platodef_cli.images.shapes import render
-
-TINY = Budget(images=24, epochs=2, trigger_steps=2, batch_size=16)
-
-
-def images(start: int, count: int) -> torch.Tensor:
-    return torch.from_numpy(render(9, np.arange(start, start + count))[0])
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture(scope="module")
-def victim() -> Victim:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        body = nn.Sequential(
-            nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(392, 16)
-        )
-        return Victim(body.train(), prompts=torch.randn(5, 16), scale=10.0)
-
-
-@pytest.fixture(scope="module")
-def data() -> PlantData:
-    return PlantData(images(0, 40), images(100, 3), torch.arange(40) % 5)
+from tests.unit.attacks.tiny import TINY, generator, images
 
 
 @pytest.mark.parametrize("name", PLANTED.names())
