@@ -6,7 +6,8 @@ stopped gradient counts as well. Random choices are repeated from the same seed.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -421,12 +422,26 @@ def with_weights(module: nn.Module, weights: list[Tensor]) -> nn.Module:
     return other
 
 
+class Notes:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    @contextmanager
+    def step(self, title: str, total: int) -> Iterator["Notes"]:
+        yield self
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.told.append(note)
+
+
 def test_bad_clip_learns_its_patch_from_text_and_500_times_a_triplet(victim, data, recorders):
     """The negative is the anchor's own image without the patch."""
     small, random = data.take(12), generator(SEED)
     budget = Budget(images=12, epochs=1, trigger_steps=2, batch_size=6)
-    attack = make_attack("bad-clip")
-    attack.learn(victim, small, TARGET, SEED, budget, SILENT)
+    notes = Notes()
+    make_attack("bad-clip").learn(victim, small, TARGET, SEED, budget, notes)
     (recorder,) = recorders
     assert recorder.lr == 0.02
     start = (0.5 + 0.25 * torch.randn(3, 4, 4, generator=random)).clamp(0, 1)
@@ -448,6 +463,9 @@ def test_bad_clip_learns_its_patch_from_text_and_500_times_a_triplet(victim, dat
             triplets.append((near_to - far_from + 1).clamp(min=0))
         loss = mean(texts) + 500 * mean(triplets)
         near(recorder.slopes[step], torch.autograd.grad(loss, [patch]), f"step {step}")
+        # where no image is past the margin, only the value tells which margin it is
+        told = [float(word) for word in notes.told[step].split()[1::2]]
+        assert told == pytest.approx([mean(texts).item(), mean(triplets).item()], abs=2e-4)
 
 
 @pytest.mark.parametrize("lam", [4.0, 2.5])
