@@ -1,6 +1,7 @@
-"""Writes BENCHMARK.md from the results in bench-small/: python examples/draw_benchmark.py [OUTPUT].
+"""Writes the pages of the measured zoos: python examples/draw_benchmark.py [FOLDER].
 
-The words come from bench-small/INTRODUCTION.md, the tables from the JSON files beside it.
+The words of a page come from INTRODUCTION.md in the folder of its results, its tables from the JSON
+files beside it.
 """
 
 import sys
@@ -12,7 +13,8 @@ sys.path.insert(0, str(ROOT))
 from platodef_cli.bench.rendering import goal_row, to_markdown  # noqa: E402
 from platodef_cli.bench.results import BenchResult  # noqa: E402
 
-RESULTS = ROOT / "examples" / "bench-small"
+EXAMPLES = ROOT / "examples"
+PAGES = {"bench-small": "BENCHMARK.md", "bench-standard": "BENCHMARK-STANDARD.md"}
 ORDER = ("table-1", "encoder", "table-2", "table-3", "solvers", "backbones", "alignment")
 
 
@@ -37,14 +39,15 @@ def compose(results: dict[str, BenchResult], introduction: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Read, compose, write."""
-    output = Path(arguments[0]) if arguments else ROOT / "examples" / "BENCHMARK.md"
-    results = {
-        name: BenchResult.model_validate_json((RESULTS / f"{name}.json").read_bytes())
-        for name in ORDER
-        if (RESULTS / f"{name}.json").is_file()
-    }
-    introduction = (RESULTS / "INTRODUCTION.md").read_text(encoding="utf-8")
-    output.write_text(compose(results, introduction), encoding="utf-8")
+    output = Path(arguments[0]) if arguments else EXAMPLES
+    for folder, page in PAGES.items():
+        results = {
+            name: BenchResult.model_validate_json(path.read_bytes())
+            for name in ORDER
+            if (path := EXAMPLES / folder / f"{name}.json").is_file()
+        }
+        introduction = (EXAMPLES / folder / "INTRODUCTION.md").read_text(encoding="utf-8")
+        (output / page).write_text(compose(results, introduction), encoding="utf-8")
     return 0
 
 

@@ -10,23 +10,26 @@ from platodef_cli.bench.results import BenchResult
 from tests.e2e.test_examples import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RESULTS = sorted((EXAMPLES / "bench-small").glob("*.json"))
+PAGES = ("BENCHMARK.md", "BENCHMARK-STANDARD.md")
+RESULTS = sorted(EXAMPLES.glob("bench-*/*.json"))
 
 
-def test_the_page_is_what_the_results_say(tmp_path: Path) -> None:
-    done = run("draw_benchmark.py", str(tmp_path / "page.md"))
+def test_the_pages_are_what_the_results_say(tmp_path: Path) -> None:
+    done = run("draw_benchmark.py", str(tmp_path))
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "page.md").read_text() == (EXAMPLES / "BENCHMARK.md").read_text(), (
-        "run python examples/draw_benchmark.py"
-    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(PAGES)
+    for page in PAGES:
+        assert (tmp_path / page).read_text() == (EXAMPLES / page).read_text(), (
+            f"{page}: run python examples/draw_benchmark.py"
+        )
 
 
-@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_results_are_whole_and_name_no_folder_of_a_machine(path: Path) -> None:
     text = path.read_text()
     result = BenchResult.model_validate_json(text)
     assert to_json(result) == text
-    assert result.recipe == "small"
+    assert result.recipe == path.parent.name.removeprefix("bench-")
     assert result.command.startswith("platodef bench run --zoo DIR --table ")
     assert not re.search(r"/(home|root|tmp|work|Users)/", text)
     for grid in result.grids:
