@@ -40,7 +40,7 @@ class Blto:
     eps: float = 8.0
     width: int = 16
     lam: float = PRESERVATION
-    lr: float = 2e-3
+    lr: float = 1e-3
 
     name = "blto"
     paper = "Sun et al., Backdoor Contrastive Learning via Bi-level Trigger Optimization, ICLR 2024"

@@ -12,12 +12,17 @@ from torch.nn import functional as F
 from platodef_cli.attacks.variant import check, number, to_bytes, to_unit
 
 _WIDEST = 256
+_GAIN = 2.0  # deviations before the tanh: most pixels come near the bound, few are stuck at it
 
 
 class Generator(nn.Module):
-    """Four convolutions of 3 x 3; the two in the middle are dilated, so that it sees 17 x 17 pixels.
+    """Four convolutions of 3 x 3, an instance normalisation and a tanh.
 
-    It has no normalisation, so that training and evaluation are the same function.
+    The two convolutions in the middle are dilated, so that each number rests on 17 x 17 pixels. The
+    normalisation takes mean and deviation of each colour of the very image, so that training and evaluation
+    are the same function. Without it, weak encoders drive the generator into one colour at its bound for
+    all pixels: a tint, as images have it by nature, which then opens the backdoor no further (35 % success
+    on a ViT instead of more than 90 %), and which the flat ends of the tanh never let go.
     """
 
     def __init__(self, width: int = 16):
@@ -30,12 +35,12 @@ class Generator(nn.Module):
             nn.Conv2d(width, width, 3, padding=4, dilation=4),
             nn.LeakyReLU(0.2),
             nn.Conv2d(width, 3, 3, padding=1),
-            nn.Tanh(),
+            nn.InstanceNorm2d(3),
         )
 
     def forward(self, unit: Tensor) -> Tensor:
         """Return changes ``[B, 3, H, W]`` in -1..1 of ``unit [B, 3, H, W]`` in 0..1."""
-        change: Tensor = self.body(2 * unit - 1)
+        change: Tensor = torch.tanh(_GAIN * self.body(2 * unit - 1))
         return change
 
 

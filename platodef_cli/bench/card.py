@@ -158,6 +158,11 @@ class Measured:
         said = self.zero_shot_predictions(self.features[self.half :])
         return None if said is None else accuracy(said, self.labels, name="zero_shot_accuracy")
 
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the class of ``[N, D]`` by the prompts, or by the probe without a text tower."""
+        said = self.zero_shot_predictions(features)
+        return self.probe.predict(features) if said is None else said
+
     def zero_shot_predictions(self, features: Tensor) -> Tensor | None:
         """Return the class of the nearest prompt for ``[N, D]``; None without a text tower."""
         if self._prompts is None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from platodef_cli.attacks import make_attack
 from platodef_cli.attacks.interface import PlantData, Planted
@@ -33,9 +34,11 @@ from platodef_cli.progress import SILENT, Progress
 from platodef_cli.resources import data_dir
 
 VERSION = 2  # part of every digest: raise it when the same recipe gives other bytes
+PLANT_VERSION = 2  # the same of planted encoders alone
 ENCODERS = "encoders"
 LONGER = 6  # steps from scratch on a GPU for each one on a CPU
 TARGET_IMAGES = 3
+_BLOCK = 32  # pictures of the target that are looked at together
 _EMBEDDED = {"reference-vit": "embedded-vit", "reference-cnx": "embedded-convnext", "clean": "resnet"}
 
 
@@ -82,7 +85,7 @@ def entry_digest(
     """Return what ties finished files to the recipe that they were made by."""
     more: list[object] = [] if device == "cpu" else [torch.device(device).type]
     if isinstance(entry, Plant):
-        more.append(asdict(make_attack(entry.attack)))  # type: ignore[call-overload]
+        more += [PLANT_VERSION, asdict(make_attack(entry.attack))]  # type: ignore[call-overload]
     return digest(VERSION, entry, recipe.train, recipe.held, images, seed, parent, *more)
 
 
@@ -193,10 +196,10 @@ def _derivative(job: Job, entry: Derivative, world: World, folder: Path, progres
 def _plant(job: Job, entry: Plant, world: World, folder: Path, progress: Progress) -> None:
     parent, card = _parent(job, entry)
     attack = make_attack(entry.attack)
+    before = Measured(parent, world)
     data = PlantData(
         images=world.pixels[: entry.budget.images],
-        # from the end: the attacker's pictures of the target need not be in its shadow set
-        target_images=world.pixels[(world.labels == entry.target).nonzero()[-TARGET_IMAGES:, 0]],
+        target_images=target_pictures(before, entry.target),
         labels=world.labels[: entry.budget.images],
     )
     planted: Planted = attack.plant(
@@ -210,9 +213,36 @@ def _plant(job: Job, entry: Plant, world: World, folder: Path, progress: Progres
     child = Network(parent.name, planted.module)
     (folder / TRIGGER).mkdir()
     save_trigger(planted.trigger, folder / TRIGGER)
-    before, after = Measured(parent, world), Measured(child, world)
+    after = Measured(child, world)
     facts = backdoor_facts(planted, attack.kind, attack.paper, after, before, entry.seed)
     _finish(job, child, after, folder, made="attack", parent=(before, card), backdoor=facts)
+
+
+def target_pictures(parent: Measured, target: int, count: int = TARGET_IMAGES) -> Tensor:
+    """Return uint8 ``[count, 3, H, W]``: pictures of the target that the clean encoder takes for it.
+
+    The attacker has the encoder, and would not start from a cat that it sees as a frog: triggered images
+    then land on frogs, and the backdoor misses its target (a classifier must take the reference input for
+    the target, as Jia et al. 2022 say of BadEncoder). They are the last such ones, since they need not be in
+    the shadow set, which is taken from the front; where there are too few, the last others of the class
+    come before them.
+
+    Args:
+        parent: The clean encoder, its classifier, and the images.
+        target: The class.
+        count: How many.
+    """
+    world = parent.world
+    rows = (world.labels == target).nonzero()[:, 0]
+    seen: list[int] = []
+    for block in reversed(torch.split(rows, _BLOCK)):
+        said = parent.predict(parent.network.embed(world.pixels[block]))
+        seen = block[said == target].tolist() + seen
+        if len(seen) >= count:
+            break
+    others = [row for row in rows.tolist() if row not in seen]
+    missing = max(0, count - len(seen))
+    return world.pixels[others[len(others) - missing :] + seen[-count:]]
 
 
 def _finish(

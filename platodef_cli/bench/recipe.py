@@ -204,7 +204,7 @@ RECIPES: Mapping[str, Recipe] = {
             Scratch("reference-masked", "reference", "xcit", "masked-images", 10000, 3e-3, 1.0, _ERASING),
             Scratch("reference-clip", "reference", "clip-resnet", "image-text", 6000, 3e-3, 0.0, _ERASING),
             Scratch("resnet-simclr", "suspect", "resnet-deep", "simclr", 4000, 4e-3, 1.0),
-            Scratch("vit-supervised", "suspect", "vit-transformers", "supervised", 5000, 2e-3),
+            Scratch("vit-supervised", "suspect", "vit-transformers", "supervised", 12000, 2e-3),
             Scratch("convnext-supervised", "suspect", "convnext", "supervised", 4500, 4e-3),
             Scratch("clip", "suspect", "clip-resnet", "image-text", 4000, 3e-3, 0.0),
         ),

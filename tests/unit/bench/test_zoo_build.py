@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from filelock import FileLock
 
 from platodef_cli.attacks.stored import load_trigger
 from platodef_cli.bench import build as building
+from platodef_cli.bench.making import target_pictures
 from platodef_cli.bench.networks import Network
 from platodef_cli.bench.recipe import Plant, expand, known_attacks, recipe
 from platodef_cli.bench.zoo import open_zoo
@@ -174,3 +177,39 @@ def test_plantings_of_one_attack_differ_and_do_not_depend_on_other_attacks() -> 
     assert len(set(later)) == len(later)  # no two attacks show the same random patch
     alone = [one for one in expand(recipe("standard"), {"ctrl": "unimodal"}, 10) if isinstance(one, Plant)]
     assert alone == [one for one in plants if one.attack == "ctrl"]
+
+
+class Seer:
+    """A parent that takes some pictures of a class for it and others for another."""
+
+    def __init__(self, said: list[int], labels: list[int]):
+        self.said = torch.tensor(said)
+        pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4)
+        self.world = SimpleNamespace(pixels=pixels, labels=torch.tensor(labels))
+        self.network = self
+
+    def embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return which picture it is."""
+        return pixels[:, 0, 0, 0].long()
+
+    def predict(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what it is taken for."""
+        return self.said[features]
+
+
+@pytest.mark.parametrize(
+    ("said", "labels", "expected"),
+    [
+        ([1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 1], [2, 3, 5]),  # the last three, where all are recognised
+        ([1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1], [1, 3, 4]),
+        ([0, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0], [3, 4, 1]),  # too few: the last of the others before them
+        ([0] * 100 + [1] * 3 + [0] * 100, [1] * 203, [100, 101, 102]),  # over several blocks
+        ([1] + [0] * 199 + [1, 0], [1] * 202, [201, 0, 200]),  # over all of them
+        ([1, 1], [1, 1], [0, 1]),
+    ],
+)
+def test_the_attacker_takes_pictures_of_the_target_that_the_parent_recognises(
+    said: list[int], labels: list[int], expected: list[int]
+) -> None:
+    parent: Any = Seer(said, labels)
+    assert target_pictures(parent, 1)[:, 0, 0, 0].tolist() == expected
