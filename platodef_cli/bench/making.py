@@ -29,7 +29,7 @@ from platodef_cli.bench.networks import Network
 from platodef_cli.bench.recipe import Derivative, Embedded, Entry, Plant, Recipe, Scratch, digest
 from platodef_cli.bench.training import autocast_type, train
 from platodef_cli.bench.world import World, open_world
-from platodef_cli.errors import PlatodefError
+from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.resources import data_dir
 
@@ -231,9 +231,14 @@ def target_pictures(parent: Measured, target: int, count: int = TARGET_IMAGES) -
         parent: The clean encoder, its classifier, and the images.
         target: The class.
         count: How many.
+
+    Raises:
+        UsageError: No image to train on is of the target.
     """
     world = parent.world
     rows = (world.labels == target).nonzero()[:, 0]
+    if not len(rows):
+        raise UsageError(f"{world.uri} has no training image of class {target} for a backdoor to lead to")
     seen: list[int] = []
     for block in reversed(torch.split(rows, _BLOCK)):
         said = parent.predict(parent.network.embed(world.pixels[block]))

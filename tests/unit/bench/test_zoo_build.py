@@ -18,6 +18,7 @@ from platodef_cli.bench.networks import Network
 from platodef_cli.bench.recipe import Plant, expand, known_attacks, recipe
 from platodef_cli.bench.zoo import open_zoo
 from platodef_cli.encoders.load import open_encoder
+from platodef_cli.errors import UsageError
 
 PART = ("--only", "resnet", "--only", "ssl-backdoor-*", "--only", "resnet-pruned")
 NAMES = ("resnet", "resnet-pruned", "ssl-backdoor-0")
@@ -185,7 +186,7 @@ class Seer:
     def __init__(self, said: list[int], labels: list[int]):
         self.said = torch.tensor(said)
         pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4)
-        self.world = SimpleNamespace(pixels=pixels, labels=torch.tensor(labels))
+        self.world = SimpleNamespace(uri="pictures/", pixels=pixels, labels=torch.tensor(labels))
         self.network = self
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -213,3 +214,9 @@ def test_the_attacker_takes_pictures_of_the_target_that_the_parent_recognises(
 ) -> None:
     parent: Any = Seer(said, labels)
     assert target_pictures(parent, 1)[:, 0, 0, 0].tolist() == expected
+
+
+def test_a_target_without_pictures_is_refused() -> None:
+    parent: Any = Seer([0, 0], [0, 2])
+    with pytest.raises(UsageError, match="pictures/ has no training image of class 1"):
+        target_pictures(parent, 1)
