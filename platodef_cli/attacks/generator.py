@@ -21,8 +21,8 @@ class Generator(nn.Module):
     The two convolutions in the middle are dilated, so that each number rests on 17 x 17 pixels. The
     normalisation takes mean and deviation of each colour of the very image, so that training and evaluation
     are the same function. Without it, weak encoders drive the generator into one colour at its bound for
-    all pixels: a tint, as images have it by nature, which then opens the backdoor no further (35 % success
-    on a ViT instead of more than 90 %), and which the flat ends of the tanh never let go.
+    all pixels: a tint, as images have it by nature, which opens the backdoor less well (81 % success
+    instead of 99 % on the standard zoo's ConvNeXt), and which the flat ends of the tanh never let go.
     """
 
     def __init__(self, width: int = 16):
