@@ -12,12 +12,12 @@ from objectives import forward, labels_of, pixels_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.attacks.variant import parameters
 from platodef_cli.features.interface import Variant
 from platodef_cli.images.shapes import CLASSES
 from platodef_cli.metrics.alignment import alignment_records
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.linear_probe import LinearProbe
+from platodef_cli.triggers.variant import parameters
 
 ALIGNED = 1000  # images that alignment is measured on; values of different counts do not compare
 

@@ -4,7 +4,7 @@
         --reference DIR --reference DIR --reference DIR --fit-images FILE.parquet --test-images FILE.parquet
 
 A ``--suspect`` has a backdoor already (its trigger and target label are told); in a ``--plant`` folder one is
-planted per ``--trigger`` by :func:`platodef_cli.attacks.plant.plant`. Nothing is fitted on triggered images.
+planted per ``--trigger`` by :func:`platodef_cli.bench.attacks.post_training.plant`. Nothing is fitted on triggered images.
 One of the references is corrupted in two ways: its features are of other images, or (``--bad-reference``)
 it carries the same backdoor. Finished runs are kept in ``--output`` and not computed again.
 """
@@ -25,8 +25,8 @@ from measure_limits import TRIGGERS, plant_into
 from scipy import stats
 from torch import Tensor
 
-from platodef_cli.detectors import make_detector
-from platodef_cli.detectors.calibrate import conformal_threshold, stored_clean_scores
+from platodef_cli.defences import make_detector, make_purifier, purify_flagged
+from platodef_cli.defences.calibrate import conformal_threshold, stored_clean_scores
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import CLEAN, Extraction, Request, extract, load_pixels
@@ -38,7 +38,6 @@ from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.metrics.guarantee import mismatched
 from platodef_cli.metrics.linear_probe import LinearProbe
-from platodef_cli.purifiers import make_purifier, purify_flagged
 
 DETECTORS = ("ridge", "gaussian", "energy", "robust", "platonic", "knn")
 PURIFIERS = ("ridge", "gaussian", "mean")

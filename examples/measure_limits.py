@@ -3,7 +3,7 @@
     python examples/measure_limits.py --clean DIR --clean DIR --plant DIR --images FILE.parquet
 
 The limits of ``Policy`` were set by reading this table: above every clean encoder, below most planted ones.
-Encoders are timm folders; the backdoors are planted by :func:`platodef_cli.attacks.plant.plant`.
+Encoders are timm folders; the backdoors are planted by :func:`platodef_cli.bench.attacks.post_training.plant`.
 """
 
 import argparse
@@ -17,13 +17,14 @@ from lines import Lines
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from platodef_cli.attacks.plant import plant
-from platodef_cli.attacks.stored import save_trigger
-from platodef_cli.attacks.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
+from platodef_cli.bench.attacks.post_training import plant
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.open import open_source
-from platodef_cli.probes.search import Found, SearchConfig, Stage, search
+from platodef_cli.search.interface import Found, SearchConfig, Stage
+from platodef_cli.search.run import search
+from platodef_cli.triggers.stored import save_trigger
+from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
 
 TRIGGERS = {
     "white square": Patch("white", 0.3125, "bottom-right"),

@@ -32,11 +32,11 @@ from cards import measure, write_card  # noqa: E402
 from lines import Lines  # noqa: E402
 from objectives import forward, images_of_class, pixels_of, train  # noqa: E402
 
-from platodef_cli.attacks.plant import plant  # noqa: E402
-from platodef_cli.attacks.triggers import Ctrl, Patch  # noqa: E402
+from platodef_cli.bench.attacks.post_training import plant  # noqa: E402
 from platodef_cli.features.interface import Variant  # noqa: E402
 from platodef_cli.images.shapes import CLASSES  # noqa: E402
 from platodef_cli.progress import Progress  # noqa: E402
+from platodef_cli.triggers.triggers import Ctrl, Patch  # noqa: E402
 
 
 @dataclass(frozen=True)

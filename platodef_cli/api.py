@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from platodef_cli import environment
 from platodef_cli.audit import AuditConfig, Policy
-from platodef_cli.audit.settings import policy_of
-from platodef_cli.cli import environment
-from platodef_cli.cli.report import read_report
-from platodef_cli.encoders.preflight import Preflight
+from platodef_cli.audit.policy.sources import policy_of
+from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.errors import (
     HubError,
     IncompleteError,
@@ -20,6 +19,7 @@ from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import AuditReport
 from platodef_cli.report import REPORTS
 from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.reading import read_report
 
 __all__ = [
     "AuditReport",
@@ -134,8 +134,9 @@ def preflight(
         HubError: The hub does not give the model.
     """
     environment.prepare()
-    from platodef_cli.encoders.preflight import preflight as check
-    from platodef_cli.encoders.reference import parse, resolve
+    from platodef_cli.encoders.checks.preflight import preflight as check
+    from platodef_cli.encoders.reference import parse
+    from platodef_cli.encoders.resolve import resolve
 
     with environment.offline_while(offline):
         return check(resolve(parse(str(model), revision), offline=offline, progress=progress).directory)

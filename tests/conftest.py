@@ -72,7 +72,7 @@ def small_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let DeDe train its decoder on small pictures and for few steps."""
     from functools import partial
 
-    from platodef_cli.heads import masked_decoder
+    from platodef_cli.defences import dede as masked_decoder
 
     small = partial(masked_decoder.DecoderConfig, side=16, width=32, depth=1, steps=80, batch_size=32)
     monkeypatch.setattr(masked_decoder, "DecoderConfig", small)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from platodef_cli.audit.config import AuditConfig
     from platodef_cli.audit.draft import Draft
-    from platodef_cli.audit.policy import Policy
+    from platodef_cli.audit.policy.limits import Policy
     from platodef_cli.audit.run import audit
 
 __all__ = ["AuditConfig", "Draft", "Policy", "audit"]

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
-from platodef_cli.encoders.preflight import Preflight, preflight
-from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse, resolve
+from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
+from platodef_cli.encoders.resolve import resolve
 from platodef_cli.errors import UsageError
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source

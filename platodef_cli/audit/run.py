@@ -10,16 +10,23 @@ import torch
 
 from platodef_cli import __version__
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.defending import BANK_MOST, SuspectImages, encoder_statistics, wants_images
 from platodef_cli.audit.describing import device_name, image_set, listed, not_examined, peak_memory
 from platodef_cli.audit.draft import Draft, libraries
 from platodef_cli.audit.inputs import Inputs, Split, open_inputs, split
-from platodef_cli.audit.judging import Features, Judge, obtain_heads
-from platodef_cli.audit.measuring import accuracies, alignment_of, histograms_of, roc_curves, worst_of
-from platodef_cli.audit.pictures import EXAMPLES, evidence, suspicious_images
-from platodef_cli.audit.probing import Labelled, measure
-from platodef_cli.audit.searching import run_search, search_records
 from platodef_cli.audit.state import Run, Watch
+from platodef_cli.audit.steps.battery import Labelled, measure
+from platodef_cli.audit.steps.encoder_level import encoder_statistics
+from platodef_cli.audit.steps.measure import accuracies, alignment_of, histograms_of, roc_curves, worst_of
+from platodef_cli.audit.steps.pictures import EXAMPLES, evidence, suspicious_images
+from platodef_cli.audit.steps.scoring import (
+    BANK_MOST,
+    Features,
+    Judge,
+    SuspectImages,
+    obtain_heads,
+    wants_images,
+)
+from platodef_cli.audit.steps.search import run_search, search_records
 from platodef_cli.audit.verdict import Gate, judge
 from platodef_cli.audit.verdict.battery import judge_battery
 from platodef_cli.audit.verdict.evidence import needed
@@ -32,17 +39,11 @@ from platodef_cli.features.extract import CLEAN, Extraction, Request, extract, l
 from platodef_cli.heads.fit import FEWEST_ROWS
 from platodef_cli.metrics.guarantee import guarantee_metrics, mismatched
 from platodef_cli.metrics.linear_probe import LinearProbe
-from platodef_cli.probes.battery import BatteryItem, battery
-from platodef_cli.probes.search import Found
-from platodef_cli.probes.statistics import CleanStatistics
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import (
-    AuditReport,
-    FoundTrigger,
-    ProbeRecord,
-    SearchRecord,
-    Timing,
-)
+from platodef_cli.records import AuditReport, FoundTrigger, ProbeRecord, SearchRecord, Timing
+from platodef_cli.search.interface import Found
+from platodef_cli.search.statistics import CleanStatistics
+from platodef_cli.triggers.battery import BatteryItem, battery
 
 
 def audit(config: AuditConfig, *, progress: Progress = SILENT, draft: Draft | None = None) -> AuditReport:

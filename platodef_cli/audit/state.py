@@ -9,14 +9,14 @@ from torch import Tensor
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
-from platodef_cli.audit.judging import Features, Judge
-from platodef_cli.audit.probing import Labelled
+from platodef_cli.audit.steps.battery import Labelled
+from platodef_cli.audit.steps.scoring import Features, Judge
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
-from platodef_cli.probes.statistics import CleanStatistics
 from platodef_cli.progress import Progress, TaskContext
 from platodef_cli.records import HeadRecord
+from platodef_cli.search.statistics import CleanStatistics
 
 
 @dataclass(frozen=True)

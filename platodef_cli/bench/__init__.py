@@ -5,22 +5,22 @@ from platodef_cli.registry import Table
 OBJECTIVES = Table(
     "objective",
     {
-        "supervised": "platodef_cli.bench.objectives:Supervised",
-        "simclr": "platodef_cli.bench.objectives:SimClr",
-        "self-distillation": "platodef_cli.bench.objectives:SelfDistillation",
-        "masked": "platodef_cli.bench.masked:MaskedAutoencoder",
-        "masked-images": "platodef_cli.bench.masked:MaskedImages",
-        "image-text": "platodef_cli.bench.objectives:ImageText",
+        "supervised": "platodef_cli.bench.zoo.objectives:Supervised",
+        "simclr": "platodef_cli.bench.zoo.objectives:SimClr",
+        "self-distillation": "platodef_cli.bench.zoo.objectives:SelfDistillation",
+        "masked": "platodef_cli.bench.zoo.masked:MaskedAutoencoder",
+        "masked-images": "platodef_cli.bench.zoo.masked:MaskedImages",
+        "image-text": "platodef_cli.bench.zoo.objectives:ImageText",
     },
 )
 DERIVATIVES = Table(
     "benign derivative",
     {
-        "fine-tuned": "platodef_cli.bench.derivatives:fine_tuned",
-        "distilled": "platodef_cli.bench.derivatives:distilled",
-        "pruned": "platodef_cli.bench.derivatives:pruned",
-        "quantised": "platodef_cli.bench.derivatives:quantised",
-        "patch-augmented": "platodef_cli.bench.derivatives:patch_augmented",
+        "fine-tuned": "platodef_cli.bench.zoo.derivatives:fine_tuned",
+        "distilled": "platodef_cli.bench.zoo.derivatives:distilled",
+        "pruned": "platodef_cli.bench.zoo.derivatives:pruned",
+        "quantised": "platodef_cli.bench.zoo.derivatives:quantised",
+        "patch-augmented": "platodef_cli.bench.zoo.derivatives:patch_augmented",
     },
 )
 TABLES = Table(

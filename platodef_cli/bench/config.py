@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from platodef_cli.attacks import ADVERSARIAL
-from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS
+from platodef_cli.bench.attacks import ADVERSARIAL
+from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.config import FitConfig, preset
-from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.registry import Table
 
 SKIPPABLE: Mapping[str, tuple[Table, ...]] = {

@@ -1,20 +1,26 @@
 """What the tables share: the zoo, the images, the store of cells, and what a table returns."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from pydantic import BaseModel, ValidationError
 
-from platodef_cli.attacks import make_adversarial
-from platodef_cli.audit.judging import HEADS_VERSION
-from platodef_cli.bench.card import TRIGGER, ZooCard
-from platodef_cli.bench.cells import CellStore
+from platodef_cli.audit.steps.scoring import HEADS_VERSION
+from platodef_cli.bench.attacks import make_adversarial
 from platodef_cli.bench.config import BenchConfig
 from platodef_cli.bench.defending import Classifier, Trial, ZeroShot
 from platodef_cli.bench.results import Goal, Grid, Plot
 from platodef_cli.bench.setting import Laboratory
+from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.extract import FEATURE_VERSION
 from platodef_cli.features.interface import FeatureTuples
@@ -22,7 +28,77 @@ from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import AlignmentRecord
+from platodef_cli.records import AlignmentRecord, Record
+
+VERSION = 2  # part of every key: raise it when the same inputs give other numbers
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Stored(Record):
+    """What is kept of one cell."""
+
+    key: dict[str, object]
+    seconds: float
+    result: dict[str, object]
+
+
+class CellStore:
+    """Keeps results of cells in a folder.
+
+    Args:
+        folder: Made when the first cell is stored.
+        fresh: Ignore what is there.
+
+    Attributes:
+        folder: The folder.
+        seconds: Computing time of all cells that were asked for, those of earlier runs included.
+        computed: Cells computed by this run.
+        reused: Cells found.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False):
+        self.folder, self._fresh = folder, fresh
+        self.seconds, self.computed, self.reused = 0.0, 0, 0
+
+    def get(self, name: str, key: dict[str, object], kind: type[R], compute: Callable[[], R]) -> R:
+        """Return the stored result of a cell, or compute and store it.
+
+        Args:
+            name: Begins the file name.
+            key: JSON values that decide the result.
+            kind: Record of the result.
+            compute: Gives the result.
+        """
+        key = {"version": VERSION, **key}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.folder / f"{name}-{digest}.json"
+        found = None if self._fresh else _read(path, kind)
+        if found is not None:
+            self.reused += 1
+            self.seconds += found[1]
+            return found[0]
+        started = time.perf_counter()
+        result = compute()
+        seconds = time.perf_counter() - started
+        self.computed += 1
+        self.seconds += seconds
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored = Stored(key=key, seconds=round(seconds, 3), result=result.model_dump(mode="json"))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        temporary.write_text(json.dumps(stored.model_dump(mode="json")) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+        return result
+
+
+def _read(path: Path, kind: type[R]) -> tuple[R, float] | None:
+    """Return a stored result; None where it is missing or damaged."""
+    try:
+        stored = Stored.model_validate_json(path.read_bytes())
+        return kind.model_validate(stored.result), stored.seconds
+    except (OSError, ValidationError):
+        return None
+
 
 LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "numpy", "scipy", "scikit-learn")
 

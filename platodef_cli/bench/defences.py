@@ -10,10 +10,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from platodef_cli.attacks.stored import load_planted_trigger
 from platodef_cli.bench.defence_records import DefenceRow, DefenceTable, PlantedRow
-from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS, make_detector, make_encoder_detector
-from platodef_cli.detectors.interface import Mode
+from platodef_cli.defences import (
+    DETECTORS,
+    ENCODER_DETECTORS,
+    PURIFIERS,
+    make_detector,
+    make_encoder_detector,
+    make_purifier,
+)
+from platodef_cli.defences.interface import Mode
+from platodef_cli.defences.zip import ImageDiffusion, fit_small_diffusion
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import NotApplicable, UsageError
@@ -23,7 +30,6 @@ from platodef_cli.features.interface import FeatureTuples, Samples, Variant
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
-from platodef_cli.heads.pixel_diffusion import ImageDiffusion, fit_small_diffusion
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.metrics.backdoor import accuracy, attack_success, concentration
@@ -31,7 +37,7 @@ from platodef_cli.metrics.costs import Cost, measured
 from platodef_cli.metrics.detection import auroc_metric
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.purifiers import PURIFIERS, make_purifier
+from platodef_cli.triggers.stored import load_planted_trigger
 
 UNDEFENDED = "none"
 
@@ -353,7 +359,7 @@ def _purified(
 
 def _diffusion(bank: Samples, config: DefenceConfig, progress: Progress) -> ImageDiffusion:
     if config.diffusion is not None:
-        from platodef_cli.heads.pixel_diffusion import PipelineDiffusion
+        from platodef_cli.defences.zip import PipelineDiffusion
 
         return PipelineDiffusion(config.diffusion)
     images: Tensor = cast(Tensor, bank.images)

@@ -11,8 +11,17 @@ from torch import Tensor
 from platodef_cli.bench.results import Plot, Value
 from platodef_cli.bench.setting import Laboratory
 from platodef_cli.bench.statistics import of_metric
-from platodef_cli.detectors import DEFAULT_DETECTOR, DETECTORS, make_detector
-from platodef_cli.detectors.calibrate import conformal_threshold
+from platodef_cli.defences import (
+    DEFAULT_DETECTOR,
+    DEFAULT_PURIFIER,
+    DETECTORS,
+    PURIFIERS,
+    make_detector,
+    make_purifier,
+    purify_flagged,
+)
+from platodef_cli.defences.calibrate import conformal_threshold
+from platodef_cli.defences.interface import Purifier
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import EncoderAccess
 from platodef_cli.features.interface import Samples
@@ -20,8 +29,6 @@ from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.detection import auroc_metric, histogram, roc_curve
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.purifiers import DEFAULT_PURIFIER, PURIFIERS, make_purifier, purify_flagged
-from platodef_cli.purifiers.interface import Purifier
 from platodef_cli.records import Record
 
 NONE, FLAGGED = "none", "flagged-only"

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from platodef_cli.audit import AuditConfig, audit
-from platodef_cli.bench.card import ZooCard
 from platodef_cli.bench.context import Context, Table
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,
@@ -19,12 +18,13 @@ from platodef_cli.bench.encoder_tables import (
     wrong,
 )
 from platodef_cli.bench.setting import public_uri
-from platodef_cli.detectors import ENCODER_DETECTORS, make_encoder_detector
+from platodef_cli.bench.zoo.card import ZooCard
+from platodef_cli.defences import ENCODER_DETECTORS, make_encoder_detector
 from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
 from platodef_cli.features.access import EncoderAccess
-from platodef_cli.probes.search import SEARCH_VERSION
 from platodef_cli.records import AuditReport, ProbeRecord, Record
 from platodef_cli.report.json import dumps
+from platodef_cli.search.run import SEARCH_VERSION
 
 AUDIT_IMAGES = 3000
 REPORTS = "reports"  # sub-folder of the cells

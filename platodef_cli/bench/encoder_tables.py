@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import Field
 
-from platodef_cli.bench.card import ZooCard
 from platodef_cli.bench.results import Column, Goal, Grid, Plot, Row, Value
 from platodef_cli.bench.statistics import of_metric, wilson
+from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.errors import EXIT_FAIL
 from platodef_cli.metrics.detection import auroc_metric, histogram, roc_curve
 from platodef_cli.records import Record

@@ -9,15 +9,14 @@ import torch
 
 from platodef_cli import __version__
 from platodef_cli.bench import TABLES
-from platodef_cli.bench.card import read_card
-from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.context import Context, Table, library_versions
+from platodef_cli.bench.context import CellStore, Context, Table, library_versions
 from platodef_cli.bench.rendering import rounded
 from platodef_cli.bench.results import BenchResult
 from platodef_cli.bench.setting import Laboratory, open_pictures, public_uri
-from platodef_cli.bench.world import SHAPES, shapes_worlds
-from platodef_cli.bench.zoo import Zoo, open_zoo
+from platodef_cli.bench.zoo.card import read_card
+from platodef_cli.bench.zoo.manifest import Zoo, open_zoo
+from platodef_cli.bench.zoo.world import SHAPES, shapes_worlds
 from platodef_cli.errors import UsageError
 from platodef_cli.progress import SILENT, Progress
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from platodef_cli.attacks.stored import load_trigger
 from platodef_cli.audit.inputs import Split, split
-from platodef_cli.bench.card import TRIGGER, ZooCard
-from platodef_cli.bench.networks import Network
-from platodef_cli.bench.world import GEOMETRY
-from platodef_cli.bench.zoo import Zoo
+from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
+from platodef_cli.bench.zoo.manifest import Zoo
+from platodef_cli.bench.zoo.networks import Network
+from platodef_cli.bench.zoo.world import GEOMETRY
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import InconclusiveError, UsageError
@@ -21,6 +20,7 @@ from platodef_cli.features.extract import image_seeds, load_pixels
 from platodef_cli.features.interface import Samples, Variant
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.triggers.stored import load_trigger
 
 BATCH = 256
 FEWEST = 400  # images; below it the three roles are too small to say anything

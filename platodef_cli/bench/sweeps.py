@@ -8,16 +8,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from platodef_cli.bench.card import ZooCard
 from platodef_cli.bench.context import Context, Table
 from platodef_cli.bench.defending import cleaned, defend, kept_cosine, numbers_of
-from platodef_cli.bench.networks import Network
 from platodef_cli.bench.results import Column, Grid, Row, Value
 from platodef_cli.bench.statistics import joined
+from platodef_cli.bench.zoo.card import ZooCard
+from platodef_cli.bench.zoo.networks import Network
+from platodef_cli.defences import make_purifier
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.metrics.alignment import alignment_records
-from platodef_cli.purifiers import make_purifier
 from platodef_cli.records import AlignmentRecord, Record
 
 SOLVERS = ("heun", "euler", "dpmpp", "langevin")

@@ -4,16 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 
-from platodef_cli.attacks import ADVERSARIAL, make_adversarial
 from platodef_cli.bench import paper
-from platodef_cli.bench.card import ZooCard
+from platodef_cli.bench.attacks import ADVERSARIAL, make_adversarial
 from platodef_cli.bench.context import Context, Table
 from platodef_cli.bench.defending import FLAGGED, NONE, Defended, Method, Trial, defend
-from platodef_cli.bench.recipe import known_attacks
 from platodef_cli.bench.results import Column, Goal, Grid, Row, Unit, Value
 from platodef_cli.bench.statistics import average, joined, of_metric
-from platodef_cli.detectors import DEFAULT_DETECTOR, DETECTORS
-from platodef_cli.purifiers import DEFAULT_PURIFIER, PURIFIERS
+from platodef_cli.bench.zoo.card import ZooCard
+from platodef_cli.bench.zoo.recipe import known_attacks
+from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, PURIFIERS
 
 FIRST = ("none", "ridge", "knn", "mahalanobis", "energy", "denoiser", "platonic", "platonic, flagged only")
 _PARENT = "ASR of the clean parent"

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from platodef_cli.attacks import make_attack
-from platodef_cli.bench.card import ZooCard, read_card
+from platodef_cli.bench.attacks import make_attack
 from platodef_cli.bench.context import Context, Table
 from platodef_cli.bench.defending import Defended, defend
-from platodef_cli.bench.making import Job, entry_digest, finished, make
-from platodef_cli.bench.recipe import Plant, recipe
 from platodef_cli.bench.results import Column, Grid, Row, Value
 from platodef_cli.bench.statistics import joined
+from platodef_cli.bench.zoo.card import ZooCard, read_card
+from platodef_cli.bench.zoo.making import Job, entry_digest, finished, make
+from platodef_cli.bench.zoo.recipe import Plant, recipe
 from platodef_cli.errors import InconclusiveError, UsageError
 
 INSIDERS = "insiders"  # sub-folder of the zoo for backdoored references

@@ -10,17 +10,8 @@ from typing import Annotated
 
 import typer
 
-from platodef_cli import __version__
-from platodef_cli.cli import (
-    bench_defences,
-    bench_run,
-    bench_trigger,
-    bench_zoo,
-    cache,
-    environment,
-    heads,
-    policy,
-)
+from platodef_cli import __version__, environment
+from platodef_cli.cli import bench_defences, bench_run, bench_trigger, bench_zoo, cache, heads, policy
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
 from platodef_cli.cli.command import register

@@ -95,7 +95,7 @@ def require(
 
 
 def _check(session: Session, report: "AuditReport", path: Path, model: Path, key: Path | None) -> None:
-    from platodef_cli.report import attestation, dsse
+    from platodef_cli.attestation import attestation, dsse
 
     statement = attestation.read_statement(_read(path, attestation.MAX_BYTES))
     if key is None:

@@ -10,9 +10,8 @@ from platodef_cli.cli.names import chosen
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, to_stdout, write_text
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import aligned
-from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS
+from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.errors import UsageError
-from platodef_cli.purifiers import PURIFIERS
 
 if TYPE_CHECKING:
     from platodef_cli.bench.defence_records import DefenceTable

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from platodef_cli import environment
 from platodef_cli.bench import FORMATS, TABLES
-from platodef_cli.cli import environment, options
+from platodef_cli.cli import options
 from platodef_cli.cli.outputs import Output, check_output_folder, parse_outputs, to_stdout, write_text
 from platodef_cli.cli.session import Session
 from platodef_cli.errors import UsageError

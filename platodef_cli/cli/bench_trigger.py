@@ -73,8 +73,8 @@ def trigger(
 
 def _list(session: Session, as_json: bool) -> None:
     """Show the names with their parameters."""
-    from platodef_cli.attacks import PLANTED
-    from platodef_cli.attacks.named import LARGE, large_side, parameters_of, trigger_names
+    from platodef_cli.bench.attacks import PLANTED
+    from platodef_cli.bench.attacks.named import LARGE, large_side, parameters_of, trigger_names
 
     rows = []
     for name in trigger_names():
@@ -130,11 +130,11 @@ def _made(
 ) -> "tuple[Variant, str, str]":
     """Return the trigger for an image of ``size`` pixels, a short name for it, and a remark."""
     if folder is not None:
-        from platodef_cli.attacks.stored import kind_of, load_planted_trigger
+        from platodef_cli.triggers.stored import kind_of, load_planted_trigger
 
         loaded = load_planted_trigger(folder.expanduser())
         return loaded, kind_of(loaded), ""
-    from platodef_cli.attacks.named import LARGE, large_side, named_trigger, parameters_of
+    from platodef_cli.bench.attacks.named import LARGE, large_side, named_trigger, parameters_of
 
     large = large_side(name)
     if large is None or size < LARGE or "side" in values:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platodef_cli.cli import environment, options
+from platodef_cli import environment
+from platodef_cli.cli import options
 from platodef_cli.cli.outputs import check_output_folder
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_rows
 
 if TYPE_CHECKING:
-    from platodef_cli.bench.card import ZooCard
+    from platodef_cli.bench.zoo.card import ZooCard
 
 
 def build(
@@ -58,8 +59,8 @@ def build(
     if options.offline(offline):
         environment.go_offline()
     output.mkdir(exist_ok=True)
-    from platodef_cli.bench.build import BuildConfig
-    from platodef_cli.bench.build import build as run
+    from platodef_cli.bench.zoo.build import BuildConfig
+    from platodef_cli.bench.zoo.build import build as run
 
     command = f"platodef bench zoo build --recipe {recipe} --images {shlex.quote(images)} --seed {seed}"
     if device != "cpu":
@@ -100,7 +101,7 @@ def ls(
     Accuracy and ASR are those of a linear probe, for image-text attacks and their parents those of the class
     prompts; ASR counts images of other classes only.
     """
-    from platodef_cli.bench.zoo import open_zoo
+    from platodef_cli.bench.zoo.manifest import open_zoo
 
     found = open_zoo(zoo)
     rows = [_row(card, found.cards.get(card.parent or "")) for card in found.cards.values()]

@@ -3,8 +3,7 @@
 Nothing here imports a library that computes: a shell waits for it.
 """
 
-from platodef_cli.detectors import DETECTORS
-from platodef_cli.purifiers import PURIFIERS
+from platodef_cli.defences import DETECTORS, PURIFIERS
 from platodef_cli.report import REPORTS
 from platodef_cli.resources import data_dir
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from platodef_cli.cli import environment, options
+from platodef_cli import environment
+from platodef_cli.cli import options
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_json, show_rows
 from platodef_cli.cli.versions import FLOORS, library_versions, older_than_floor

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from platodef_cli.cli import environment, options
+from platodef_cli import environment
+from platodef_cli.cli import options
 from platodef_cli.cli.features import features_target, write_features
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
@@ -140,7 +141,7 @@ def _images(images: str | None, source: str) -> str:
 
 def _variants(names: list[str] | tuple[()]) -> "list[Variant]":
     from platodef_cli.errors import UnknownNameError
-    from platodef_cli.probes.battery import battery
+    from platodef_cli.triggers.battery import battery
 
     known = {item.variant.name: item.variant for item in battery()}
     for name in names:
@@ -158,7 +159,7 @@ def _tuples(
     from platodef_cli.features.extract import CLEAN
     from platodef_cli.features.file import describe
     from platodef_cli.features.interface import FeatureTuples
-    from platodef_cli.features.serialise import canonical_json
+    from platodef_cli.features.shard import canonical_json
 
     kinds = [CLEAN, *variants]
     rows = torch.cat([extraction.indices[kind] for kind in kinds]).tolist()

@@ -11,7 +11,7 @@ from platodef_cli.errors import UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from platodef_cli.detectors.interface import Detector, Mode
+    from platodef_cli.defences.interface import Detector, Mode
     from platodef_cli.features.interface import FeatureTuples
     from platodef_cli.heads.heads import Heads
 
@@ -123,8 +123,8 @@ def calibrated(
         NotApplicable: The detector needs more than features.
         UsageError: The heads carry no clean scores for this detector, or there are too few.
     """
-    from platodef_cli.detectors import DETECTORS, make_detector
-    from platodef_cli.detectors.calibrate import conformal_threshold, stored_clean_scores
+    from platodef_cli.defences import DETECTORS, make_detector
+    from platodef_cli.defences.calibrate import conformal_threshold, stored_clean_scores
     from platodef_cli.features.access import check_access, granted_by
 
     kind = DETECTORS.load(name)

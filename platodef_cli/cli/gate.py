@@ -11,13 +11,14 @@ import typer
 
 from platodef_cli.cli import attestation, options
 from platodef_cli.cli.outputs import parse_outputs
-from platodef_cli.cli.report import finish_with, read_report, write_report
+from platodef_cli.cli.report import finish_with, write_report
 from platodef_cli.cli.session import Session
 from platodef_cli.report import REPORTS
+from platodef_cli.report.reading import read_report
 
 if TYPE_CHECKING:
-    from platodef_cli.audit.policy import Policy
-    from platodef_cli.audit.settings import Effective
+    from platodef_cli.audit.policy.limits import Policy
+    from platodef_cli.audit.policy.sources import Effective
     from platodef_cli.audit.verdict.waivers import Waiver
     from platodef_cli.records import AuditReport
 
@@ -48,7 +49,7 @@ def read_policy(
     Raises:
         UsageError: One of them is wrong, or lies inside one of ``models``.
     """
-    from platodef_cli.audit.settings import effective_policy
+    from platodef_cli.audit.policy.sources import effective_policy
 
     return effective_policy(
         file=file,
@@ -67,7 +68,7 @@ def read_exceptions(waivers: Path | None, baseline: Path | None, models: Sequenc
     Raises:
         UsageError: One of the files is wrong.
     """
-    from platodef_cli.audit.waiver_file import read_waivers
+    from platodef_cli.audit.policy.waiver_file import read_waivers
 
     return Exceptions(
         () if waivers is None else read_waivers(waivers, models),

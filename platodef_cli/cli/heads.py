@@ -81,7 +81,7 @@ def pull(
 
     Nothing is kept unless every check of `heads verify` holds.
     """
-    from platodef_cli.cli import environment
+    from platodef_cli import environment
 
     without_network = options.offline(offline)
     if without_network:

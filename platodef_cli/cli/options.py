@@ -8,10 +8,9 @@ from typing import Annotated, Literal
 import typer
 
 from platodef_cli.cli import completion
-from platodef_cli.cli.environment import offline_requested
-from platodef_cli.detectors import DETECTORS
+from platodef_cli.defences import DETECTORS, PURIFIERS
+from platodef_cli.environment import offline_requested
 from platodef_cli.errors import UsageError
-from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.report import REPORTS
 
 MODELS = "Models"

@@ -25,7 +25,7 @@ def _toml(value: object) -> str:
 
 def template() -> str:
     """Return a policy file with every key at its default, commented out, and its meaning."""
-    from platodef_cli.audit.policy import DEFAULTS, MEANINGS
+    from platodef_cli.audit.policy.limits import DEFAULTS, MEANINGS
 
     lines = [
         "# Limits of platodef's verdict. Every key may be left out: then its default holds, as shown.",

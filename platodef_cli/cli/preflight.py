@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platodef_cli.cli import completion, environment, options
+from platodef_cli import environment
+from platodef_cli.cli import completion, options
 from platodef_cli.cli.exits import closing_line, explain
 from platodef_cli.cli.outputs import to_stdout
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import aligned, show_json
-from platodef_cli.encoders.layout import CONFIGURATIONS, PICKLES
+from platodef_cli.encoders.checks.layout import CONFIGURATIONS, PICKLES
 from platodef_cli.errors import (
     EXIT_FAIL,
     EXIT_INCOMPLETE,
@@ -24,8 +25,8 @@ from platodef_cli.errors import (
 )
 
 if TYPE_CHECKING:
-    from platodef_cli.encoders.preflight import Preflight
-    from platodef_cli.encoders.reference import ResolvedModel
+    from platodef_cli.encoders.checks.preflight import Preflight
+    from platodef_cli.encoders.resolve import ResolvedModel
 
 _PRECEDENCE = (EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_USAGE, EXIT_INCOMPLETE, EXIT_REFUSED)
 _PASSED = "the files passed every static check; the behaviour of the model was not examined"
@@ -78,8 +79,9 @@ def _holds_model(folder: Path) -> bool:
 def _check(
     session: Session, model: str, revision: str | None, offline: bool
 ) -> "tuple[Preflight, ResolvedModel]":
-    from platodef_cli.encoders.preflight import preflight as check
-    from platodef_cli.encoders.reference import parse, resolve
+    from platodef_cli.encoders.checks.preflight import preflight as check
+    from platodef_cli.encoders.reference import parse
+    from platodef_cli.encoders.resolve import resolve
 
     resolved = resolve(parse(model, revision), offline=offline, progress=session.progress)
     with session.progress.step("checking files"):

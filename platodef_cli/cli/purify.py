@@ -11,8 +11,7 @@ from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
-from platodef_cli.detectors import DEFAULT_DETECTOR
-from platodef_cli.purifiers import DEFAULT_PURIFIER
+from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER
 
 METHOD = "Method"
 
@@ -73,9 +72,9 @@ def purify(
     folder = find_heads(head)
     import torch
 
-    from platodef_cli.features.serialise import canonical_json
-    from platodef_cli.purifiers import make_purifier
-    from platodef_cli.purifiers.flagged import purify_flagged
+    from platodef_cli.defences import make_purifier
+    from platodef_cli.defences.diffusion import purify_flagged
+    from platodef_cli.features.shard import canonical_json
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)
     heads = load_matching(folder, device, (tuples, features), (clean, calibrate))

@@ -13,7 +13,7 @@ from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, to_stdout, write_text
 from platodef_cli.cli.session import Session
-from platodef_cli.detectors import DEFAULT_DETECTOR
+from platodef_cli.defences import DEFAULT_DETECTOR
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def score(
     if output != STANDARD_STREAM:
         check_output(Path(output), inputs=input_paths(features, calibrate))
     folder = find_heads(head)
-    from platodef_cli.detectors.calibrate import conformal_pvalues
+    from platodef_cli.defences.calibrate import conformal_pvalues
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)
     heads = load_matching(folder, device, (tuples, features), (clean, calibrate))

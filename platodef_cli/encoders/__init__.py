@@ -5,8 +5,8 @@ from platodef_cli.registry import Table
 BACKENDS = Table(
     "encoder backend",
     {
-        "timm": "platodef_cli.encoders.timm:build",
-        "open_clip": "platodef_cli.encoders.open_clip:build",
-        "transformers": "platodef_cli.encoders.transformers:build",
+        "timm": "platodef_cli.encoders.backends.timm:build",
+        "open_clip": "platodef_cli.encoders.backends.open_clip:build",
+        "transformers": "platodef_cli.encoders.backends.transformers:build",
     },
 )

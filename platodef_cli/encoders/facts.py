@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.geometry import Geometry
-from platodef_cli.encoders.preflight import Preflight
 from platodef_cli.records import EncoderRecord, Record, TransformRecord
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platodef_cli.encoders import BACKENDS
+from platodef_cli.encoders.checks.preflight import Preflight, preflight
+from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.facts import Facts, make_record
-from platodef_cli.encoders.preflight import Preflight, preflight
-from platodef_cli.encoders.reference import ResolvedModel, parse, resolve
-from platodef_cli.encoders.weights import Bundle
+from platodef_cli.encoders.reference import parse
+from platodef_cli.encoders.resolve import ResolvedModel, resolve
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import TransformRecord
@@ -102,7 +103,7 @@ def _open_isolated(
     time_limit_s: float | None,
 ) -> "Encoder":
     """Load into a child process."""
-    from platodef_cli.encoders.isolate import RemoteEncoder
+    from platodef_cli.encoders.isolation.isolate import RemoteEncoder
 
     check_device(device)
     return RemoteEncoder.start(

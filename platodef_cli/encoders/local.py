@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.encoders import internals
+from platodef_cli.encoders.backends import internals
+from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
-from platodef_cli.encoders.limits import Limits
-from platodef_cli.encoders.weights import Bundle
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 

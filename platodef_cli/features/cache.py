@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platodef_cli.disk import DamagedError, canonical_json, write_atomically
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.features.disk import DamagedError, canonical_json, write_atomically
 from platodef_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from torch import Tensor
 from platodef_cli.encoders.interface import Encoder, Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
-from platodef_cli.features.executors.in_process import Job, collect, decode_all, decoding_pool, run
 from platodef_cli.features.interface import Variant
+from platodef_cli.features.pipeline import Job, collect, decode_all, decoding_pool, run
 from platodef_cli.features.shard import Shard
 from platodef_cli.images.decode import DECODE_VERSION, MAX_BYTES, MAX_PIXELS
 from platodef_cli.images.interface import ImageRef, ImageSource

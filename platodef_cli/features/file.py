@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from platodef_cli.disk import canonical_json, write_atomically
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.features.disk import canonical_json, write_atomically
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.features.serialise import to_bytes
+from platodef_cli.features.shard import to_bytes
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.records import EncoderRecord
 

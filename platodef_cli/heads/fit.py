@@ -15,12 +15,7 @@ from platodef_cli.heads.energy import EnergyHead
 from platodef_cli.heads.evaluate import MISMATCHES, component_scores, held_out_metrics
 from platodef_cli.heads.heads import Heads, Standardiser, fit_standardiser
 from platodef_cli.heads.mismatch import MismatchSampler, nearest_rows
-from platodef_cli.heads.objectives import (
-    DenoiserObjective,
-    EnergyObjective,
-    JointObjective,
-    Rows,
-)
+from platodef_cli.heads.objectives import DenoiserObjective, EnergyObjective, JointObjective, Rows
 from platodef_cli.heads.ridge import Ridge, fit_ridge
 from platodef_cli.heads.train import Objective, TrainConfig, Trainer, TrainResult, fingerprint
 from platodef_cli.progress import SILENT, Progress

@@ -5,8 +5,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from platodef_cli.encoders.hub import download
-from platodef_cli.encoders.hub_cache import COMMIT
+from platodef_cli.encoders.hub.hub import download
+from platodef_cli.encoders.hub.hub_cache import COMMIT
 from platodef_cli.encoders.reference import ModelReference, parse
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.attacks.interface import Victim
+from platodef_cli.bench.attacks.interface import Victim
 from platodef_cli.images.shapes import CLASSES, TEXTURES, render, scenes
 from platodef_cli.metrics.linear_probe import LinearProbe
 

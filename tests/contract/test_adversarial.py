@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.attacks import ADVERSARIAL, make_adversarial
-from platodef_cli.attacks.adversarial import Classifier, Pgd, classifier_of, margin
-from platodef_cli.attacks.auto_attack import AutoAttack, apgd, square, targeted_dlr
-from platodef_cli.attacks.carlini_wagner import CarliniWagner
-from platodef_cli.attacks.interface import Victim
+from platodef_cli.bench.attacks import ADVERSARIAL, make_adversarial
+from platodef_cli.bench.attacks.adversarial import Classifier, Pgd, classifier_of, margin
+from platodef_cli.bench.attacks.auto_attack import AutoAttack, apgd, square, targeted_dlr
+from platodef_cli.bench.attacks.carlini_wagner import CarliniWagner
+from platodef_cli.bench.attacks.interface import Victim
 from platodef_cli.errors import UsageError
 from platodef_cli.images.shapes import render
 from platodef_cli.metrics.linear_probe import LinearProbe

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from platodef_cli.detectors import DETECTORS, make_detector
-from platodef_cli.detectors.interface import Access, Promise
+from platodef_cli.defences import DETECTORS, make_detector
+from platodef_cli.defences.interface import Access, Promise
 from platodef_cli.errors import NotApplicable, UnknownNameError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import auroc

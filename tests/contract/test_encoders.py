@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from platodef_cli.encoders import BACKENDS
+from platodef_cli.encoders.backends.transformers_models import ROWS
 from platodef_cli.encoders.interface import to_pixels
 from platodef_cli.encoders.load import open_encoder
-from platodef_cli.encoders.transformers_models import ROWS
 from platodef_cli.errors import RefusedError
 from tests.contract import encoder_models as make
 

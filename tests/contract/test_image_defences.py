@@ -3,14 +3,20 @@
 import pytest
 import torch
 
-from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS, make_detector, make_encoder_detector
-from platodef_cli.detectors.interface import Access
+from platodef_cli.defences import (
+    DETECTORS,
+    ENCODER_DETECTORS,
+    PURIFIERS,
+    make_detector,
+    make_encoder_detector,
+    make_purifier,
+)
+from platodef_cli.defences.interface import Access
+from platodef_cli.defences.zip import fit_small_diffusion
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.interface import Samples
 from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.heads import Heads
-from platodef_cli.heads.pixel_diffusion import fit_small_diffusion
-from platodef_cli.purifiers import PURIFIERS, make_purifier
 from tests.gaussian_world import GaussianWorld
 from tests.toy_model import ToyModel, pictures, samples, triggered
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.attacks import PLANTED, make_attack
-from platodef_cli.attacks.interface import Budget, Kind, PlantData, Planted
+from platodef_cli.bench.attacks import PLANTED, make_attack
+from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.linear_probe import LinearProbe
 from tests.contract.planted_world import World, images, train

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from platodef_cli.defences import PURIFIERS, make_purifier
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import Access
 from platodef_cli.heads.heads import Heads
-from platodef_cli.purifiers import PURIFIERS, make_purifier
 from tests.gaussian_world import GaussianWorld
 
 GIVEN = {Access.features, Access.references}

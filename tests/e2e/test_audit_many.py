@@ -56,7 +56,7 @@ def test_a_table_reports_and_the_worst_code(
 @pytest.mark.slow
 def test_on_real_encoders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PLATODEF_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("platodef_cli.cli.environment.prepare", lambda: None)
+    monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
     words = ["--battery", "quick", "--output", str(tmp_path / "out")]
     assert run(monkeypatch, "builtin:clean", "builtin:backdoored", *words) == 1
     verdicts = [json.loads((tmp_path / "out" / f"0{n}.json").read_text())["verdict"] for n in (0, 1)]

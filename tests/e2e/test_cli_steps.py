@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from platodef_cli.cli.app import main
-from platodef_cli.detectors import make_detector
+from platodef_cli.defences import make_detector, make_purifier
 from platodef_cli.encoders.interface import to_pixels
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.file import load_features, save_features
@@ -19,9 +19,8 @@ from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.pretrained import load_heads
 from platodef_cli.images import open_source
 from platodef_cli.metrics.alignment import alignment_records
-from platodef_cli.probes.battery import battery
-from platodef_cli.purifiers import make_purifier
 from platodef_cli.records import AlignmentRecord
+from platodef_cli.triggers.battery import battery
 from tests.contract.encoder_models import timm_model
 from tests.unit.cli.calls import Call, python
 
@@ -59,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         timm_model(found.root / name, arguments=arguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PLATODEF_CACHE_DIR", str(found.root / "cache"))
-        patch.setattr("platodef_cli.cli.environment.prepare", lambda: None)
+        patch.setattr("platodef_cli.environment.prepare", lambda: None)
         words = ["extract", *found.models, "-i", IMAGES, "--variant", PATCH, "-o", str(found.features)]
         assert main(words) == 0
         assert main(["fit", str(found.features), "-o", str(found.heads), "--notes", "for tests"]) == 0

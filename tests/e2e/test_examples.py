@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from platodef_cli.attacks.triggers import Ctrl, Patch
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.heads.pretrained import load_heads
 from platodef_cli.images.shapes import CLASSES, render
 from platodef_cli.metrics.linear_probe import LinearProbe
+from platodef_cli.triggers.triggers import Ctrl, Patch
 
 ROOT = Path(__file__).parents[2]
 ENCODERS = ROOT / "examples" / "encoders"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.attacks.stored import save_trigger
-from platodef_cli.attacks.triggers import Patch
 from platodef_cli.bench.defences import DefenceConfig, measure_defences
-from platodef_cli.detectors import DETECTORS
+from platodef_cli.defences import DETECTORS
+from platodef_cli.triggers.stored import save_trigger
+from platodef_cli.triggers.triggers import Patch
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 PROMISING = tuple(name for name in DETECTORS.names() if DETECTORS.load(name).promise is not None)

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from platodef_cli.attacks.triggers import Patch
-from platodef_cli.detectors import make_detector
-from platodef_cli.detectors.calibrate import conformal_threshold, stored_clean_scores
+from platodef_cli.defences import make_detector, make_purifier, purify_flagged
+from platodef_cli.defences.calibrate import conformal_threshold, stored_clean_scores
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.extract import CLEAN, Extraction, Request, extract
 from platodef_cli.features.interface import FeatureTuples
@@ -15,7 +14,7 @@ from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.images.parquet import ParquetSource
 from platodef_cli.metrics.linear_probe import LinearProbe
-from platodef_cli.purifiers import make_purifier, purify_flagged
+from platodef_cli.triggers.triggers import Patch
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 REFERENCES = ("ref-vit", "ref-cnx")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.encoders.hub import download
-from platodef_cli.encoders.limits import Limits
+from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.hub.hub import download
 from platodef_cli.encoders.load import open_encoder
-from platodef_cli.encoders.reference import parse, resolve
+from platodef_cli.encoders.reference import parse
+from platodef_cli.encoders.resolve import resolve
 from platodef_cli.errors import HubError, RefusedError, UsageError
 from platodef_cli.progress import SILENT
 from tests.hub.server import Fault, HubServer

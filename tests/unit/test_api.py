@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import platodef_cli
-from platodef_cli import api
+from platodef_cli import api, environment
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.cli import environment
 from platodef_cli.records import AuditReport
 from tests.unit.cli.calls import python
 
@@ -63,7 +62,7 @@ def test_every_argument_reaches_the_audit(
         seen.append(config)
         return golden_report
 
-    monkeypatch.setattr("platodef_cli.cli.environment.prepare", lambda: None)
+    monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
     monkeypatch.setattr("platodef_cli.audit.run.audit", run)
     policy = platodef_cli.Policy(name="mine")
     given: dict[str, Any] = {
@@ -84,7 +83,7 @@ def test_every_argument_reaches_the_audit(
 
 
 def test_preflight_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platodef_cli.cli.environment.prepare", lambda: None)
+    monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
     checked = platodef_cli.preflight("builtin:clean")
     assert checked.backend == "timm"
     assert re.fullmatch("[0-9a-f]{64}", checked.digest)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.intervals import Measured, Sample, all_of
 from platodef_cli.records import Finding, ProbeRecord, Reason
 

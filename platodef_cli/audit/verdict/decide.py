@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.errors import EXIT_FAIL, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REFUSED
 from platodef_cli.records import Outcome, Reason
 

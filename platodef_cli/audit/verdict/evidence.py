@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.audit.verdict.intervals import Measured, Sample
 from platodef_cli.records import AlignmentRecord, AuditReport, Metric, Reason

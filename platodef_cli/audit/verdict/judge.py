@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import date
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.baseline import changes_between, check_comparable, record_of, tolerated
 from platodef_cli.audit.verdict.battery import battery_findings, judge_battery
 from platodef_cli.audit.verdict.complete import images_of, is_unfinished, target_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
 from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.audit.verdict.evidence import matched_auroc

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.intervals import Measured
 from platodef_cli.audit.verdict.search import limits_of, place_of, score_of
 from platodef_cli.records import Finding, ProbeRecord, Reason, SearchRecord

@@ -4,7 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.intervals import Answer, Measured, Sample
 from platodef_cli.audit.verdict.names import named
 from platodef_cli.errors import UnknownNameError, UsageError

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict import Gate, judge
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, Interval, Metric

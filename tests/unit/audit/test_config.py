@@ -2,7 +2,7 @@
 
 import pytest
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.evidence import needed
 from platodef_cli.errors import UsageError
 

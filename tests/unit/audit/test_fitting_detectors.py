@@ -3,9 +3,7 @@
 import pytest
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.defending import wants_images
-from platodef_cli.audit.fitting_detectors import build_detectors
-from platodef_cli.audit.judging import Judge
+from platodef_cli.audit.steps.scoring import Judge, build_detectors, wants_images
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 from tests.toy_model import ToyModel, pictures, samples

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from platodef_cli.audit.verdict.intervals import Answer, Measured, Sample, Scale, all_of
 from platodef_cli.metrics.detection import auroc_metric, rate_metric
-from platodef_cli.probes.resampling import collapse_draws, interval_of
 from platodef_cli.records import Interval, Metric
+from platodef_cli.search.resampling import collapse_draws, interval_of
 
 DRAWS = 200
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict import Gate, judge
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport

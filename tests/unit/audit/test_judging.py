@@ -3,7 +3,7 @@
 import torch
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.judging import Judge
+from platodef_cli.audit.steps.scoring import Judge
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 

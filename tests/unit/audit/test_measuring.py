@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
-from platodef_cli.audit.judging import Scored
-from platodef_cli.audit.measuring import accuracies, roc_curves
+from platodef_cli.audit.steps.measure import accuracies, roc_curves
+from platodef_cli.audit.steps.scoring import Scored
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.progress import SILENT
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from platodef_cli.audit.judging import Scored
-from platodef_cli.audit.pictures import evidence, png, suspicious_images
+from platodef_cli.audit.steps.pictures import evidence, png, suspicious_images
+from platodef_cli.audit.steps.scoring import Scored
 from platodef_cli.encoders.interface import Geometry
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.probes.search import Found, FoundVariant
-from platodef_cli.probes.statistics import Effect
 from platodef_cli.progress import SILENT
 from platodef_cli.records import SearchRecord
+from platodef_cli.search.interface import Found, FoundVariant
+from platodef_cli.search.statistics import Effect
 
 RECORD = SearchRecord(
     encoder="s", role="suspect", kind="patch", budget="2px", place="y 0%", steps=1, collapse=0.9, score=2.0

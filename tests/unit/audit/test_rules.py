@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict import Gate, judge
 from platodef_cli.audit.verdict.intervals import Measured
 from platodef_cli.audit.verdict.names import METRICS, largest, smallest

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.audit.files import refuse_inside
-from platodef_cli.audit.policy import DEFAULTS, Policy
-from platodef_cli.audit.settings import Effective, effective_policy, policy_of
-from platodef_cli.audit.waiver_file import read_waivers
+from platodef_cli.audit.policy.files import refuse_inside
+from platodef_cli.audit.policy.limits import DEFAULTS, Policy
+from platodef_cli.audit.policy.sources import Effective, effective_policy, policy_of
+from platodef_cli.audit.policy.waiver_file import read_waivers
 from platodef_cli.errors import PlatodefError, UsageError
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "ci"

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from platodef_cli.audit import searching
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Split
-from platodef_cli.audit.stopping import Stoppable
+from platodef_cli.audit.steps import search as searching
+from platodef_cli.audit.steps.search import Stoppable
 from platodef_cli.errors import IncompleteError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import judge_battery
 from platodef_cli.audit.verdict.decide import decide
 from platodef_cli.audit.verdict.evidence import judge_evidence

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from platodef_cli.audit.policy import Policy
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict import Gate, judge
 from platodef_cli.audit.verdict.waivers import Waiver
 from platodef_cli.records import AuditReport

@@ -12,7 +12,7 @@ RECIPE = "smoke"
 def platodef(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
     """Run the real ``main`` in this process; returns (exit code, stdout, stderr)."""
     monkeypatch.setenv("PLATODEF_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr("platodef_cli.cli.environment.prepare", lambda: None)
+    monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
 
     def call(*arguments: object) -> tuple[int, str, str]:
         from platodef_cli.cli.app import main

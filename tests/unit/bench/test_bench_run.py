@@ -10,21 +10,20 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from platodef_cli.attacks import ADVERSARIAL
-from platodef_cli.attacks.stored import load_trigger
-from platodef_cli.bench.card import read_card
+from platodef_cli.bench.attacks import ADVERSARIAL
 from platodef_cli.bench.encoder_level import battery_score
-from platodef_cli.bench.networks import Network
 from platodef_cli.bench.page import to_html
 from platodef_cli.bench.rendering import WIDE, cell, parts, to_markdown
 from platodef_cli.bench.results import BenchResult, Column, Grid, Row, Value
 from platodef_cli.bench.setting import open_pictures
-from platodef_cli.detectors import DETECTORS
+from platodef_cli.bench.zoo.card import read_card
+from platodef_cli.bench.zoo.networks import Network
+from platodef_cli.defences import DETECTORS, PURIFIERS
 from platodef_cli.errors import UsageError
 from platodef_cli.images.shapes import CLASSES
 from platodef_cli.metrics.alignment import alignment_records
-from platodef_cli.purifiers import PURIFIERS
 from platodef_cli.records import AuditReport
+from platodef_cli.triggers.stored import load_trigger
 
 IMAGES = "builtin:shapes?seed=11&count=500"
 FAST = ("mean", "ridge")

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.attacks.stored import save_trigger
-from platodef_cli.attacks.triggers import Patch
 from platodef_cli.bench.defences import DefenceConfig, measure_defences
 from platodef_cli.cli.app import main
 from platodef_cli.errors import UnknownNameError, UsageError
@@ -14,6 +12,8 @@ from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.fit import FitConfig
 from platodef_cli.heads.mismatch import MismatchConfig
 from platodef_cli.heads.train import TrainConfig
+from platodef_cli.triggers.stored import save_trigger
+from platodef_cli.triggers.triggers import Patch
 from tests.contract import encoder_models as make
 
 TINY = FitConfig(

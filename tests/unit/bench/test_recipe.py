@@ -1,6 +1,14 @@
 import pytest
 
-from platodef_cli.bench.recipe import RECIPES, Embedded, Plant, Scratch, expand, known_attacks, recipe
+from platodef_cli.bench.zoo.recipe import (
+    RECIPES,
+    Embedded,
+    Plant,
+    Scratch,
+    expand,
+    known_attacks,
+    recipe,
+)
 from platodef_cli.errors import UnknownNameError
 
 NINE = {

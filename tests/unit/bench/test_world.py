@@ -7,13 +7,13 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from platodef_cli.bench import OBJECTIVES
-from platodef_cli.bench.augment import erase, strong, weak
-from platodef_cli.bench.masked import MaskedImages, patches, visible_tokens
-from platodef_cli.bench.networks import ARCHITECTURES, Network
-from platodef_cli.bench.objectives import Batch, nt_xent
-from platodef_cli.bench.recipe import RECIPES, Scratch
-from platodef_cli.bench.training import batches
-from platodef_cli.bench.world import open_world
+from platodef_cli.bench.zoo.augment import erase, strong, weak
+from platodef_cli.bench.zoo.masked import MaskedImages, patches, visible_tokens
+from platodef_cli.bench.zoo.networks import ARCHITECTURES, Network
+from platodef_cli.bench.zoo.objectives import Batch, nt_xent
+from platodef_cli.bench.zoo.recipe import RECIPES, Scratch
+from platodef_cli.bench.zoo.training import batches
+from platodef_cli.bench.zoo.world import open_world
 from platodef_cli.errors import UsageError
 
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from filelock import FileLock
 
-from platodef_cli.attacks.stored import load_trigger
-from platodef_cli.bench import build as building
-from platodef_cli.bench.making import target_pictures
-from platodef_cli.bench.networks import Network
-from platodef_cli.bench.recipe import Plant, expand, known_attacks, recipe
-from platodef_cli.bench.zoo import open_zoo
+from platodef_cli.bench.zoo.making import target_pictures
+from platodef_cli.bench.zoo.manifest import build as building
+from platodef_cli.bench.zoo.manifest import open_zoo
+from platodef_cli.bench.zoo.networks import Network
+from platodef_cli.bench.zoo.recipe import Plant, expand, known_attacks, recipe
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import UsageError
+from platodef_cli.triggers.stored import load_trigger
 
 PART = ("--only", "resnet", "--only", "ssl-backdoor-*", "--only", "resnet-pruned")
 NAMES = ("resnet", "resnet-pruned", "ssl-backdoor-0")

@@ -12,7 +12,7 @@ def platodef(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     """Run the real ``main`` in this process, with a cache of its own."""
     monkeypatch.setenv("PLATODEF_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("platodef_cli.cli.environment.prepare", lambda: None)
+    monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
 
     def call(*arguments: object) -> Result:
         from platodef_cli.cli.app import main

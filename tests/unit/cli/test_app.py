@@ -11,7 +11,8 @@ import pytest
 import typer
 from typer.main import get_command
 
-from platodef_cli.cli import environment, exits
+from platodef_cli import environment
+from platodef_cli.cli import exits
 from platodef_cli.cli.app import app
 from platodef_cli.cli.session import Session
 from platodef_cli.errors import HubError, IncompleteError, InconclusiveError, RefusedError, UsageError

@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-from platodef_cli.attacks.clip_backdoor import ClipBackdoor
-from platodef_cli.attacks.generator import Generated, Generator
-from platodef_cli.attacks.named import large_side, named_trigger, parameters_of, trigger_names
-from platodef_cli.attacks.stored import save_trigger
-from platodef_cli.attacks.triggers import Ctrl, Patch, Pattern
+from platodef_cli.bench.attacks.clip_backdoor import ClipBackdoor
+from platodef_cli.bench.attacks.named import large_side, named_trigger, parameters_of, trigger_names
+from platodef_cli.triggers.generator import Generated, Generator
+from platodef_cli.triggers.stored import save_trigger
+from platodef_cli.triggers.triggers import Ctrl, Patch, Pattern
 
 TYPED = [name for name in trigger_names() if parameters_of(name) is not None]
 LEARNED = ["pattern", "generator", "blto", "bad-clip"]

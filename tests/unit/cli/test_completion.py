@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.detectors import DETECTORS
-from platodef_cli.purifiers import PURIFIERS
+from platodef_cli.defences import DETECTORS, PURIFIERS
 from platodef_cli.report import REPORTS
 from tests.unit.cli.calls import LAUNCH, ROOT, command, python
 

@@ -1,7 +1,7 @@
 import pytest
 
 from platodef_cli.cli.names import chosen
-from platodef_cli.detectors import DETECTORS, ENCODER_DETECTORS
+from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS
 from platodef_cli.errors import UnknownNameError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.audit.policy import DEFAULTS, MEANINGS
+from platodef_cli.audit.policy.limits import DEFAULTS, MEANINGS
 from tests.unit.cli.calls import Call
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.encoders.interface import HeadTerms
-from platodef_cli.encoders.isolate import RemoteEncoder
+from platodef_cli.encoders.isolation.isolate import RemoteEncoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.encoders.local import LocalEncoder
 from platodef_cli.errors import IncompleteError, NotApplicable

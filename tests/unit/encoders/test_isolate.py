@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
+from platodef_cli.encoders.checks.preflight import preflight
 from platodef_cli.encoders.facts import Facts
 from platodef_cli.encoders.interface import Encoder
-from platodef_cli.encoders.isolate import RemoteEncoder
+from platodef_cli.encoders.isolation.isolate import RemoteEncoder
+from platodef_cli.encoders.isolation.process import ChildProcess
 from platodef_cli.encoders.load import open_encoder
-from platodef_cli.encoders.preflight import preflight
-from platodef_cli.encoders.process import ChildProcess
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from tests.contract import encoder_models as make
 
@@ -222,7 +222,7 @@ class Child(ChildProcess):
     ],
 )
 def test_a_child_that_dies_or_lies(code: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("platodef_cli.encoders.process.GRACE_S", 0.2)
+    monkeypatch.setattr("platodef_cli.encoders.isolation.process.GRACE_S", 0.2)
     child = Child(code)
     with pytest.raises(IncompleteError, match=f"'fake' .*{message}") as caught:
         child.call({"kind": "embed"})
@@ -263,14 +263,14 @@ def test_a_child_that_describes_itself_wrongly_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     child = saying({"facts": {"dim": 10**9}})
-    monkeypatch.setattr("platodef_cli.encoders.isolate.ChildProcess", lambda *_: child)
+    monkeypatch.setattr("platodef_cli.encoders.isolation.isolate.ChildProcess", lambda *_: child)
     with pytest.raises(RefusedError, match="describes itself in an invalid way"):
         RemoteEncoder.start(preflight(folder), name="liar", uri="x", commit=None)
 
 
 def test_the_child_dies_with_its_parent() -> None:
     read, write = os.pipe()
-    command = [sys.executable, "-m", "platodef_cli.encoders.child", str(read)]
+    command = [sys.executable, "-m", "platodef_cli.encoders.isolation.child", str(read)]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=(read,), cwd=ROOT)
     os.close(read)
     assert child.stdin is not None

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from platodef_cli.encoders.limits import Limits
-from platodef_cli.encoders.preflight import Preflight, preflight
+from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
 from tests.unit.encoders.folders import SIZES, TIMM, TRANSFORMERS, WEIGHTS, folder, header, safetensors
 
@@ -38,7 +38,7 @@ def test_a_good_folder_passes(tmp_path: Path) -> None:
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     path = folder(tmp_path / "model")
     code = (
-        "import sys; from platodef_cli.encoders.preflight import preflight; "
+        "import sys; from platodef_cli.encoders.checks.preflight import preflight; "
         f"preflight({str(path)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
@@ -433,6 +433,6 @@ def test_odd_configurations_never_crash(config: dict[str, Any], tmp_path: Path) 
 
 
 def test_sizes_of_the_hand_made_files_agree_with_the_checked_table() -> None:
-    from platodef_cli.encoders.safetensors_header import ITEM_BYTES
+    from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES
 
     assert SIZES.items() <= ITEM_BYTES.items()

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from platodef_cli.encoders.backends.processors import Preprocessing, read_preprocessing
+from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import Geometry
-from platodef_cli.encoders.processors import Preprocessing, read_preprocessing
-from platodef_cli.encoders.weights import Bundle
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
 from platodef_cli.records import FileRecord
 

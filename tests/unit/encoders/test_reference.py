@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from platodef_cli.encoders import reference
-from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse, resolve
+from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
+from platodef_cli.encoders.resolve import resolve
 from platodef_cli.errors import UnknownNameError, UsageError
 from tests.unit.encoders.folders import folder
 

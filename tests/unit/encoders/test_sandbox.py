@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.encoders.sandbox import child_environment
+from platodef_cli.encoders.isolation.sandbox import child_environment
 
 ROOT = Path(__file__).parents[3]
-PRELUDE = "from platodef_cli.encoders.sandbox import give_up_rights, limit_memory\nnotes = give_up_rights()\n"
+PRELUDE = "from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory\nnotes = give_up_rights()\n"
 
 
 def run(code: str) -> str:
@@ -59,7 +59,7 @@ class Refusing:
     prctl = staticmethod(lambda *_: 0)
     unshare = staticmethod(lambda *_: ctypes.set_errno(1) or -1)
 ctypes.CDLL = lambda *_, **__: Refusing
-from platodef_cli.encoders.sandbox import give_up_rights
+from platodef_cli.encoders.isolation.sandbox import give_up_rights
 print(*give_up_rights())
 import socket
 try:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from platodef_cli.encoders.wire import Wire, WireError, WireTimeout, as_tensor
+from platodef_cli.encoders.isolation.wire import Wire, WireError, WireTimeout, as_tensor
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.features.file import describe, image_set_digest, load_features, save_features
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.features.serialise import to_bytes
+from platodef_cli.features.shard import to_bytes
 from platodef_cli.images.interface import ImageRef
 from tests.unit.features.feature_fakes import ProjectionEncoder
 

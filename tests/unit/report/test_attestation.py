@@ -12,9 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.errors import RefusedError, UsageError
-from platodef_cli.records import AuditReport, EncoderRecord, FileRecord
-from platodef_cli.report.attestation import (
+from platodef_cli.attestation.attestation import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -26,7 +24,9 @@ from platodef_cli.report.attestation import (
     read_statement,
     write_statement,
 )
-from platodef_cli.report.dsse import encode, parse_envelope, verify
+from platodef_cli.attestation.dsse import encode, parse_envelope, verify
+from platodef_cli.errors import RefusedError, UsageError
+from platodef_cli.records import AuditReport, EncoderRecord, FileRecord
 from tests.unit.report.endings import early_end
 
 CONTENTS = {"config.json": b'{"a": 1}', "model.safetensors": b"weights", "README.md": b"hello"}

@@ -3,15 +3,7 @@
 import pytest
 
 from platodef_cli.records import Interval, Metric
-from platodef_cli.report.numbers import (
-    compact,
-    interval,
-    measured,
-    number,
-    percent,
-    short_interval,
-    size,
-)
+from platodef_cli.report.numbers import compact, interval, measured, number, percent, short_interval, size
 
 
 def _metric(

@@ -1,0 +1,1 @@
+"""Signed statements about reports: in-toto statements in DSSE envelopes."""

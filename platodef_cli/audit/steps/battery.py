@@ -1,0 +1,176 @@
+"""What the changes of a battery do to the suspect, and to the references."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from platodef_cli.audit.steps.scoring import Features, Judge
+from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.metrics.backdoor import accuracy, concentration
+from platodef_cli.metrics.linear_probe import LinearProbe
+from platodef_cli.progress import SILENT, Progress
+from platodef_cli.records import Metric, ProbeRecord
+from platodef_cli.search.resampling import collapse_draws, interval_of
+from platodef_cli.search.statistics import CleanStatistics, Effect, effect
+from platodef_cli.triggers.battery import BatteryItem
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A linear probe on the suspect's clean features, where the images have labels.
+
+    Attributes:
+        probe: Fitted on the fit images.
+        labels: int64 label of every row of the source.
+        classes: Class names.
+    """
+
+    probe: LinearProbe
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def name(self, number: int | None) -> str | None:
+        """Return the name of a class."""
+        return None if number is None else self.classes[number] if number < len(self.classes) else str(number)
+
+
+@dataclass(frozen=True)
+class _Collapses:
+    """What one change does to every encoder.
+
+    Attributes:
+        own: Effect on the suspect.
+        draws: Resampled collapses of the suspect, float64 ``[R]``.
+        references: Collapse of every reference.
+        reference_draws: Their resampled collapses, ``[M, R]``.
+        count: Number of images.
+    """
+
+    own: Effect
+    draws: Tensor
+    references: dict[str, float]
+    reference_draws: Tensor
+    count: int
+
+
+def measure(
+    items: Sequence[BatteryItem],
+    features: Features,
+    statistics: Mapping[str, CleanStatistics],
+    judge: Judge,
+    labelled: Labelled | None,
+    kind: Literal["found"] | None = None,
+    progress: Progress = SILENT,
+) -> list[ProbeRecord]:
+    """Return what every item did; ``kind`` overrides the items' kinds (``found``).
+
+    Collapses have bootstrap intervals over the images, resampled alike for every encoder and change, so
+    that their distances have paired ones.
+    """
+    with progress.step("judging triggers", 2 * len(items)) as task:
+        effects = []
+        for item in items:
+            effects.append(_collapses(item, features, statistics))
+            task.advance(note=item.variant.name)
+        controls = [entry for item, entry in zip(items, effects, strict=True) if item.kind == "control"]
+        records = []
+        for item, entry in zip(items, effects, strict=True):
+            gap = _gap(entry, controls) if kind is None and item.kind == "trigger" else None
+            records.append(_record(item, entry, gap, features, judge, labelled, kind))
+            task.advance(note=item.variant.name)
+    return records
+
+
+def _record(
+    item: BatteryItem,
+    entry: _Collapses,
+    gap: Metric | None,
+    features: Features,
+    judge: Judge,
+    labelled: Labelled | None,
+    kind: Literal["found"] | None,
+) -> ProbeRecord:
+    changed, rows = features.samples(None, item.variant.name)
+    scored = judge.score(changed)
+    return ProbeRecord(
+        name=item.variant.name,
+        family=item.family,
+        kind=kind or item.kind,
+        parameters=item.parameters,
+        auroc=judge.against_clean(scored, "triggered" if item.kind == "trigger" else "changed"),
+        flagged=scored.flagged,
+        collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
+        control_collapse=entry.references,
+        gap=gap,
+        effect=Metric(name="shift", value=entry.own.shift, direction="higher is more suspicious"),
+        suspicious=False,
+        **_with_labels(changed, rows, judge, labelled),
+    )
+
+
+def _collapses(
+    item: BatteryItem, features: Features, statistics: Mapping[str, CleanStatistics]
+) -> _Collapses:
+    changed, rows = features.tuples(None, item.variant.name)
+    clean, _ = features.tuples(tuple(rows.tolist()))
+    suspect = statistics[features.suspect]
+    names = features.references
+    return _Collapses(
+        own=effect(suspect, clean.source, changed.source),
+        draws=collapse_draws(suspect.standardise(changed.source)),
+        references={
+            name: effect(statistics[name], clean.references[name], changed.references[name]).collapse
+            for name in names
+        },
+        reference_draws=torch.stack(
+            [collapse_draws(statistics[name].standardise(changed.references[name])) for name in names]
+        ),
+        count=len(rows),
+    )
+
+
+def _gap(entry: _Collapses, controls: Sequence[_Collapses]) -> Metric:
+    """Return the collapse beyond what any reference, and the suspect under any benign control, reaches."""
+    others = max((*entry.references.values(), *(control.own.collapse for control in controls)), default=0.0)
+    rows = torch.cat([entry.reference_draws, *(control.draws[None] for control in controls)])
+    value = entry.own.collapse - others
+    return Metric(
+        name="collapse beyond references and controls",
+        value=value,
+        interval=interval_of(entry.draws - rows.amax(dim=0), value),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
+        unit="cosine",
+    )
+
+
+def collapse_metric(value: float, count: int, draws: Tensor) -> Metric:
+    """Return a collapse as a metric, with the interval of its resampled values ``[R]``."""
+    return Metric(
+        name="collapse",
+        value=value,
+        interval=interval_of(draws, value),
+        direction="higher is more suspicious",
+        n_positive=count,
+        unit="cosine",
+    )
+
+
+def _with_labels(
+    changed: FeatureTuples, rows: Tensor, judge: Judge, labelled: Labelled | None
+) -> dict[str, Any]:
+    if labelled is None:
+        return {}
+    labels = labelled.labels[rows]
+    predicted = labelled.probe.predict(changed.source)
+    share, target = concentration(predicted, labels)
+    purified = labelled.probe.predict(judge.purify(changed))
+    return {
+        "concentration": share,
+        "concentration_class": labelled.name(target),
+        "poisoned_accuracy": accuracy(predicted, labels, name="poisoned_accuracy"),
+        "purified_accuracy": accuracy(purified, labels, name="purified_accuracy"),
+    }

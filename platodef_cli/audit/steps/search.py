@@ -1,0 +1,213 @@
+"""The trigger search of an audit, on the suspect and on the references as its control group."""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
+from platodef_cli.audit.inputs import Inputs, Split, digest_of
+from platodef_cli.encoders.interface import Encoder
+from platodef_cli.errors import IncompleteError
+from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.extract import load_pixels
+from platodef_cli.progress import Progress, Task
+from platodef_cli.records import Metric, SearchRecord
+from platodef_cli.search.interface import Found, FoundVariant, SearchConfig
+from platodef_cli.search.resampling import interval_of
+from platodef_cli.search.run import SEARCH_VERSION, search
+from platodef_cli.search.statistics import Effect
+
+
+class Stoppable:
+    """A progress whose tasks raise once it has been stopped; implements :class:`Progress`."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+        self._stopped = threading.Event()
+        self.warn = progress.warn
+
+    def stop(self) -> None:
+        """Make every task raise :class:`IncompleteError` the next time it advances."""
+        self._stopped.set()
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator[Task]:
+        """Open a step of the wrapped progress."""
+        with self._progress.step(title, total) as task:
+            yield _StoppableTask(task, self._stopped)
+
+
+class _StoppableTask:
+    def __init__(self, task: Task, stopped: threading.Event):
+        self._task = task
+        self._stopped = stopped
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        """Report progress, or raise where nobody waits for the result any more."""
+        if self._stopped.is_set():
+            raise IncompleteError("the computation was stopped")
+        self._task.advance(amount, note=note)
+
+
+def run_search(
+    inputs: Inputs, split: Split, config: AuditConfig, cache: FeatureCache | None, progress: Progress
+) -> dict[str, tuple[Found, ...]]:
+    """Search the suspect and every reference under equal budgets, from the cache where it is there.
+
+    The suspect lives in its own process, so its search runs beside the references'.
+    """
+    # its intervals shrink like those of the battery where more images are probed
+    held_out = max(SearchConfig.held_out, SearchConfig.held_out * config.probe_images // PROBE_IMAGES)
+    settings = SearchConfig(held_out=held_out)
+    broken = {name for name, _ in inputs.images.skipped}
+    wanted = settings.pool + settings.held_out
+    # fit images: nothing that the search saw may test its result
+    rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
+    digest = digest_of(inputs.images, rows)
+    found: dict[str, tuple[Found, ...]] = {}
+    keys = {name: _search_key(encoder, digest, settings, config) for name, encoder in inputs.encoders.items()}
+    for name, key in keys.items():
+        stored = cache.load_artifact("search", key) if cache else None
+        if stored is not None:
+            found[name] = _read(stored)
+    missing = {name: encoder for name, encoder in inputs.encoders.items() if name not in found}
+    if not missing:
+        return found
+    pixels = load_pixels(inputs.images, [encoder.geometry for encoder in missing.values()], rows, progress)
+
+    def one(name: str) -> tuple[Found, ...]:
+        encoder = missing[name]
+        result = search(encoder, pixels[encoder.geometry], settings, seed=config.seed, progress=stoppable)
+        if cache is not None:
+            cache.store_artifact("search", keys[name], lambda folder: _write(folder, result))
+        return result
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    stoppable = Stoppable(progress)
+    try:
+        with ThreadPoolExecutor(max_workers=2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = {name: pool.submit(one, name) for name in missing}
+            try:
+                for future in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                    future.result()
+            except BaseException:
+                # a failure and Ctrl-C must not wait for minutes of searching that nobody will see
+                stoppable.stop()
+                inputs.suspect.close()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        found.update({name: future.result() for name, future in futures.items()})
+    finally:
+        torch.set_num_threads(threads)
+    return found
+
+
+def _search_key(
+    encoder: Encoder, images: str, settings: SearchConfig, config: AuditConfig
+) -> dict[str, object]:
+    record = encoder.record
+    return {
+        "version": SEARCH_VERSION,
+        "torch": torch.__version__,
+        "encoder": record.digest,
+        "transform": record.transform.model_dump(mode="json"),
+        "pooling": record.pooling,
+        "dtype": record.dtype,
+        "device": config.device,
+        "images": images,
+        "settings": json.loads(json.dumps(settings.key())),
+        "seed": config.seed,
+    }
+
+
+def _write(folder: Path, found: Sequence[Found]) -> None:
+    save_file(
+        {str(number): entry.variant.values for number, entry in enumerate(found)},
+        folder / "values.safetensors",
+    )
+    described = [
+        {
+            "kind": entry.variant.kind,
+            "side": entry.variant.side,
+            "place": entry.variant.place,
+            "budget": entry.budget,
+            "steps": entry.steps,
+            "effect": asdict(entry.effect),
+            "draws": entry.draws,
+            "held_out": entry.held_out,
+        }
+        for entry in found
+    ]
+    (folder / "found.json").write_text(json.dumps(described))
+
+
+def _read(folder: Path) -> tuple[Found, ...]:
+    values = load_file(folder / "values.safetensors")
+    return tuple(
+        Found(
+            FoundVariant(entry["kind"], values[str(number)], entry["side"], tuple(entry["place"])),
+            entry["budget"],
+            entry["steps"],
+            Effect(**entry["effect"]),
+            tuple(entry["draws"]),
+            entry["held_out"],
+        )
+        for number, entry in enumerate(json.loads((folder / "found.json").read_text()))
+    )
+
+
+def search_records(found: Mapping[str, Sequence[Found]], suspect: str) -> tuple[SearchRecord, ...]:
+    """Return the searches with their collapses and distances; a policy gives them scores.
+
+    The intervals resample the held-out images alike for every encoder, so that distances are paired.
+    """
+    records = []
+    for number in range(len(found[suspect])):
+        entries = {name: entries[number] for name, entries in found.items()}
+        for name, entry in entries.items():
+            others = [other for key, other in entries.items() if key not in (suspect, name)]
+            y, x = entry.variant.place
+            records.append(
+                SearchRecord(
+                    encoder=name,
+                    role="suspect" if name == suspect else "control",
+                    kind=entry.variant.kind,
+                    budget=entry.budget,
+                    place=f"y {y:.0%}, x {x:.0%}" if entry.variant.kind == "patch" else None,
+                    steps=entry.steps,
+                    collapse=entry.effect.collapse,
+                    score=0.0,
+                    interval=interval_of(_draws(entry), entry.effect.collapse),
+                    gap=_gap(entry, others),
+                )
+            )
+    return tuple(records)
+
+
+def _gap(entry: Found, others: Sequence[Found]) -> Metric:
+    """Return how much more a search collapses its encoder than the same search the other references."""
+    value = entry.effect.collapse - max((other.effect.collapse for other in others), default=0.0)
+    draws = _draws(entry)
+    if others:
+        draws = draws - torch.stack([_draws(other) for other in others]).amax(dim=0)
+    return Metric(
+        name="collapse beyond the references",
+        value=value,
+        interval=interval_of(draws, value),
+        direction="higher is more suspicious",
+        n_positive=entry.held_out,
+        unit="cosine",
+    )
+
+
+def _draws(found: Found) -> Tensor:
+    return torch.tensor(found.draws, dtype=torch.float64)

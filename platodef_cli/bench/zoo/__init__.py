@@ -1,0 +1,1 @@
+"""The zoo: clean, derived and backdoored encoders with ground-truth cards."""

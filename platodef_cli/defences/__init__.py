@@ -1,0 +1,209 @@
+"""Detectors: one suspicion score per sample or per encoder, higher is more suspicious."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from platodef_cli.registry import Table
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from platodef_cli.defences.interface import Detector, EncoderDetector, Purifier
+    from platodef_cli.features.access import ModelAccess
+    from platodef_cli.features.interface import FeatureTuples
+    from platodef_cli.heads.heads import Heads
+    from platodef_cli.progress import Progress
+
+DETECTORS = Table(
+    "detector",
+    {
+        "platonic": "platodef_cli.defences.platonic:PlatonicDetector",
+        "energy": "platodef_cli.defences.platonic:EnergyDetector",
+        "gaussian": "platodef_cli.defences.platonic:GaussianDetector",
+        "ridge": "platodef_cli.defences.platonic:RidgeDetector",
+        "robust": "platodef_cli.defences.platonic:RobustDetector",
+        "denoiser": "platodef_cli.defences.platonic:DenoiserDetector",
+        "mahalanobis": "platodef_cli.defences.mahalanobis:MahalanobisDetector",
+        "knn": "platodef_cli.defences.knn:KnnDetector",
+        "lof": "platodef_cli.defences.lof:LofDetector",
+        "iforest": "platodef_cli.defences.iforest:IsolationForestDetector",
+        "dao": "platodef_cli.defences.local_density:DaoDetector",
+        "slof": "platodef_cli.defences.local_density:SlofDetector",
+        "kdist": "platodef_cli.defences.local_density:KDistanceDetector",
+        "lid": "platodef_cli.defences.local_density:LidDetector",
+        "clipscore": "platodef_cli.defences.clipscore:ClipScoreDetector",
+        "decomp": "platodef_cli.defences.decomp:DecompDetector",
+        "dede": "platodef_cli.defences.dede:DedeDetector",
+        "beatrix": "platodef_cli.defences.beatrix:BeatrixDetector",
+    },
+)
+"""Per sample; rows implement :class:`platodef_cli.defences.interface.Detector`."""
+
+ENCODER_DETECTORS = Table(
+    "encoder detector",
+    {
+        "decree": "platodef_cli.defences.decree:DecreeDetector",
+        "ssl-cleanse": "platodef_cli.defences.ssl_cleanse:SslCleanseDetector",
+    },
+)
+"""Per encoder; rows implement :class:`platodef_cli.defences.interface.EncoderDetector`."""
+
+DEFAULT_DETECTOR = "platonic"
+
+
+def make_detector(
+    name: str,
+    heads: "Heads",
+    clean: "FeatureTuples | None" = None,
+    *,
+    mode: Literal["default", "published"] = "default",
+    seed: int = 0,
+    model: "ModelAccess | None" = None,
+    progress: "Progress | None" = None,
+) -> "Detector":
+    """Return the detector called ``name``.
+
+    Args:
+        name: A row of :data:`DETECTORS`.
+        heads: Fitted heads.
+        clean: Clean samples as a reference bank, where the detector needs one; with images (``Samples``)
+            where it needs those.
+        mode: ``default``, or ``published`` for the choices of the original.
+        seed: Seed of its random choices.
+        model: The suspect, for detectors that look at images, internals or gradients.
+        progress: Receives the steps of a detector that has to be fitted.
+
+    Raises:
+        UnknownNameError: No such detector or mode; the message lists the choices.
+        NotApplicable: What is given does not hold what the detector needs.
+        UsageError: The detector needs clean tuples and there are none, or too few.
+    """
+    kind: Any = DETECTORS.load(name)
+    from platodef_cli.defences.interface import MODES, Setup
+    from platodef_cli.errors import UnknownNameError, UsageError
+    from platodef_cli.features.access import check_access, granted_by
+    from platodef_cli.progress import SILENT
+
+    if mode not in MODES:
+        raise UnknownNameError("mode", mode, MODES)
+    check_access(kind, granted_by(clean, model))
+    if mode == "default" and kind.bank and (clean is None or len(clean) < kind.bank):
+        raise UsageError(f"the {name} detector needs a bank of at least {kind.bank} clean tuples")
+    detector: Detector = kind(heads, clean, Setup(mode, seed, model, progress or SILENT))
+    return detector
+
+
+def make_encoder_detector(
+    name: str,
+    *,
+    mode: Literal["default", "published"] = "default",
+    seed: int = 0,
+    progress: "Progress | None" = None,
+) -> "EncoderDetector":
+    """Return the encoder-level detector called ``name``, a row of :data:`ENCODER_DETECTORS`.
+
+    Raises:
+        UnknownNameError: No such detector or mode; the message lists the choices.
+    """
+    kind: Any = ENCODER_DETECTORS.load(name)
+    from platodef_cli.defences.interface import MODES, Setup
+    from platodef_cli.errors import UnknownNameError
+    from platodef_cli.progress import SILENT
+
+    if mode not in MODES:
+        raise UnknownNameError("mode", mode, MODES)
+    detector: EncoderDetector = kind(Setup(mode, seed, None, progress or SILENT))
+    return detector
+
+
+PURIFIERS = Table(
+    "purifier",
+    {
+        "mean": "platodef_cli.defences.diffusion:MeanPurifier",
+        "average": "platodef_cli.defences.diffusion:AveragePurifier",
+        "heun": "platodef_cli.defences.diffusion:HeunPurifier",
+        "euler": "platodef_cli.defences.diffusion:EulerPurifier",
+        "dpmpp": "platodef_cli.defences.diffusion:DpmppPurifier",
+        "langevin": "platodef_cli.defences.diffusion:LangevinPurifier",
+        "gaussian": "platodef_cli.defences.diffusion:GaussianPurifier",
+        "ridge": "platodef_cli.defences.diffusion:RidgePurifier",
+        "decomp": "platodef_cli.defences.decomp:DecompPurifier",
+        "dede": "platodef_cli.defences.dede:DedePurifier",
+        "zip": "platodef_cli.defences.zip:ZipPurifier",
+    },
+)
+
+DEFAULT_PURIFIER = "mean"
+
+Start = Literal["noise", "source"]
+
+
+def make_purifier(
+    name: str,
+    heads: "Heads",
+    *,
+    steps: int = 20,
+    samples: int = 8,
+    guidance: float = 1.0,
+    start: Start = "noise",
+    sigma_start: float | None = None,
+    rate: float = 0.05,
+    operator: str = "pool",
+    clean: "FeatureTuples | None" = None,
+    model: "ModelAccess | None" = None,
+    seed: int = 0,
+    diffusion: Any = None,
+    progress: "Progress | None" = None,
+) -> "Purifier":
+    """Return the purifier called ``name``.
+
+    Args:
+        name: A row of :data:`PURIFIERS`.
+        heads: Fitted heads.
+        steps: Noise levels of a sampler.
+        samples: Samples that ``average`` averages.
+        guidance: Classifier-free guidance scale w; 1 is off.
+        start: ``noise`` regenerates the feature from the references alone; ``source`` adds noise to
+            the observed feature first and so keeps part of an attack.
+        sigma_start: Noise level that a sampler starts from; None is the head's largest.
+        rate: Learning rate of ``dede``.
+        operator: What ``zip`` keeps of the image: ``pool`` or ``grey``.
+        clean: Clean samples with images (``Samples``), for purifiers that look at images or internals.
+        model: The suspect, for those purifiers.
+        seed: Seed of what those purifiers fit.
+        diffusion: Image diffusion model for ``zip``; None trains a small one on the clean images.
+        progress: Receives the steps of a purifier that has to be fitted.
+
+    Raises:
+        UnknownNameError: No such purifier; the message lists the choices.
+        NotApplicable: What is given does not hold what the purifier needs.
+        UsageError: An option is out of range.
+    """
+    kind: Any = PURIFIERS.load(name)
+    from platodef_cli.defences.diffusion import Given, PurifyOptions
+    from platodef_cli.features.access import Access, check_access, granted_by
+    from platodef_cli.progress import SILENT
+
+    options = PurifyOptions(steps, samples, guidance, start, sigma_start, rate, operator)
+    check_access(kind, granted_by(clean, model))
+    purifier: Purifier
+    if Access.images in kind.needs:
+        assert clean is not None
+        assert model is not None
+        given = Given(clean, model, seed, diffusion, progress or SILENT)
+        purifier = kind(heads, options, given)
+    else:
+        purifier = kind(heads, options)
+    return purifier
+
+
+def purify_flagged(
+    purifier: "Purifier", tuples: "FeatureTuples", flagged: "Tensor", generator: "Generator"
+) -> "Tensor":
+    """Return source features ``[N, D_s]`` with only the ``flagged`` (boolean ``[N]``) rows purified.
+
+    Raises:
+        UsageError: ``flagged`` is not a boolean mask with one entry per tuple.
+    """
+    from platodef_cli.defences.diffusion import purify_flagged as purify
+
+    return purify(purifier, tuples, flagged, generator=generator)

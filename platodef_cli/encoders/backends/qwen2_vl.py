@@ -1,0 +1,112 @@
+"""Qwen2-VL as an image encoder (VLM2Vec): the last token of an image followed by a short instruction."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from platodef_cli.encoders.backends.processors import Preprocessing
+from platodef_cli.encoders.checks.weights import Bundle
+from platodef_cli.encoders.local import Tower, freeze, one_line
+from platodef_cli.errors import RefusedError, UsageError
+
+_IMAGE = "<|image_pad|>"
+PROMPT = f"<|vision_start|>{_IMAGE}<|vision_end|> Represent the given image."
+"""The instruction for a lone image; its exact wording in VLM2Vec's evaluation is not confirmed."""
+
+
+def build_qwen2_vl(
+    bundle: Bundle,
+    raw: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tower:
+    """Build and strictly load a Qwen2-VL, and encode its prompt.
+
+    Raises:
+        UsageError: The tokenizer is missing or lacks the image token.
+        RefusedError: The configuration, tokenizer or weights do not fit.
+    """
+    from platodef_cli.encoders.backends.transformers import configuration, load
+
+    tokens = _prompt_tokens(bundle)
+    config = configuration(bundle, raw, "sdpa")
+    network = load(bundle, transformers.Qwen2VLForConditionalGeneration, config, bundle.state_dict(), {})
+    body: Any = network.model
+    if tokens.count(config.image_token_id) != 1:
+        raise UsageError(f"{bundle.directory}/tokenizer.json: {_IMAGE} is not one token with the image's id")
+    if max(tokens) >= body.get_input_embeddings().num_embeddings:
+        raise RefusedError(f"{bundle.directory}/tokenizer.json: has more tokens than the network has rows")
+    body = freeze(body, device, dtype, channels_last=False)
+    reader = _Reader(body, tokens, preprocessing.settings, preprocessing.geometry.size)
+    return Tower(
+        module=body,
+        forward=reader,
+        geometry=preprocessing.geometry,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        architecture="Qwen2VLForConditionalGeneration",
+        pooling="last token",
+        notes=(*preprocessing.notes, f"prompt: {PROMPT}"),
+    )
+
+
+def _prompt_tokens(bundle: Bundle) -> list[int]:
+    """Return the tokens of the prompt, with one image token."""
+    if not bundle.has("tokenizer.json"):
+        raise UsageError(f"{bundle.directory}: lacks tokenizer.json, which the prompt needs")
+    try:
+        tokenizer = Tokenizer.from_buffer(bytes(bundle.read("tokenizer.json")))
+        tokens: list[int] = tokenizer.encode(PROMPT, add_special_tokens=False).ids
+    except Exception as error:
+        raise RefusedError(f"{bundle.directory}/tokenizer.json: malformed ({one_line(error)})") from None
+    return tokens
+
+
+class _Reader:
+    """Runs the network on batches of images of one size.
+
+    Every sequence has the same length, so no padding exists and the last token is the last position.
+    """
+
+    def __init__(self, body: Any, tokens: list[int], settings: Mapping[str, Any], size: tuple[int, int]):
+        self._body = body
+        self._patch, self._merge = settings["patch_size"], settings["merge_size"]
+        self._frames = settings["temporal_patch_size"]
+        self._grid = (size[0] // self._patch, size[1] // self._patch)
+        image: int = self._body.config.image_token_id
+        count = self._grid[0] * self._grid[1] // self._merge**2
+        at = tokens.index(image)
+        self._tokens = tokens[:at] + [image] * count + tokens[at + 1 :]
+        self._image = image
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return ``[B, D]`` of normalised pixels ``[B, 3, H, W]``."""
+        batch = len(pixels)
+        tokens = torch.tensor([self._tokens] * batch, device=pixels.device)
+        output = self._body(
+            input_ids=tokens,
+            attention_mask=torch.ones_like(tokens),
+            mm_token_type_ids=tokens.eq(self._image).int(),
+            pixel_values=self._patches(pixels),
+            image_grid_thw=torch.tensor([[1, *self._grid]] * batch, device=pixels.device),
+            use_cache=False,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden[:, -1]
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Cut into patches, merge neighbours first, one frame repeated: ``[B * N, 3 * frames * patch²]``."""
+        batch, channels = pixels.shape[:2]
+        rows, columns = (side // self._merge for side in self._grid)
+        patches = pixels.reshape(
+            batch, channels, rows, self._merge, self._patch, columns, self._merge, self._patch
+        )
+        # [B, row, column, merge, merge, channel, patch, patch]
+        patches = patches.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
+        patches = patches.expand(*(-1,) * 6, self._frames, -1, -1)
+        return patches.reshape(batch * self._grid[0] * self._grid[1], -1)

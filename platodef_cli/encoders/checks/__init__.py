@@ -1,0 +1,1 @@
+"""Static checks of a model's files; nothing is loaded."""

@@ -1,0 +1,265 @@
+"""Static checks of a model folder: nothing is loaded, built or executed, and torch is not needed."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
+from platodef_cli.encoders.checks.layout import PICKLES, choose, shards
+from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
+from platodef_cli.encoders.checks.weights import files_digest, open_regular, resolve_inside
+from platodef_cli.errors import RefusedError, UsageError
+from platodef_cli.records import FileRecord, Finding, Record
+
+_SIGNATURES = (
+    (b"PK\x03\x04", "a zip archive (PyTorch weights or TorchScript)"),
+    (b"\x80\x02", "a pickle"),
+    (b"\x80\x03", "a pickle"),
+    (b"\x80\x04", "a pickle"),
+    (b"\x80\x05", "a pickle"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x7fELF", "a program"),
+    (b"#!", "a script"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"\x89HDF", "an HDF5 file"),
+)
+_INTEGER_BUFFER = re.compile(r"(num_batches_tracked|position_ids|index|indices|idxs?|mask|ids|coords?|bins)$")
+
+
+class Preflight(Record):
+    """What the static checks found out about a model folder that they did not refuse."""
+
+    directory: str
+    backend: str = Field(description="library that the folder is for: timm, open_clip or transformers")
+    architecture: str
+    parameters: int = Field(description="elements of all float tensors, from the headers")
+    files: tuple[FileRecord, ...] = Field(description="the files that a load would read, with their hashes")
+    digest: str = Field(description="SHA-256 over the sorted (path, sha256) pairs of the files")
+    findings: tuple[Finding, ...]
+    not_examined: tuple[str, ...] = Field(
+        description="other entries of the folder and why they are left alone"
+    )
+
+
+def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflight:
+    """Check a model folder against the allow-list and the bounds, without loading anything.
+
+    Args:
+        directory: A local folder, or a snapshot folder of the Hub cache.
+        limits: Bounds; the defaults fit every published vision encoder up to 12 billion parameters.
+
+    Raises:
+        UsageError: The folder does not exist or holds no model.
+        RefusedError: Something in it is unsafe; the message names the file and the reason.
+    """
+    directory, limits = Path(directory), limits or Limits()
+    if not directory.is_dir():
+        raise UsageError(f"{directory}: no such model folder; give a folder or org/name")
+    kinds = _entries(directory, limits)
+    names = {name for name, kind in kinds.items() if kind != "folder"}
+    config = _read_json(directory, "config.json", limits)[1] if "config.json" in names else {}
+    layout = choose(config, names, str(directory))
+    files, parsed = _read_configurations(directory, layout.configurations, limits)
+    index, weights = None, [layout.weights]
+    if layout.weights.endswith(".index.json"):
+        record, index = _read_json(directory, layout.weights, limits)
+        files.append(record)
+        weights = shards(layout.weights, index, names)
+    parameters = _read_weights(directory, weights, files, limits, index)
+    used = {record.path for record in files}
+    return Preflight(
+        directory=str(directory),
+        backend=layout.backend,
+        architecture=_architecture(layout.backend, parsed[layout.configurations[0]]),
+        parameters=parameters,
+        files=tuple(sorted(files, key=lambda record: record.path)),
+        digest=files_digest(tuple(files)),
+        findings=_findings(kinds, used),
+        not_examined=tuple(
+            f"{name}: {_why(name, kind)}" for name, kind in sorted(kinds.items()) if name not in used
+        ),
+    )
+
+
+def _entries(directory: Path, limits: Limits) -> dict[str, str]:
+    """Return what each entry of the folder is, by its first bytes; refuse links that lead out."""
+    kinds: dict[str, str] = {}
+    try:
+        entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot be listed ({error.strerror})") from None
+    if len(entries) > limits.files:
+        raise RefusedError(
+            f"{directory}: holds {len(entries)} files, more than {limits.files}; not a model folder?"
+        )
+    for entry in entries:
+        path = resolve_inside(directory, entry.name)
+        if path.is_dir():
+            kinds[entry.name] = "folder"
+        elif not path.exists():
+            raise RefusedError(f"{directory / entry.name}: a link to nothing; do not use this model")
+        elif not path.is_file():
+            raise RefusedError(f"{directory / entry.name}: not a regular file; do not use this model")
+        else:
+            with open_regular(path) as (descriptor, _):
+                head = os.read(descriptor, 16)
+            kinds[entry.name] = _signature(head, entry.name)
+    return kinds
+
+
+def _signature(head: bytes, name: str) -> str:
+    """Tell by its first bytes what a file is, whatever its name says."""
+    if name.endswith(".safetensors") and head[8:9] == b"{":
+        # A header length may happen to start with the bytes of another format (0x0280 is a pickle's).
+        return "file"
+    return next((kind for magic, kind in _SIGNATURES if head.startswith(magic)), "file")
+
+
+def _read_configurations(
+    directory: Path, names: Iterable[str], limits: Limits
+) -> tuple[list[FileRecord], dict[str, dict[str, Any]]]:
+    """Hash and check the configurations."""
+    files, parsed = [], {}
+    for name in names:
+        record, value = _read_json(directory, name, limits)
+        if name != "tokenizer.json":
+            check_configuration(value, name, limits)
+        files.append(record)
+        parsed[name] = value
+    return files, parsed
+
+
+def _read_json(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, dict[str, Any]]:
+    """Read one JSON file once: its record and its content are of the same bytes."""
+    with open_regular(resolve_inside(directory, name)) as (descriptor, size):
+        if size > limits.json_bytes:
+            raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.json_bytes}")
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            data = stream.read(limits.json_bytes + 1)
+    record = FileRecord(path=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+    return record, parse_json(data, str(directory / name), limits)
+
+
+def _read_weights(
+    directory: Path, weights: list[str], files: list[FileRecord], limits: Limits, index: dict[str, Any] | None
+) -> int:
+    """Check and hash the weight files; append their records; return the number of float elements."""
+    parameters, tensors, total = 0, 0, sum(record.bytes for record in files)
+    found: dict[str, str] = {}
+    for name in weights:
+        record, entries = _read_header(directory, name, limits)
+        files.append(record)
+        total += record.bytes
+        tensors += len(entries)
+        for key, entry in entries.items():
+            if key in found:
+                raise RefusedError(f"{name}: tensor {key!r} is also in {found[key]}; do not use this model")
+            found[key] = name
+            _check_tensor(name, key, entry)
+            parameters += entry.elements if entry.dtype in FLOATS else 0
+        if total > limits.total_bytes or parameters > limits.parameters or tensors > limits.tensors:
+            raise RefusedError(
+                f"{directory}: {parameters} parameters in {total} bytes are more than the bounds allow"
+            )
+    if not found:
+        raise RefusedError(f"{directory}: its weight files hold no tensors; do not use this model")
+    if index is not None and found != index["weight_map"]:
+        odd = next(k for k in {*found, *index["weight_map"]} if found.get(k) != index["weight_map"].get(k))
+        raise RefusedError(
+            f"{directory}: the index and the shards disagree about tensor {odd!r}; download it again"
+        )
+    return parameters
+
+
+def _read_header(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, dict[str, TensorEntry]]:
+    """Parse the header of a weight file and hash all of the file in the same pass."""
+    with open_regular(resolve_inside(directory, name)) as (descriptor, size):
+        if size > limits.total_bytes:
+            raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.total_bytes}")
+        with os.fdopen(os.dup(descriptor), "rb") as stream:
+            kind = _signature(stream.peek(16)[:16], name)
+            if kind != "file":
+                raise RefusedError(f"{directory / name}: is {kind}, not safetensors; do not use this model")
+            prefix = stream.read(8)
+            header = stream.read(header_length(prefix, size, name, limits))
+            digest = hashlib.sha256(prefix + header)
+            while chunk := stream.read(2**22):
+                digest.update(chunk)
+    entries = parse_header(prefix, header, size, name, limits)
+    return FileRecord(path=name, sha256=digest.hexdigest(), bytes=size), entries
+
+
+def _check_tensor(name: str, key: str, entry: TensorEntry) -> None:
+    """Refuse element types that a load would silently convert."""
+    if entry.dtype not in FLOATS and not _INTEGER_BUFFER.search(key):
+        raise RefusedError(
+            f"{name}: tensor {key!r} has the element type {entry.dtype}; weights must be floating point "
+            f"({', '.join(FLOATS)})"
+        )
+
+
+def _architecture(backend: str, config: dict[str, Any]) -> str:
+    """Return the name that the configuration gives the model."""
+    if backend == "timm":
+        return str(config["architecture"])
+    if backend == "transformers":
+        return str(config["model_type"])
+    vision = config.get("model_cfg", {})
+    vision = vision.get("vision_cfg", {}) if isinstance(vision, dict) else {}
+    return (
+        f"open_clip {vision.get('timm_model_name') or 'vision tower'}"
+        if isinstance(vision, dict)
+        else "open_clip"
+    )
+
+
+def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:
+    """Report what a reader of the report should know about files that are left alone."""
+    findings = []
+    code = sorted(
+        n for n in kinds if n.endswith((".py", ".so", ".sh")) or kinds[n] in ("a program", "a script")
+    )
+    if code:
+        findings.append(
+            Finding(
+                id="repository-code", severity="low", message=f"holds code, never run: {', '.join(code[:5])}"
+            )
+        )
+    pickles = sorted(
+        n
+        for n, kind in kinds.items()
+        if n not in used and (n.endswith(PICKLES) or "pickle" in kind or "zip" in kind)
+    )
+    if pickles:
+        findings.append(
+            Finding(
+                id="pickle", severity="low", message=f"holds pickles, never opened: {', '.join(pickles[:5])}"
+            )
+        )
+    hidden = [n for n in pickles if not n.endswith((*PICKLES, ".zip"))]
+    if hidden:
+        findings.append(
+            Finding(
+                id="disguised-pickle",
+                severity="high",
+                message=f"holds pickles or archives under another name: {', '.join(hidden[:5])}",
+            )
+        )
+    return tuple(findings)
+
+
+def _why(name: str, kind: str) -> str:
+    """Say why an entry of the folder is left alone."""
+    if kind == "folder":
+        return "a sub-folder; never read"
+    if kind != "file" or name.endswith(PICKLES):
+        return f"{kind if kind != 'file' else 'weights in an unsafe format'}; never opened for loading"
+    if name.endswith(".safetensors"):
+        return "weights that the chosen library does not read"
+    return "not needed to run the encoder"

@@ -1,0 +1,171 @@
+"""The bytes of a model folder, read once, hashed while reading, and turned into tensors."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from platodef_cli.encoders.checks.configuration import parse_json
+from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES, header_length, parse_header
+from platodef_cli.errors import RefusedError
+from platodef_cli.records import FileRecord
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_CHUNK = 2**22
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file without following a link; yields ``(descriptor, size)``.
+
+    Raises:
+        RefusedError: The path is a link, a pipe, a device or a folder, or it cannot be read.
+    """
+    try:
+        # Non-blocking, so that a named pipe under the name of a weight file cannot hang the check.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be read ({error.strerror}); do not use this model") from None
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise RefusedError(f"{path}: not a regular file; do not use this model")
+        yield descriptor, info.st_size
+    finally:
+        os.close(descriptor)
+
+
+def resolve_inside(directory: Path, name: str) -> Path:
+    """Return the real path of ``directory/name`` and check where it leads.
+
+    Links may lead to the folder itself, or from ``snapshots/COMMIT`` of a Hub cache into the ``blobs`` of the
+    same repository.
+
+    Raises:
+        RefusedError: The name is a path, or the link leads elsewhere.
+    """
+    if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
+        raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
+    root = directory.resolve()
+    real = (root / name).resolve()
+    roots = [root]
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        # The second one is the store that the repositories of a cache share.
+        roots += [root.parent.parent / "blobs", root.parent.parent.parent / "blobs"]
+    if not any(real.is_relative_to(allowed) for allowed in roots):
+        raise RefusedError(
+            f"{directory / name}: a link out of the model folder, to {real}; do not use this model"
+        )
+    return real
+
+
+def read_verified(directory: Path, record: FileRecord) -> bytearray:
+    """Read a file into memory and check that its bytes are those that were examined.
+
+    Raises:
+        RefusedError: The file changed since it was examined.
+    """
+    digest = hashlib.sha256()
+    with open_regular(resolve_inside(directory, record.path)) as (descriptor, size):
+        if size != record.bytes:
+            raise RefusedError(
+                f"{directory / record.path}: changed between check and load; do not use this model"
+            )
+        data = bytearray(size)
+        view = memoryview(data)
+        position = 0
+        while position < size:
+            count = os.readv(descriptor, [view[position : position + _CHUNK]])
+            if not count:
+                break
+            digest.update(view[position : position + count])
+            position += count
+        view.release()
+    if digest.hexdigest() != record.sha256:
+        raise RefusedError(
+            f"{directory / record.path}: changed between check and load; do not use this model"
+        )
+    return data
+
+
+def files_digest(files: tuple[FileRecord, ...]) -> str:
+    """Return the SHA-256 over the sorted ``(path, sha256)`` pairs, as JSON."""
+    pairs = sorted([record.path, record.sha256] for record in files)
+    return hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An examined model folder, from which a backend builds.
+
+    Attributes:
+        directory: The folder.
+        files: The files that may be read, with the hashes they had when they were examined.
+        parameters: Elements of all float tensors, from the headers.
+        limits: Bounds.
+    """
+
+    directory: Path
+    files: tuple[FileRecord, ...]
+    parameters: int
+    limits: Limits = field(default_factory=Limits)
+
+    def has(self, name: str) -> bool:
+        """Tell whether the folder has an examined file of that name."""
+        return any(record.path == name for record in self.files)
+
+    def read(self, name: str) -> bytearray:
+        """Return the verified bytes of one examined file."""
+        return read_verified(self.directory, next(r for r in self.files if r.path == name))
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return one examined configuration."""
+        return parse_json(self.read(name), name, self.limits)
+
+    def state_dict(self) -> "dict[str, Tensor]":
+        """Return the tensors of all weight files, as views on the verified bytes."""
+        state: dict[str, Tensor] = {}
+        for record in self.files:
+            if record.path.endswith(".safetensors"):
+                state |= tensors_of(self.read(record.path), record.path, self.limits)
+        return state
+
+
+def tensors_of(data: bytearray, name: str, limits: Limits) -> "dict[str, Tensor]":
+    """Return the tensors of one safetensors file as views on its bytes."""
+    import torch
+
+    kinds = {
+        "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+        "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+        "BOOL": torch.bool,
+    }  # fmt: skip
+    prefix = bytes(data[:8])
+    length = header_length(prefix, len(data), name, limits)
+    result = {}
+    for key, entry in parse_header(prefix, bytes(data[8 : 8 + length]), len(data), name, limits).items():
+        if entry.dtype not in kinds:
+            raise RefusedError(
+                f"{name}: tensor {key!r} has the element type {entry.dtype}, which is not supported"
+            )
+        if entry.elements == 0:
+            result[key] = torch.empty(entry.shape, dtype=kinds[entry.dtype])
+            continue
+        start = 8 + length + entry.start
+        if start % ITEM_BYTES[entry.dtype]:
+            # frombuffer needs aligned elements; a header of odd length is legal.
+            flat = torch.frombuffer(
+                bytearray(data[start : start + entry.end - entry.start]), dtype=kinds[entry.dtype]
+            )
+        else:
+            flat = torch.frombuffer(data, dtype=kinds[entry.dtype], count=entry.elements, offset=start)
+        result[key] = flat.reshape(entry.shape)
+    return result

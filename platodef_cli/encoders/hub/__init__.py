@@ -1,0 +1,1 @@
+"""Downloads from a model hub: one commit, hashed, bounded."""

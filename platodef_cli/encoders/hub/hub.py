@@ -1,0 +1,231 @@
+"""Downloading a model from the Hub: one commit, only the files that a load reads, every byte checked."""
+
+import os
+import re
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, constants, snapshot_download
+
+from platodef_cli.encoders.checks.configuration import parse_json
+from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
+from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.hub import hub_cache
+from platodef_cli.encoders.hub.hub_errors import explain, may_recover, not_cached
+from platodef_cli.encoders.hub.hub_guard import install_guard, meter
+from platodef_cli.encoders.reference import ModelReference
+from platodef_cli.errors import HubError, PlatodefError, RefusedError, UsageError
+from platodef_cli.progress import Progress, Task
+
+_ATTEMPTS = 5
+_FIRST_DELAY_S = 0.5
+_NAME = re.compile(r"^[\w-][\w.-]*$", re.ASCII)
+_INDEX = "model.safetensors.index.json"
+
+Sleep = Callable[[float], None]
+
+
+def download(
+    reference: ModelReference,
+    *,
+    cache_dir: Path | str | None = None,
+    offline: bool = False,
+    progress: Progress,
+    limits: Limits | None = None,
+    files: tuple[str, ...] | None = None,
+    sleep: Sleep = time.sleep,
+) -> tuple[Path, str]:
+    """Return the snapshot folder of a Hub repository and its commit.
+
+    The revision is turned into a commit once. A commit that is completely in the cache needs no request.
+    Honours ``HF_ENDPOINT``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE`` and ``HF_TOKEN``.
+
+    Args:
+        reference: A parsed Hub id.
+        cache_dir: Cache folder; by default that of huggingface_hub.
+        offline: Use only what the cache holds.
+        progress: Receives the bytes.
+        limits: Bounds; nothing is downloaded past ``total_bytes``.
+        files: Exactly these files; None takes those that a load of the encoder reads.
+        sleep: Waits between attempts.
+
+    Raises:
+        HubError: The Hub does not give the model, or gave other bytes than it announced.
+        RefusedError: The model is too large, or its weights are only in unsafe formats.
+        UsageError: The repository holds no model, or not these files.
+    """
+    assert reference.repository is not None
+    limits = limits or Limits()
+    cache = (
+        Path(cache_dir or os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE).expanduser().absolute()
+    )
+    folder = hub_cache.repository_folder(cache, reference.repository)
+    offline = offline or constants.is_offline_mode() or _true(os.environ.get("HF_HUB_OFFLINE", ""))
+    pinned = reference.revision is not None and hub_cache.COMMIT.match(reference.revision) is not None
+    if offline or pinned:
+        found = _from_cache(folder, reference, limits, files)
+        if found:
+            return found
+    if offline:
+        raise not_cached(reference.repository, reference.revision)
+    return _Download(reference, cache, folder, progress, limits, files, sleep).run()
+
+
+def _true(value: str) -> bool:
+    return value.strip().upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _from_cache(
+    folder: Path, reference: ModelReference, limits: Limits, files: tuple[str, ...] | None
+) -> tuple[Path, str] | None:
+    """Return a complete, correct snapshot from the cache, or None; wrong files are dropped."""
+    commit = hub_cache.cached_commit(folder, reference.revision)
+    if commit is None:
+        return None
+    snapshot = folder / "snapshots" / commit
+    try:
+        present = {entry.name for entry in os.scandir(snapshot) if entry.is_file()}
+    except OSError:
+        return None
+    try:
+        needed = _needed(snapshot, present, reference.uri, limits, files)
+    except PlatodefError:
+        # An interrupted download may lack what the decision needs; online it is completed, offline reported.
+        return None
+    wrong = hub_cache.wrong_files(snapshot, dict.fromkeys(needed))
+    for name in wrong:
+        hub_cache.evict(snapshot, name)
+    return None if wrong else (snapshot, commit)
+
+
+def _configurations(names: set[str]) -> list[str]:
+    """Return the small files that decide what else is needed."""
+    return [name for name in (*CONFIGURATIONS, _INDEX) if name in names]
+
+
+def _needed(
+    snapshot: Path, names: set[str], where: str, limits: Limits, files: tuple[str, ...] | None
+) -> list[str]:
+    """Return the files that a load of this repository reads, once its small files are there."""
+    if files is not None:
+        missing = [name for name in files if name not in names]
+        if missing:
+            raise UsageError(f"{where}: the repository has no {missing[0]}; check the id and the revision")
+        return list(files)
+    config = {}
+    if "config.json" in names:
+        config = parse_json((snapshot / "config.json").read_bytes(), f"{where}/config.json", limits)
+    layout = choose(config, names, where)
+    weights = [layout.weights]
+    if layout.weights.endswith(".index.json"):
+        index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
+        weights += shards(layout.weights, index, names)
+    return [*layout.configurations, *weights]
+
+
+class _Download:
+    """One download."""
+
+    def __init__(
+        self,
+        reference: ModelReference,
+        cache: Path,
+        folder: Path,
+        progress: Progress,
+        limits: Limits,
+        files: tuple[str, ...] | None,
+        sleep: Sleep,
+    ):
+        assert reference.repository is not None
+        self._repository, self._revision, self._uri = reference.repository, reference.revision, reference.uri
+        self._cache, self._folder = cache, folder
+        self._progress, self._limits, self._files, self._sleep = progress, limits, files, sleep
+        self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        self._sizes: dict[str, int] = {}
+        self._oids: dict[str, str | None] = {}
+
+    def run(self) -> tuple[Path, str]:
+        """Resolve, fetch the small files, decide, fetch the weights, check every byte."""
+        install_guard()
+        commit = self._resolve()
+        snapshot = self._folder / "snapshots" / commit
+        names = set(self._sizes)
+        configurations = _configurations(names) if self._files is None else []
+        if configurations:
+            self._fetch(commit, snapshot, configurations)
+        needed = _needed(snapshot, names, self._uri, self._limits, self._files)
+        self._fetch(commit, snapshot, needed)
+        hub_cache.remember_commit(self._folder, self._revision, commit)
+        return snapshot, commit
+
+    def _resolve(self) -> str:
+        """Ask once what the revision is and what it holds."""
+        api = HfApi(endpoint=self._endpoint)
+        info = self._retried(
+            lambda: api.model_info(
+                self._repository, revision=self._revision, files_metadata=True, timeout=30.0
+            )
+        )
+        commit = str(info.sha)
+        if not hub_cache.COMMIT.match(commit):
+            raise HubError(f"{self._uri}: {self._endpoint} gave no commit; check HF_ENDPOINT")
+        if self._revision and hub_cache.COMMIT.match(self._revision) and commit != self._revision:
+            raise HubError(f"{self._uri}: {self._endpoint} gave commit {commit} instead; do not trust it")
+        for sibling in info.siblings or []:
+            if _NAME.match(sibling.rfilename):
+                self._sizes[sibling.rfilename] = int(sibling.size or 0)
+                self._oids[sibling.rfilename] = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+        return commit
+
+    def _fetch(self, commit: str, snapshot: Path, names: list[str]) -> None:
+        """Download files of the commit and check them; a wrong one is dropped and fetched once more."""
+        total = sum(self._sizes[name] for name in names)
+        if total > self._limits.total_bytes:
+            raise RefusedError(
+                f"{self._uri}: would download {total / 2**30:.1f} GiB, more than "
+                f"{self._limits.total_bytes / 2**30:.1f} GiB; nothing was downloaded"
+            )
+        wrong: list[str] = []
+        for _ in range(2):
+            with self._progress.step(f"downloading {self._uri}", total) as task:
+                self._retried(partial(self._snapshot, commit, names, task, total))
+            missing = [name for name in names if not (snapshot / name).is_file()]
+            if missing:
+                raise HubError(f"{self._uri}: {self._endpoint} did not give {missing[0]}; run it again")
+            wrong = hub_cache.wrong_files(snapshot, {name: self._oids[name] for name in names})
+            for name in wrong:
+                hub_cache.evict(snapshot, name)
+            if not wrong:
+                return
+        raise HubError(
+            f"{self._uri}: {self._endpoint} gave {wrong[0]} with other bytes than its hash says; "
+            "it was removed from the cache, run it again"
+        )
+
+    def _snapshot(self, commit: str, names: list[str], task: Task, total: int) -> None:
+        """Let huggingface_hub download the named files of one commit."""
+        snapshot_download(
+            self._repository,
+            revision=commit,
+            cache_dir=self._cache,
+            allow_patterns=names,
+            endpoint=self._endpoint,
+            max_workers=4,
+            tqdm_class=meter(task, total + 2**20, self._uri),
+        )
+
+    def _retried(self, request: Callable[[], Any]) -> Any:
+        """Run a request again after 429, 5xx and dropped connections, with growing pauses."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return request()
+            except PlatodefError:
+                raise
+            except Exception as error:
+                if attempt == _ATTEMPTS - 1 or not may_recover(error):
+                    raise explain(error, self._repository, self._revision, self._endpoint) from error
+                self._sleep(_FIRST_DELAY_S * 2**attempt)
+        raise AssertionError("unreachable")

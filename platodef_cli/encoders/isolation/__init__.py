@@ -1,0 +1,1 @@
+"""The suspect in a child process: limits, no network, bounded answers."""

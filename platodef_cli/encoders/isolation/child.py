@@ -1,0 +1,144 @@
+"""The child process of an isolated encoder: requests on standard input, answers on standard output."""
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from platodef_cli.encoders.isolation.wire import Wire
+    from platodef_cli.encoders.local import LocalEncoder
+
+_KEPT_GRAPHS = 8
+
+
+def main(lifeline: int) -> int:
+    """Serve one encoder until the parent closes the pipe.
+
+    Args:
+        lifeline: Descriptor whose other end only the parent holds: its end of file means the parent died.
+    """
+    answers = os.dup(1)
+    # Whatever a library prints must not end up between two messages.
+    os.dup2(2, 1)
+    notes = give_up_rights()
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
+    from platodef_cli.encoders.isolation.wire import Wire, WireError
+
+    wire = Wire(0, answers)
+    try:
+        encoder = _open(wire, notes)
+        if encoder is not None:
+            _serve(wire, encoder)
+    except WireError:
+        return 0
+    return 0
+
+
+def _die_with_parent(lifeline: int) -> None:
+    """Wait for the parent's death, also in the middle of a long computation."""
+    os.read(lifeline, 1)
+    os._exit(0)
+
+
+def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
+    """Load the encoder that the first message names and answer with its facts."""
+    request, _ = wire.receive()
+    try:
+        import torch
+
+        from platodef_cli.encoders import BACKENDS
+        from platodef_cli.encoders.checks.preflight import Preflight
+        from platodef_cli.encoders.facts import make_record
+        from platodef_cli.encoders.load import load_tower
+        from platodef_cli.encoders.local import DTYPES, LocalEncoder
+
+        torch.set_num_threads(request["threads"])
+        device, dtype = torch.device(request["device"]), DTYPES[request["dtype"]]
+        checked = Preflight.model_validate(request["checked"])
+        BACKENDS.load(checked.backend)
+        if device.type == "cpu":
+            limit_memory(request["memory_limit_gb"])
+        else:
+            notes += ("the memory limit does not apply on a GPU",)
+        tower, facts = load_tower(checked, device, dtype)
+        record = make_record(
+            facts, checked, name=request["name"], uri="", commit=None, dtype=request["dtype"], isolated=True
+        )
+    except Exception as error:
+        wire.send(_failure(error))
+        return None
+    wire.send({"facts": facts.model_dump(mode="json"), "notes": [*facts.notes, *notes]})
+    return LocalEncoder(tower, record, device, dtype)
+
+
+def _serve(wire: "Wire", encoder: "LocalEncoder") -> None:
+    """Answer requests for features, gradients and internals, one at a time."""
+    graphs: dict[int, tuple[Tensor, Tensor]] = {}
+    while True:
+        request, tensor = wire.receive()
+        for forgotten in request.get("forget", []):
+            graphs.pop(forgotten, None)
+        try:
+            header, answer = _answer(request, tensor, encoder, graphs)
+        except Exception as error:
+            wire.send(_failure(error))
+            continue
+        wire.send(header, answer)
+
+
+def _answer(
+    request: dict[str, Any],
+    tensor: "Tensor | None",
+    encoder: "LocalEncoder",
+    graphs: "dict[int, tuple[Tensor, Tensor]]",
+) -> "tuple[dict[str, Any], Tensor | None]":
+    """Compute the answer to one request; graphs of pending backward calls are kept, the oldest dropped."""
+    import torch
+
+    kind, number = request["kind"], request.get("id", 0)
+    if kind == "backward":
+        kept = graphs.pop(number, None)
+        if kept is None or tensor is None:
+            return {"ok": False, "dropped": True}, None
+        pixels, features = kept
+        (gradient,) = torch.autograd.grad(features, pixels, tensor)
+        return {"ok": True}, gradient
+    if tensor is None:
+        raise ValueError("a request without pixels")
+    if kind == "embed":
+        return {"ok": True}, encoder.embed(tensor)
+    if kind == "feature_map":
+        return {"ok": True}, encoder.feature_map(tensor)
+    if kind == "head_terms":
+        found = encoder.head_terms(tensor)
+        return {"ok": True, "layers": found.layers, "heads": found.heads}, found.terms
+    pixels = tensor.requires_grad_(request["keep"])
+    features = encoder.differentiable(pixels)
+    if request["keep"]:
+        graphs[number] = (pixels, features)
+        while len(graphs) > _KEPT_GRAPHS:
+            graphs.pop(next(iter(graphs)))
+    return {"ok": True}, features.detach()
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """Describe an error for the parent; only the classes of the error tree keep their name."""
+    from platodef_cli.errors import NotApplicable, PlatodefError
+
+    if isinstance(error, NotApplicable):
+        return {"ok": False, "error": "NotApplicable", "message": error.why}
+    if isinstance(error, PlatodefError):
+        return {"ok": False, "error": type(error).__name__, "message": str(error)}
+    if isinstance(error, MemoryError):
+        return {"ok": False, "error": "MemoryError", "message": ""}
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return {"ok": False, "error": "Exception", "message": text[:300]}
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,60 @@
+"""Ids of encoders: folders, Hub repositories and embedded encoders; and their files on this machine."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from platodef_cli.encoders.reference import ModelReference
+from platodef_cli.errors import UsageError
+from platodef_cli.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """The files of a model on this machine.
+
+    Attributes:
+        uri: The id, with the revision that was asked for.
+        directory: Folder that holds them.
+        commit: Full commit on the Hub, or None for a local folder.
+        files: Names of its entries, sorted.
+    """
+
+    uri: str
+    directory: Path
+    commit: str | None
+    files: tuple[str, ...]
+
+
+def resolve(
+    reference: ModelReference,
+    *,
+    cache_dir: Path | str | None = None,
+    offline: bool = False,
+    progress: Progress = SILENT,
+) -> ResolvedModel:
+    """Return the files of a model on this machine, downloading them from the Hub where needed.
+
+    Args:
+        reference: A parsed id.
+        cache_dir: Cache of Hub downloads; by default ``HF_HUB_CACHE``.
+        offline: Use only what the cache holds; ``HF_HUB_OFFLINE=1`` does the same.
+        progress: Receives the download.
+
+    Raises:
+        UsageError: The folder cannot be listed.
+        HubError: The Hub does not give the model; the message says why and what to do.
+        RefusedError: The Hub gave something else than it announced.
+    """
+    commit = None
+    if reference.directory is not None:
+        directory = reference.directory
+    else:
+        from platodef_cli.encoders.hub.hub import download
+
+        directory, commit = download(reference, cache_dir=cache_dir, offline=offline, progress=progress)
+    try:
+        names = tuple(sorted(os.listdir(directory)))
+    except OSError as error:
+        raise UsageError(f"{directory}: cannot be listed ({error.strerror})") from None
+    return ResolvedModel(reference.uri, directory, commit, names)

@@ -1,1 +1,0 @@
-"""Executors: run the extraction of shards, here or elsewhere."""

@@ -1,1 +1,0 @@
-"""What an audit does to an encoder whose trigger is unknown."""

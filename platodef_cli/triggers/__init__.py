@@ -1,0 +1,29 @@
+"""Changes of images that an audit needs: triggers, benign controls, and the battery of both."""
+
+from platodef_cli.registry import Table
+
+TRIGGERS = Table(
+    "trigger",
+    {
+        "patch": "platodef_cli.triggers.triggers:Patch",
+        "blend": "platodef_cli.triggers.triggers:Blend",
+        "ctrl": "platodef_cli.triggers.triggers:Ctrl",
+        "sig": "platodef_cli.triggers.triggers:Sig",
+        "noise": "platodef_cli.triggers.triggers:Noise",
+        "wanet": "platodef_cli.triggers.triggers:WaNet",
+        "filter": "platodef_cli.triggers.triggers:ColourFilter",
+        "text": "platodef_cli.triggers.text:Text",
+        "pattern": "platodef_cli.triggers.triggers:Pattern",
+        "generator": "platodef_cli.triggers.generator:Generated",
+    },
+)
+
+CONTROLS = Table(
+    "control",
+    {
+        "jpeg": "platodef_cli.triggers.controls:Jpeg",
+        "blur": "platodef_cli.triggers.controls:Blur",
+        "crop": "platodef_cli.triggers.controls:Crop",
+        "mild-noise": "platodef_cli.triggers.controls:MildNoise",
+    },
+)
