@@ -4,7 +4,7 @@
         --reference DIR --reference DIR --reference DIR --fit-images FILE.parquet --test-images FILE.parquet
 
 A ``--suspect`` has a backdoor already (its trigger and target label are told); in a ``--plant`` folder one is
-planted per ``--trigger`` by :func:`platodef_cli.bench.attacks.post_training.plant`. Nothing is fitted on triggered images.
+planted per ``--trigger``. Nothing is fitted on triggered images.
 One of the references is corrupted in two ways: its features are of other images, or (``--bad-reference``)
 it carries the same backdoor. Finished runs are kept in ``--output`` and not computed again.
 """

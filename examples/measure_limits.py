@@ -3,7 +3,7 @@
     python examples/measure_limits.py --clean DIR --clean DIR --plant DIR --images FILE.parquet
 
 The limits of ``Policy`` were set by reading this table: above every clean encoder, below most planted ones.
-Encoders are timm folders; the backdoors are planted by :func:`platodef_cli.bench.attacks.post_training.plant`.
+Encoders are timm folders; the backdoors are planted by ``platodef_cli.bench.attacks``.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from platodef_cli.bench.attacks.post_training import plant
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.open import open_source
-from platodef_cli.search.interface import Found, SearchConfig, Stage
+from platodef_cli.search.interface import SearchConfig, SearchResult, Stage
 from platodef_cli.search.run import search
 from platodef_cli.triggers.stored import save_trigger
 from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
@@ -82,7 +82,7 @@ def plant_into(folder: Path, name: str, pixels: Tensor, seed: int, epochs: int, 
     return output
 
 
-def measure(folder: Path, images: str, config: SearchConfig, seed: int) -> tuple[Found, ...]:
+def measure(folder: Path, images: str, config: SearchConfig, seed: int) -> tuple[SearchResult, ...]:
     """Search one encoder on the first images of a source."""
     source = open_source(images)
     encoder = open_encoder(str(folder))

@@ -6,7 +6,7 @@ from typing import Any
 from platodef_cli.errors import UnknownNameError
 
 
-class Table:
+class Registry:
     """Maps a name to ``"module:attribute"`` without importing the module.
 
     Attributes:

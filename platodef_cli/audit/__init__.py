@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from platodef_cli.audit.config import AuditConfig
-    from platodef_cli.audit.draft import Draft
+    from platodef_cli.audit.partial_report import PartialReport
     from platodef_cli.audit.policy.limits import Policy
     from platodef_cli.audit.run import audit
 
-__all__ = ["AuditConfig", "Draft", "Policy", "audit"]
-_PLACES = {"AuditConfig": "config", "Draft": "draft", "Policy": "policy", "audit": "run"}
+__all__ = ["AuditConfig", "PartialReport", "Policy", "audit"]
+_PLACES = {"AuditConfig": "config", "PartialReport": "partial", "Policy": "policy", "audit": "run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import resource
 import torch
 
 from platodef_cli.audit.inputs import digest_of
-from platodef_cli.audit.state import Run
+from platodef_cli.audit.state import AuditState
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.metrics.costs import peak_ever
 from platodef_cli.records import ImageSetRecord
@@ -19,7 +19,7 @@ NOT_EXAMINED = (
 )
 
 
-def not_examined(run: Run) -> tuple[str, ...]:
+def not_examined(run: AuditState) -> tuple[str, ...]:
     """Return what nobody looked at, always and in this audit."""
     notes = tuple(getattr(run.inputs.suspect, "notes", ()))
     unlabelled = (
@@ -41,7 +41,7 @@ def listed(images: ImageSource) -> ImageSetRecord:
     )
 
 
-def image_set(run: Run) -> ImageSetRecord:
+def image_set(run: AuditState) -> ImageSetRecord:
     """Return the images and their roles."""
     roles = {
         "fit": 0 if run.head.origin == "loaded" else len(run.features.tuples(run.parts.fit)[0]),

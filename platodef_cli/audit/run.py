@@ -11,17 +11,17 @@ import torch
 from platodef_cli import __version__
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.describing import device_name, image_set, listed, not_examined, peak_memory
-from platodef_cli.audit.draft import Draft, libraries
 from platodef_cli.audit.inputs import Inputs, Split, open_inputs, split
-from platodef_cli.audit.state import Run, Watch
+from platodef_cli.audit.partial_report import PartialReport, libraries
+from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.battery import Labelled, measure
 from platodef_cli.audit.steps.encoder_level import encoder_statistics
 from platodef_cli.audit.steps.measure import accuracies, alignment_of, histograms_of, roc_curves, worst_of
 from platodef_cli.audit.steps.pictures import EXAMPLES, evidence, suspicious_images
 from platodef_cli.audit.steps.scoring import (
     BANK_MOST,
+    CalibratedDefences,
     Features,
-    Judge,
     SuspectImages,
     obtain_heads,
     wants_images,
@@ -41,18 +41,20 @@ from platodef_cli.metrics.guarantee import guarantee_metrics, mismatched
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import AuditReport, FoundTrigger, ProbeRecord, SearchRecord, Timing
-from platodef_cli.search.interface import Found
+from platodef_cli.search.interface import SearchResult
 from platodef_cli.search.statistics import CleanStatistics
 from platodef_cli.triggers.battery import BatteryItem, battery
 
 
-def audit(config: AuditConfig, *, progress: Progress = SILENT, draft: Draft | None = None) -> AuditReport:
+def audit(
+    config: AuditConfig, *, progress: Progress = SILENT, partial: PartialReport | None = None
+) -> AuditReport:
     """Audit an encoder.
 
     Args:
         config: What to audit, against what, and how.
         progress: Receives the steps and the warnings.
-        draft: Is filled with what becomes known; it makes a report of an audit that ends with an error.
+        partial: Is filled with what becomes known; it makes a report of an audit that ends with an error.
 
     Returns:
         The report; equal configurations and inputs give equal reports apart from ``timing``.
@@ -67,24 +69,24 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT, draft: Draft | No
     threads = torch.get_num_threads()
     # the suspect's process and this one compute side by side: threads of both on one core only wait
     torch.set_num_threads(max(1, threads // 2))
-    watch = Watch(progress)
-    draft = draft or Draft(config.model)
-    draft.config, draft.warnings, draft.seconds = config, watch.messages, watch.seconds
+    recorder = ProgressRecorder(progress)
+    partial = partial or PartialReport(config.model)
+    partial.config, partial.warnings, partial.seconds = config, recorder.messages, recorder.seconds
     try:
-        cache = FeatureCache(config.cache_dir, progress=watch) if config.use_cache else None
+        cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with ExitStack() as stack:
-            with watch.timed("load"):
-                inputs = stack.enter_context(open_inputs(config, watch))
-            _note(draft, inputs)
-            run = _prepare(config, inputs, cache, watch)
+            with recorder.timed("load"):
+                inputs = stack.enter_context(open_inputs(config, recorder))
+            _note(partial, inputs)
+            run = _prepare(config, inputs, cache, recorder)
             report = _examine(run)
     finally:
         torch.set_num_threads(threads)
-    watch.seconds["total"] = round(time.perf_counter() - clock, 3)
+    recorder.seconds["total"] = round(time.perf_counter() - clock, 3)
     timing = Timing(
         started=started.isoformat(timespec="seconds"),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        seconds=watch.seconds,
+        seconds=recorder.seconds,
         peak_memory_mb=peak_memory(),
         costs=run.judge.costs(),
         cache_hits=run.hits,
@@ -93,23 +95,25 @@ def audit(config: AuditConfig, *, progress: Progress = SILENT, draft: Draft | No
     return report.model_copy(update={"timing": timing})
 
 
-def _note(draft: Draft, inputs: Inputs) -> None:
+def _note(partial: PartialReport, inputs: Inputs) -> None:
     """Keep what opening the inputs told, for an audit that ends early."""
-    draft.target = inputs.suspect.record
-    draft.references = tuple(encoder.record for encoder in inputs.references.values())
-    draft.findings, draft.not_examined = inputs.checked.findings, inputs.checked.not_examined
-    draft.images = listed(inputs.images)
+    partial.target = inputs.suspect.record
+    partial.references = tuple(encoder.record for encoder in inputs.references.values())
+    partial.findings, partial.not_examined = inputs.checked.findings, inputs.checked.not_examined
+    partial.images = listed(inputs.images)
 
 
-def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, watch: Watch) -> Run:
+def _prepare(
+    config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, recorder: ProgressRecorder
+) -> AuditState:
     """Extract every feature in one decoding pass, obtain the heads, calibrate."""
     parts = split(len(inputs.images.refs), config.seed)
     counts = tuple(len(rows) for rows in (parts.fit, parts.calibration, parts.test))
     _enough(counts, inputs, config)
     probed = parts.test[: config.probe_images]
     requests = [Request(None), *(Request(item.variant, probed) for item in battery(config.battery))]
-    with watch.timed("extract"):
-        extraction = _extract(inputs, requests, config, cache, watch)
+    with recorder.timed("extract"):
+        extraction = _extract(inputs, requests, config, cache, recorder)
     pictures = None
     if wants_images(config):
         pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, battery(config.battery))
@@ -118,16 +122,16 @@ def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, wa
     # broken images have dropped out
     counts = tuple(len(usable.intersection(rows)) for rows in (parts.fit, parts.calibration, parts.test))
     _enough(counts, inputs, config)
-    with watch.timed("heads"):
-        heads, head = obtain_heads(inputs, features, parts, config, cache, watch)
+    with recorder.timed("heads"):
+        heads, head = obtain_heads(inputs, features, parts, config, cache, recorder)
         test, rows = features.samples(parts.test)
         bank, calibration = (
             features.samples(parts.fit, most=BANK_MOST)[0],
             features.samples(parts.calibration)[0],
         )
         model = None if pictures is None else EncoderAccess(inputs.suspect, config.batch_size)
-        with watch.step("calibrating detectors", 2) as task:
-            judge = Judge(heads, bank, calibration, test, config, model)
+        with recorder.step("calibrating detectors", 2) as task:
+            judge = CalibratedDefences(heads, bank, calibration, test, config, model)
             task.advance()
             labelled = _labelled(inputs, features, parts, config)
             task.advance()
@@ -136,7 +140,7 @@ def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, wa
         features.suspect: CleanStatistics.of(clean.source),
         **{name: CleanStatistics.of(values) for name, values in clean.references.items()},
     }
-    return Run(
+    return AuditState(
         config=config,
         inputs=inputs,
         parts=parts,
@@ -149,7 +153,7 @@ def _prepare(config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, wa
         labelled=labelled,
         statistics=statistics,
         cache=cache,
-        watch=watch,
+        recorder=recorder,
         hits=extraction.hits,
         misses=extraction.misses,
     )
@@ -204,24 +208,24 @@ def _labelled(inputs: Inputs, features: Features, parts: Split, config: AuditCon
     )
 
 
-def _examine(run: Run) -> AuditReport:
+def _examine(run: AuditState) -> AuditReport:
     """Probe, search, measure and judge."""
     config, policy, suspect = run.config, run.config.policy, run.features.suspect
-    watch = run.watch
+    recorder = run.recorder
     sample = Sample(len(run.inputs.images.refs), config.probe_images)
-    with watch.timed("battery"):
+    with recorder.timed("battery"):
         measured = measure(
-            battery(config.battery), run.features, run.statistics, run.judge, run.labelled, progress=watch
+            battery(config.battery), run.features, run.statistics, run.judge, run.labelled, progress=recorder
         )
         probes, _ = judge_battery(measured, policy, run.judge.deciding, sample)
-    with watch.timed("search"):
-        found = run_search(run.inputs, run.parts, config, run.cache, watch)
+    with recorder.timed("search"):
+        found = run_search(run.inputs, run.parts, config, run.cache, recorder)
         searches, about_search = judge_search(search_records(found, suspect), policy, sample)
         accused = {(r.id, r.subject) for r in about_search if r.outcome == "fail"}
         shown, found_probes, found_features = _found(run, found[suspect], searches, accused)
-    with watch.timed("measure"):
+    with recorder.timed("measure"):
         alignment = alignment_of(run)
-        with watch.step("measuring heads", 2) as task:
+        with recorder.step("measuring heads", 2) as task:
             wrong = run.judge.score(mismatched(run.test, config.seed))
             task.advance()
             guarantees = guarantee_metrics(run.heads, run.test, config.seed)
@@ -246,7 +250,7 @@ def _examine(run: Run) -> AuditReport:
         reasons=(),
         findings=run.inputs.checked.findings,
         not_examined=(*not_examined(run), *(f"{name}: {why}" for name, why in unfit.items())),
-        warnings=tuple(watch.messages),
+        warnings=tuple(recorder.messages),
         target=run.inputs.suspect.record,
         references=tuple(encoder.record for encoder in run.inputs.references.values()),
         images=image_set(run),
@@ -273,8 +277,8 @@ def _examine(run: Run) -> AuditReport:
 
 
 def _found(
-    run: Run,
-    found: Sequence[Found],
+    run: AuditState,
+    found: Sequence[SearchResult],
     searches: Sequence[SearchRecord],
     accused: Collection[tuple[str, str | None]],
 ) -> tuple[FoundTrigger | None, tuple[ProbeRecord, ...], Features]:
@@ -290,14 +294,14 @@ def _found(
     requests = [Request(None, probed), *(Request(item.variant, probed) for item in items)]
     # the share of broken images was judged, and told, when all of them were decoded
     config = replace(run.config, max_broken_share=1.0)
-    extraction = _extract(run.inputs, requests, config, run.cache, run.watch.silent_warnings())
+    extraction = _extract(run.inputs, requests, config, run.cache, run.recorder.silent_warnings())
     run.hits, run.misses = run.hits + extraction.hits, run.misses + extraction.misses
     pictures = None
     if run.features.images is not None:
         pictures = SuspectImages.of(run.inputs.images, run.inputs.suspect.geometry, items)
     features = Features(extraction, run.features.suspect, run.features.references, pictures)
     probes = measure(
-        items, features, run.statistics, run.judge, run.labelled, kind="found", progress=run.watch
+        items, features, run.statistics, run.judge, run.labelled, kind="found", progress=run.recorder
     )
     over = {f"found {record.kind}" for record in mine if (f"search-{record.kind}", record.budget) in accused}
     probes = [probe.model_copy(update={"suspicious": probe.family in over}) for probe in probes]
@@ -306,5 +310,5 @@ def _found(
         return None, tuple(probes), features
     usable = extraction.indices[CLEAN][:EXAMPLES].tolist()
     geometry = run.inputs.suspect.geometry
-    pixels = load_pixels(run.inputs.images, [geometry], usable, run.watch)[geometry]
+    pixels = load_pixels(run.inputs.images, [geometry], usable, run.recorder)[geometry]
     return evidence(found[top], mine[top], pixels), tuple(probes), features

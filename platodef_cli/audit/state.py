@@ -10,7 +10,7 @@ from torch import Tensor
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
 from platodef_cli.audit.steps.battery import Labelled
-from platodef_cli.audit.steps.scoring import Features, Judge
+from platodef_cli.audit.steps.scoring import CalibratedDefences, Features
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
@@ -29,7 +29,7 @@ class _WithoutWarnings:
         """Do nothing."""
 
 
-class Watch:
+class ProgressRecorder:
     """Passes progress on and keeps the warnings for the report; tells the time per step."""
 
     def __init__(self, progress: Progress):
@@ -56,7 +56,7 @@ class Watch:
 
 
 @dataclass
-class Run:
+class AuditState:
     """One audit after extraction and calibration.
 
     Attributes:
@@ -72,7 +72,7 @@ class Run:
         labelled: A linear probe, where there are labels.
         statistics: Encoder -> statistics of its clean features.
         cache: The feature cache, or None.
-        watch: Progress, warnings, times.
+        recorder: Progress, warnings, times.
         hits: Cache entries used.
         misses: Cache entries computed.
     """
@@ -83,12 +83,12 @@ class Run:
     features: Features
     heads: Heads
     head: HeadRecord
-    judge: Judge
+    judge: CalibratedDefences
     test: FeatureTuples
     rows: Tensor
     labelled: Labelled | None
     statistics: dict[str, CleanStatistics]
     cache: FeatureCache | None
-    watch: Watch
+    recorder: ProgressRecorder
     hits: int = 0
     misses: int = 0

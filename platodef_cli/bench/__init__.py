@@ -1,8 +1,8 @@
 """The zoo of encoders with and without backdoors, and the benchmark that fills the paper's tables on it."""
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
-OBJECTIVES = Table(
+OBJECTIVES = Registry(
     "objective",
     {
         "supervised": "platodef_cli.bench.zoo.objectives:Supervised",
@@ -13,7 +13,7 @@ OBJECTIVES = Table(
         "image-text": "platodef_cli.bench.zoo.objectives:ImageText",
     },
 )
-DERIVATIVES = Table(
+DERIVATIVES = Registry(
     "benign derivative",
     {
         "fine-tuned": "platodef_cli.bench.zoo.derivatives:fine_tuned",
@@ -23,7 +23,7 @@ DERIVATIVES = Table(
         "patch-augmented": "platodef_cli.bench.zoo.derivatives:patch_augmented",
     },
 )
-TABLES = Table(
+TABLES = Registry(
     "benchmark table",
     {
         "1": "platodef_cli.bench.table1:run",
@@ -35,7 +35,7 @@ TABLES = Table(
         "alignment": "platodef_cli.bench.sweeps:alignment",
     },
 )
-FORMATS = Table(
+FORMATS = Registry(
     "benchmark format",
     {
         "json": "platodef_cli.bench.rendering:to_json",

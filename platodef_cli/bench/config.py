@@ -9,9 +9,9 @@ from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.config import FitConfig, preset
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
-SKIPPABLE: Mapping[str, tuple[Table, ...]] = {
+SKIPPABLE: Mapping[str, tuple[Registry, ...]] = {
     "1": (DETECTORS, PURIFIERS, ADVERSARIAL),
     "encoder": (ENCODER_DETECTORS,),
 }
@@ -34,7 +34,7 @@ class BenchConfig:
         only: Shell patterns of suspects.
         results: Folder of the cells; None: ``results`` inside the zoo.
         fresh: Compute everything again.
-        attack: Attack of Table 2.
+        attack: Attack of Registry 2.
         adversarial: Test images that adversarial rows attack; 0 leaves these rows out.
         skip: Methods of tables 1 and encoder to leave out.
         command: What the user typed.

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ValidationError
 from platodef_cli.audit.steps.scoring import HEADS_VERSION
 from platodef_cli.bench.attacks import make_adversarial
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.defending import Classifier, Trial, ZeroShot
-from platodef_cli.bench.results import Goal, Grid, Plot
-from platodef_cli.bench.setting import Laboratory
+from platodef_cli.bench.defending import Classifier, EvaluationData, ZeroShot
+from platodef_cli.bench.feature_store import FeatureStore
+from platodef_cli.bench.results import Goal, Plot, ResultTable
 from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.extract import FEATURE_VERSION
@@ -104,11 +104,11 @@ LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "numpy", "scipy
 
 
 @dataclass(frozen=True)
-class Table:
+class BenchmarkTable:
     """What one table found."""
 
     title: str
-    grids: tuple[Grid, ...]
+    grids: tuple[ResultTable, ...]
     plots: tuple[Plot, ...] = ()
     alignment: tuple[AlignmentRecord, ...] = ()
     goals: tuple[Goal, ...] = ()
@@ -122,13 +122,13 @@ class Context:
 
     Attributes:
         config: What was asked.
-        laboratory: Encoders and images.
+        feature_store: Encoders and images.
         store: Finished cells.
         progress: Receives the steps.
     """
 
     config: BenchConfig
-    laboratory: Laboratory
+    feature_store: FeatureStore
     store: CellStore
     progress: Progress = field(default_factory=lambda: SILENT)
     _heads: tuple[object, Heads] | None = None
@@ -140,7 +140,7 @@ class Context:
         Raises:
             InconclusiveError: None is finished.
         """
-        found = self.laboratory.zoo.references
+        found = self.feature_store.zoo.references
         if not found:
             raise InconclusiveError("no reference of this zoo is finished; build the zoo first")
         return found
@@ -156,7 +156,7 @@ class Context:
         Raises:
             InconclusiveError: There is none.
         """
-        found = self.chosen(self.laboratory.zoo.planted)
+        found = self.chosen(self.feature_store.zoo.planted)
         if not found:
             raise InconclusiveError("no backdoored encoder of this zoo is finished (or matches --only)")
         return found
@@ -184,42 +184,42 @@ class Context:
             self._heads = (key, fit_heads(tuples, config, seed=seed, progress=self.progress))
         return self._heads[1]
 
-    def trial(self, card: ZooCard, seed: int, references: Sequence[str] | None = None) -> Trial:
+    def evaluation(self, card: ZooCard, seed: int, references: Sequence[str] | None = None) -> EvaluationData:
         """Return the samples of a planted encoder; by default against all references of the zoo."""
         assert card.backdoor is not None
         names = [one.name for one in self.references] if references is None else list(references)
-        laboratory, roles = self.laboratory, self.laboratory.pictures.roles(seed)
-        fit = laboratory.samples(card.name, names, roles.fit)
+        feature_store, roles = self.feature_store, self.feature_store.pictures.roles(seed)
+        fit = feature_store.samples(card.name, names, roles.fit)
         assert fit.labels is not None
-        prompts = laboratory.prompts(card) if card.backdoor.attack_kind == "image-text" else None
+        prompts = feature_store.prompts(card) if card.backdoor.attack_kind == "image-text" else None
         probe: Classifier
         if prompts is None:
             probe = LinearProbe.fit(fit.source, fit.labels, seed=seed)
         else:
             probe = ZeroShot(prompts)
-        return Trial(
+        return EvaluationData(
             fit=fit,
-            calibration=laboratory.samples(card.name, names, roles.calibration),
-            test=laboratory.samples(card.name, names, roles.test),
-            changed=laboratory.changed(card.name, names, roles.test, laboratory.trigger(card)),
+            calibration=feature_store.samples(card.name, names, roles.calibration),
+            test=feature_store.samples(card.name, names, roles.test),
+            changed=feature_store.changed(card.name, names, roles.test, feature_store.trigger(card)),
             target=card.backdoor.target,
             probe=probe,
         )
 
-    def adversarial_trial(self, card: ZooCard, attack: str, seed: int, count: int) -> Trial:
+    def adversarial_evaluation(self, card: ZooCard, attack: str, seed: int, count: int) -> EvaluationData:
         """Return the samples of a clean encoder, its test images changed by an adversarial attack.
 
         The attack sees the undefended classifier: the encoder and its linear probe.
         """
         names = [one.name for one in self.references]
-        laboratory, roles = self.laboratory, self.laboratory.pictures.roles(seed)
-        fit = laboratory.samples(card.name, names, roles.fit)
+        feature_store, roles = self.feature_store, self.feature_store.pictures.roles(seed)
+        fit = feature_store.samples(card.name, names, roles.fit)
         assert fit.labels is not None
         probe = LinearProbe.fit(fit.source, fit.labels, seed=seed)
-        test = laboratory.samples(card.name, names, roles.test[:count])
+        test = feature_store.samples(card.name, names, roles.test[:count])
         assert test.labels is not None
         assert test.images is not None
-        encoder = laboratory.encoder(card.name)
+        encoder = feature_store.encoder(card.name)
         changed = make_adversarial(attack).perturb(
             lambda unit: probe.scores(encoder.differentiable(unit)),
             test.images,
@@ -227,18 +227,18 @@ class Context:
             seed=seed,
             progress=self.progress,
         )
-        return Trial(
+        return EvaluationData(
             fit=fit,
-            calibration=laboratory.samples(card.name, names, roles.calibration),
+            calibration=feature_store.samples(card.name, names, roles.calibration),
             test=test,
-            changed=laboratory.of_pixels(card.name, names, changed, test.labels),
+            changed=feature_store.of_pixels(card.name, names, changed, test.labels),
             target=None,
             probe=probe,
         )
 
     def roles(self) -> dict[str, int | str]:
         """Return how many images fit, calibrate and test, for the record of a table."""
-        parts = self.laboratory.pictures.roles(self.config.seeds[0])
+        parts = self.feature_store.pictures.roles(self.config.seeds[0])
         return {
             "images_to_fit": len(parts.fit),
             "images_to_calibrate": len(parts.calibration),
@@ -247,14 +247,14 @@ class Context:
 
     def key(self, suspect: str, references: Sequence[str], seed: int) -> dict[str, object]:
         """Return what decides every cell of a suspect, for the store."""
-        pictures = self.laboratory.pictures
-        card = self.laboratory.zoo.cards[suspect]
+        pictures = self.feature_store.pictures
+        card = self.feature_store.zoo.cards[suspect]
         by_prompts = card.backdoor is not None and card.backdoor.attack_kind == "image-text"
         return {
             **({"classifier": "prompts", "classes": list(pictures.classes)} if by_prompts else {}),
             "libraries": library_versions(),
             "code": {"heads": HEADS_VERSION, "features": FEATURE_VERSION},
-            "encoders": dict(self.laboratory.identity([suspect, *references])),
+            "encoders": dict(self.feature_store.identity([suspect, *references])),
             "trigger": [file.sha256 for file in card.files if file.path.startswith(f"{TRIGGER}/")],
             "target": None if card.backdoor is None else card.backdoor.target,
             "references": list(references),

@@ -33,7 +33,7 @@ from platodef_cli.heads.heads import Heads
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.metrics.backdoor import accuracy, attack_success, concentration
-from platodef_cli.metrics.costs import Cost, measured
+from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.metrics.detection import auroc_metric
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
@@ -268,11 +268,11 @@ def _detected(row: DefenceRow, case: _Case, config: DefenceConfig, mode: Mode) -
     order = torch.randperm(len(both), generator=torch.Generator().manual_seed(config.seed))
     heads = case.heads  # shared by all detectors, so no part of their costs
     try:
-        with measured() as fitting:
+        with measure_cost() as fitting:
             # the members of the default carry held-out clean scores; a bank that they were fitted on has none
             bank = case.bank if _keeps_bank(row.defence, mode) else None
             detector = make_detector(row.defence, heads, bank, mode=mode, seed=config.seed, model=case.model)
-        with measured() as scoring:
+        with measure_cost() as scoring:
             shuffled = detector.score(both.select(order))
     except NotApplicable as error:
         return replace(row, not_applicable=error.why)
@@ -332,16 +332,16 @@ def _purified(
     if row.defence == "zip":
         size = case.model.size
         if size not in diffusions:
-            with measured() as training:
+            with measure_cost() as training:
                 diffusions[size] = _diffusion(case.bank, config, progress), training
         extra["diffusion"], shared = diffusions[size]
     heads = case.heads
-    with measured() as fitting:
+    with measure_cost() as fitting:
         purifier = make_purifier(
             row.defence, heads, clean=case.bank, model=case.model, seed=config.seed, **extra
         )
     generator = torch.Generator().manual_seed(config.seed)
-    with measured() as cleaning:
+    with measure_cost() as cleaning:
         clean = case.probe.predict(purifier.purify(case.clean, generator=generator))
         attacked = case.probe.predict(purifier.purify(case.every, generator=generator))
     assert case.clean.labels is not None
@@ -376,7 +376,7 @@ def _examine(
         for mode in config.modes:
             row = DefenceRow(encoder=name, kind="encoder", defence=detector, mode=mode, truth=truth)
             tool = make_encoder_detector(detector, mode=mode, seed=config.seed, progress=progress)
-            with measured() as cost:
+            with measure_cost() as cost:
                 try:
                     found = tool.examine(EncoderAccess(encoder), bank.images)
                 except NotApplicable as error:

@@ -8,8 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from platodef_cli.bench.feature_store import FeatureStore
 from platodef_cli.bench.results import Plot, Value
-from platodef_cli.bench.setting import Laboratory
 from platodef_cli.bench.statistics import of_metric
 from platodef_cli.defences import (
     DEFAULT_DETECTOR,
@@ -73,7 +73,7 @@ class ZeroShot:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class EvaluationData:
     """The samples of one suspect.
 
     Attributes:
@@ -102,21 +102,25 @@ class Trial:
         return self.changed.select(self.changed.labels != self.target)
 
 
-def numbers_of(trial: Trial, clean: Tensor, changed: Tensor) -> dict[str, Value]:
+def numbers_of(evaluation: EvaluationData, clean: Tensor, changed: Tensor) -> dict[str, Value]:
     """Return CA, PA and ASR of source features ``[N, D]`` of the test images and ``[T, D]`` triggered."""
-    assert trial.test.labels is not None
-    assert trial.changed.labels is not None
-    predicted = trial.probe.predict(changed)
-    pa = of_metric(accuracy(predicted, trial.changed.labels))
-    if trial.target is None:
+    assert evaluation.test.labels is not None
+    assert evaluation.changed.labels is not None
+    predicted = evaluation.probe.predict(changed)
+    pa = of_metric(accuracy(predicted, evaluation.changed.labels))
+    if evaluation.target is None:
         asr = Value(
             value=None if pa.value is None else 1 - pa.value,
             low=None if pa.high is None else 1 - pa.high,
             high=None if pa.low is None else 1 - pa.low,
         )
     else:
-        asr = of_metric(attack_success(predicted, trial.changed.labels, trial.target))
-    return {"CA": of_metric(accuracy(trial.probe.predict(clean), trial.test.labels)), "PA": pa, "ASR": asr}
+        asr = of_metric(attack_success(predicted, evaluation.changed.labels, evaluation.target))
+    return {
+        "CA": of_metric(accuracy(evaluation.probe.predict(clean), evaluation.test.labels)),
+        "PA": pa,
+        "ASR": asr,
+    }
 
 
 def kept_cosine(purified: Tensor, clean: Tensor) -> Value:
@@ -127,9 +131,9 @@ def kept_cosine(purified: Tensor, clean: Tensor) -> Value:
 
 
 def defend(
-    laboratory: Laboratory,
+    feature_store: FeatureStore,
     suspect: str,
-    trial: Trial,
+    evaluation: EvaluationData,
     heads: Heads,
     *,
     seed: int,
@@ -138,13 +142,13 @@ def defend(
     title: str = "",
     progress: Progress = SILENT,
 ) -> Defended:
-    """Try every method on one trial.
+    """Try every method on one evaluation.
 
     Args:
-        laboratory: Gives the suspect to methods that question it.
+        feature_store: Gives the suspect to methods that question it.
         suspect: Its name.
-        trial: Its samples.
-        heads: Fitted on ``trial.fit``.
+        evaluation: Its samples.
+        heads: Fitted on ``evaluation.fit``.
         seed: Of methods that draw.
         detectors: Names; None: all that are registered.
         purifiers: Names; None: all that are registered.
@@ -153,17 +157,19 @@ def defend(
     """
     names = DETECTORS.names() if detectors is None else tuple(detectors)
     cleaners = PURIFIERS.names() if purifiers is None else tuple(purifiers)
-    access = EncoderAccess(laboratory.encoder(suspect))
-    methods = {NONE: Method(numbers=numbers_of(trial, trial.test.source, trial.changed.source))}
+    access = EncoderAccess(feature_store.encoder(suspect))
+    methods = {
+        NONE: Method(numbers=numbers_of(evaluation, evaluation.test.source, evaluation.changed.source))
+    }
     scores: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     with progress.step(f"defending {suspect}", len(names) + len(cleaners)) as task:
         for name in names:
-            methods[f"detector {name}"] = _detect(name, heads, trial, access, seed, scores, progress)
+            methods[f"detector {name}"] = _detect(name, heads, evaluation, access, seed, scores, progress)
             task.advance(note=name)
         for name in cleaners:
-            methods[f"purifier {name}"] = _purify(name, heads, trial, access, seed, scores, progress)
+            methods[f"purifier {name}"] = _purify(name, heads, evaluation, access, seed, scores, progress)
             if name == DEFAULT_PURIFIER and DEFAULT_DETECTOR in scores:
-                methods[FLAGGED] = _flagged(heads, trial, scores[DEFAULT_DETECTOR], seed)
+                methods[FLAGGED] = _flagged(heads, evaluation, scores[DEFAULT_DETECTOR], seed)
             task.advance(note=name)
     return Defended(methods=methods, plot=_plot(title or suspect, scores))
 
@@ -171,19 +177,19 @@ def defend(
 def _detect(
     name: str,
     heads: Heads,
-    trial: Trial,
+    evaluation: EvaluationData,
     access: EncoderAccess,
     seed: int,
     scores: dict[str, tuple[Tensor, Tensor, Tensor]],
     progress: Progress,
 ) -> Method:
     try:
-        bank = trial.fit if DETECTORS.load(name).bank or _wants_images(DETECTORS.load(name)) else None
+        bank = evaluation.fit if DETECTORS.load(name).bank or _wants_images(DETECTORS.load(name)) else None
         detector = make_detector(name, heads, bank, seed=seed, model=access, progress=progress)
         scores[name] = (
-            detector.score(trial.calibration),
-            detector.score(trial.test),
-            detector.score(trial.attacked),
+            detector.score(evaluation.calibration),
+            detector.score(evaluation.test),
+            detector.score(evaluation.attacked),
         )
     except NotApplicable as error:
         return Method(numbers={}, note=str(error))
@@ -198,38 +204,44 @@ def _wants_images(kind: object) -> bool:
 def _purify(
     name: str,
     heads: Heads,
-    trial: Trial,
+    evaluation: EvaluationData,
     access: EncoderAccess,
     seed: int,
     scores: dict[str, tuple[Tensor, Tensor, Tensor]],
     progress: Progress,
 ) -> Method:
     try:
-        purifier = make_purifier(name, heads, clean=trial.fit, model=access, seed=seed, progress=progress)
-        clean, changed = cleaned(purifier, trial, seed)
+        purifier = make_purifier(
+            name, heads, clean=evaluation.fit, model=access, seed=seed, progress=progress
+        )
+        clean, changed = cleaned(purifier, evaluation, seed)
     except NotApplicable as error:
         return Method(numbers={}, note=str(error))
     return Method(
-        numbers={**numbers_of(trial, clean, changed), "CR": kept_cosine(changed, trial.test.source)}
+        numbers={**numbers_of(evaluation, clean, changed), "CR": kept_cosine(changed, evaluation.test.source)}
     )
 
 
-def cleaned(purifier: Purifier, trial: Trial, seed: int) -> tuple[Tensor, Tensor]:
+def cleaned(purifier: Purifier, evaluation: EvaluationData, seed: int) -> tuple[Tensor, Tensor]:
     """Return the purified features of the clean and of the triggered test images."""
     generator = torch.Generator().manual_seed(seed)
-    clean = purifier.purify(trial.test, generator=generator)
-    return clean, purifier.purify(trial.changed, generator=generator)
+    clean = purifier.purify(evaluation.test, generator=generator)
+    return clean, purifier.purify(evaluation.changed, generator=generator)
 
 
-def _flagged(heads: Heads, trial: Trial, scores: tuple[Tensor, Tensor, Tensor], seed: int) -> Method:
+def _flagged(
+    heads: Heads, evaluation: EvaluationData, scores: tuple[Tensor, Tensor, Tensor], seed: int
+) -> Method:
     """Purify what the default detector flags at a false positive rate of 5 %."""
     threshold = conformal_threshold(scores[0], RATE)
     detector = make_detector(DEFAULT_DETECTOR, heads)
     purifier = make_purifier(DEFAULT_PURIFIER, heads)
     generator = torch.Generator().manual_seed(seed)
-    clean = purify_flagged(purifier, trial.test, scores[1] > threshold, generator)
-    changed = purify_flagged(purifier, trial.changed, detector.score(trial.changed) > threshold, generator)
-    return Method(numbers=numbers_of(trial, clean, changed))
+    clean = purify_flagged(purifier, evaluation.test, scores[1] > threshold, generator)
+    changed = purify_flagged(
+        purifier, evaluation.changed, detector.score(evaluation.changed) > threshold, generator
+    )
+    return Method(numbers=numbers_of(evaluation, clean, changed))
 
 
 def _plot(title: str, scores: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Plot:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from platodef_cli.audit import AuditConfig, audit
-from platodef_cli.bench.context import Context, Table
+from platodef_cli.bench.context import BenchmarkTable, Context
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,
     Audited,
@@ -17,7 +17,7 @@ from platodef_cli.bench.encoder_tables import (
     statistics_grid,
     wrong,
 )
-from platodef_cli.bench.setting import public_uri
+from platodef_cli.bench.feature_store import public_uri
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.defences import ENCODER_DETECTORS, make_encoder_detector
 from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
@@ -31,7 +31,7 @@ REPORTS = "reports"  # sub-folder of the cells
 EXAMINED = 256  # images that encoder-level detectors of others look at
 
 
-class Examined(Record):
+class AuditedEncoder(Record):
     """The statistic of an encoder-level detector of others."""
 
     value: float | None
@@ -69,9 +69,9 @@ def search_score(report: AuditReport) -> float:
     return max((record.score for record in report.searches if record.role == "suspect"), default=0.0)
 
 
-def run(context: Context) -> Table:
+def run(context: Context) -> BenchmarkTable:
     """Audit every encoder, each against the references without itself."""
-    cards = context.chosen(list(context.laboratory.zoo.cards.values()))
+    cards = context.chosen(list(context.feature_store.zoo.cards.values()))
     if not cards:
         raise InconclusiveError("no encoder of this zoo is finished (or matches --only)")
     found: dict[str, Audited] = {}
@@ -82,7 +82,7 @@ def run(context: Context) -> Table:
     others = {name: _examined_all(context, name, cards) for name in _detectors(context)}
     own = {name: cell.statistic for name, cell in found.items() if cell.statistic is not None}
     statistics = {STATISTIC: own, **others}
-    return Table(
+    return BenchmarkTable(
         title="Encoder level: the audit's verdict on every encoder",
         grids=(
             groups_grid(cards, found),
@@ -106,15 +106,15 @@ def _detectors(context: Context) -> list[str]:
 
 
 def _audited(context: Context, card: ZooCard) -> Audited:
-    laboratory, config = context.laboratory, context.config
+    feature_store, config = context.feature_store, context.config
     references = [one.name for one in context.references if one.name != card.name]
     seed = config.seeds[0]
     asked = AuditConfig(
-        model=str(laboratory.zoo.folder(card.name)),
-        references=tuple(str(laboratory.zoo.folder(name)) for name in references),
+        model=str(feature_store.zoo.folder(card.name)),
+        references=tuple(str(feature_store.zoo.folder(name)) for name in references),
         images=_audit_images(context),
         seed=seed,
-        cache_dir=laboratory.zoo.root / "cache",
+        cache_dir=feature_store.zoo.root / "cache",
         battery="quick" if config.quick else "standard",
         probe_images=100 if config.quick else 400,
     )
@@ -167,9 +167,9 @@ def _audit_images(context: Context) -> str:
     Raises:
         UsageError: Only a part of another source was asked for; such an audit is inconclusive at best.
     """
-    uri, limit = context.laboratory.pictures.uri, context.config.limit
+    uri, limit = context.feature_store.pictures.uri, context.config.limit
     if uri.startswith("builtin:shapes"):
-        count = min(AUDIT_IMAGES, len(context.laboratory.pictures.labels))
+        count = min(AUDIT_IMAGES, len(context.feature_store.pictures.labels))
         return re.sub(r"count=\d+", f"count={count}", uri)
     if limit is not None:
         raise UsageError(
@@ -181,28 +181,30 @@ def _audit_images(context: Context) -> str:
 
 def _examined_all(context: Context, detector: str, cards: Sequence[ZooCard]) -> dict[str, float]:
     """Return encoder -> statistic of an encoder-level detector, without those that it cannot judge."""
-    laboratory = context.laboratory
-    rows = list(laboratory.pictures.roles(context.config.seeds[0]).fit)[:EXAMINED]
+    feature_store = context.feature_store
+    rows = list(feature_store.pictures.roles(context.config.seeds[0]).fit)[:EXAMINED]
     found = {}
     with context.progress.step(f"examining by {detector}", len(cards)) as task:
         for card in cards:
 
-            def compute(card: ZooCard = card) -> Examined:
+            def compute(card: ZooCard = card) -> AuditedEncoder:
                 made = make_encoder_detector(
                     detector, seed=context.config.seeds[0], progress=context.progress
                 )
-                access = EncoderAccess(laboratory.encoder(card.name))
+                access = EncoderAccess(feature_store.encoder(card.name))
                 try:
-                    return Examined(value=made.examine(access, laboratory.pictures.pixels[rows]).value)
+                    return AuditedEncoder(
+                        value=made.examine(access, feature_store.pictures.pixels[rows]).value
+                    )
                 except NotApplicable as error:
-                    return Examined(value=None, note=str(error))
+                    return AuditedEncoder(value=None, note=str(error))
 
             key = {
                 **context.key(card.name, [], context.config.seeds[0]),
                 "detector": detector,
                 "n": len(rows),
             }
-            cell = context.store.get(f"{detector}-{card.name}", key, Examined, compute)
+            cell = context.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)
             if cell.value is not None:
                 found[card.name] = cell.value
             task.advance(note=card.name)

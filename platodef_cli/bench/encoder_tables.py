@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import Field
 
-from platodef_cli.bench.results import Column, Goal, Grid, Plot, Row, Value
+from platodef_cli.bench.results import Goal, Plot, ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import of_metric, wilson
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.errors import EXIT_FAIL
@@ -38,7 +38,7 @@ def _flagged(cells: Sequence[Audited]) -> int:
     return sum(cell.exit_code == EXIT_FAIL for cell in cells)
 
 
-def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
+def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> ResultTable:
     """Return rates per attack, architecture and kind of clean encoder."""
     clean = [card for card in cards if card.truth == "clean"]
     planted = [card for card in cards if card.backdoor is not None]
@@ -54,14 +54,14 @@ def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
     for made in dict.fromkeys(card.made for card in clean):
         rows.append(_group(f"clean, {made}", [card for card in clean if card.made == made], [], found))
     columns = (
-        Column(key="auroc", group="statistic", label="AUROC", unit="plain"),
-        Column(key="true", group="verdict", label="true positives"),
-        Column(key="false", group="verdict", label="false positives"),
-        Column(key="undecided-clean", group="verdict", label="inconclusive, clean"),
-        Column(key="undecided-planted", group="verdict", label="inconclusive, backdoored"),
-        Column(key="clean", group="encoders", label="clean", unit="count"),
-        Column(key="planted", group="encoders", label="backdoored", unit="count"),
-        Column(key="minutes", group="cost", label="minutes per encoder", unit="plain"),
+        ResultColumn(key="auroc", group="statistic", label="AUROC", unit="plain"),
+        ResultColumn(key="true", group="verdict", label="true positives"),
+        ResultColumn(key="false", group="verdict", label="false positives"),
+        ResultColumn(key="undecided-clean", group="verdict", label="inconclusive, clean"),
+        ResultColumn(key="undecided-planted", group="verdict", label="inconclusive, backdoored"),
+        ResultColumn(key="clean", group="encoders", label="clean", unit="count"),
+        ResultColumn(key="planted", group="encoders", label="backdoored", unit="count"),
+        ResultColumn(key="minutes", group="cost", label="minutes per encoder", unit="plain"),
     )
     caption = (
         "Rates with Wilson's intervals, AUROC with DeLong's; both take the encoders for independent, though "
@@ -69,7 +69,7 @@ def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
         "those of audits that found the features of the references in the cache (the first makes them), but "
         "not all of the suspect's."
     )
-    return Grid(id="encoder", title="Verdicts", caption=caption, columns=columns, rows=tuple(rows))
+    return ResultTable(id="encoder", title="Verdicts", caption=caption, columns=columns, rows=tuple(rows))
 
 
 def _group(
@@ -79,7 +79,7 @@ def _group(
     found: Mapping[str, Audited],
     *,
     alarms: bool = True,
-) -> Row:
+) -> ResultRow:
     low, high = ([found[card.name] for card in some] for some in (clean, planted))
     auroc = auroc_metric(_statistics(low), _statistics(high))
     seconds = [cell.seconds for cell in (*(low if alarms else ()), *high) if cell.seconds is not None]
@@ -94,7 +94,7 @@ def _group(
     if alarms:
         values["false"] = wilson(_flagged(low), len(low))
         values["undecided-clean"] = wilson(_undecided(low), len(low))
-    return Row(label=label, values=values)
+    return ResultRow(label=label, values=values)
 
 
 def _statistics(cells: Sequence[Audited]) -> list[float]:
@@ -106,7 +106,7 @@ def _undecided(cells: Sequence[Audited]) -> int:
     return sum(cell.verdict == "inconclusive" for cell in cells)
 
 
-def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[str, float]]) -> Grid:
+def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[str, float]]) -> ResultTable:
     """Return the AUROC of every encoder-level statistic over the encoders that it can judge."""
     rows = []
     for name, values in statistics.items():
@@ -115,7 +115,7 @@ def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[s
             for truth in ("clean", "backdoored")
         }
         rows.append(
-            Row(
+            ResultRow(
                 label=name,
                 values={
                     "auroc": of_metric(auroc_metric(groups["clean"], groups["backdoored"])),
@@ -125,14 +125,16 @@ def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[s
             )
         )
     columns = (
-        Column(key="auroc", group="statistic", label="AUROC", unit="plain"),
-        Column(key="clean", group="encoders", label="clean", unit="count"),
-        Column(key="planted", group="encoders", label="backdoored", unit="count"),
+        ResultColumn(key="auroc", group="statistic", label="AUROC", unit="plain"),
+        ResultColumn(key="clean", group="encoders", label="clean", unit="count"),
+        ResultColumn(key="planted", group="encoders", label="backdoored", unit="count"),
     )
-    return Grid(id="encoder-detectors", title="Encoder-level detectors", columns=columns, rows=tuple(rows))
+    return ResultTable(
+        id="encoder-detectors", title="Encoder-level detectors", columns=columns, rows=tuple(rows)
+    )
 
 
-def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
+def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> ResultTable:
     """Return one row per encoder."""
     rows = []
     for card in cards:
@@ -140,7 +142,7 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
         attack = card.backdoor
         rate = attack.success.value if attack else None
         rows.append(
-            Row(
+            ResultRow(
                 label=card.name,
                 values={
                     "truth": Value(value=None, note=card.truth if attack else f"clean, {card.made}"),
@@ -155,19 +157,21 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Grid:
             )
         )
     columns = (
-        Column(key="truth", group="truth", label="truth", unit="text"),
-        Column(key="architecture", group="truth", label="architecture", unit="text"),
-        Column(key="accuracy", group="card", label="accuracy"),
-        Column(key="asr", group="card", label="ASR"),
-        Column(key="verdict", group="audit", label="verdict", unit="text"),
-        Column(key="search", group="audit", label="search", unit="plain"),
-        Column(key="battery", group="audit", label="battery", unit="plain"),
-        Column(key="minutes", group="audit", label="minutes", unit="plain"),
+        ResultColumn(key="truth", group="truth", label="truth", unit="text"),
+        ResultColumn(key="architecture", group="truth", label="architecture", unit="text"),
+        ResultColumn(key="accuracy", group="card", label="accuracy"),
+        ResultColumn(key="asr", group="card", label="ASR"),
+        ResultColumn(key="verdict", group="audit", label="verdict", unit="text"),
+        ResultColumn(key="search", group="audit", label="search", unit="plain"),
+        ResultColumn(key="battery", group="audit", label="battery", unit="plain"),
+        ResultColumn(key="minutes", group="audit", label="minutes", unit="plain"),
     )
     caption = (
         "Accuracy and ASR of a linear probe, of encoders with an image-text attack those of the prompts."
     )
-    return Grid(id="encoders", title="Every encoder", caption=caption, columns=columns, rows=tuple(rows))
+    return ResultTable(
+        id="encoders", title="Every encoder", caption=caption, columns=columns, rows=tuple(rows)
+    )
 
 
 def plots_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Plot, ...]:

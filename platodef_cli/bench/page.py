@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from platodef_cli.bench.rendering import cell_parts, chunks, facts, goal_row, notes
-from platodef_cli.bench.results import BenchResult, Column, Grid, Plot
+from platodef_cli.bench.results import BenchResult, Plot, ResultColumn, ResultTable
 from platodef_cli.report import blocks, page, plots
 from platodef_cli.report.numbers import number
 from platodef_cli.report.page import Html, join
@@ -21,7 +21,7 @@ _STYLE = """
 def to_html(result: BenchResult) -> str:
     """Return the page: self-contained, without scripts, light and dark."""
     header = Html(f"<h1>{page.escape(result.title)}</h1>\n")
-    header = Html(header + page.facts(blocks.Facts(tuple(facts(result)))))
+    header = Html(header + page.facts(blocks.KeyValueTable(tuple(facts(result)))))
     sections: list[tuple[str, str, Html, str]] = []
     if result.goals:
         columns = (
@@ -39,9 +39,9 @@ def to_html(result: BenchResult) -> str:
         sections.append(("matrix", "Alignment matrix", _matrices(result), ""))
     for number_, plot in enumerate(result.plots):
         sections.append((f"plot-{number_}", plot.title, _plots(plot, f"plot{number_}"), ""))
-    told = notes(result)
-    if told:
-        sections.append(("notes", "Notes", page.bullets(told), ""))
+    text = notes(result)
+    if text:
+        sections.append(("notes", "Notes", page.bullets(text), ""))
     body = [page.contents((identity, title) for identity, title, _, _ in sections)]
     body += [
         page.section(title, content, identity=identity, note=note)
@@ -51,7 +51,7 @@ def to_html(result: BenchResult) -> str:
     return page.document(result.title, header, join(body), footer, _STYLE)
 
 
-def _table(grid: Grid, columns: Sequence[Column]) -> Html:
+def _table(grid: ResultTable, columns: Sequence[ResultColumn]) -> Html:
     """Return some columns of a grid: methods over their measures, intervals under their numbers."""
     groups = [(name, len(list(found))) for name, found in groupby(columns, key=lambda column: column.group)]
     named = any(column.label != column.group for column in columns)
@@ -79,7 +79,7 @@ def _table(grid: Grid, columns: Sequence[Column]) -> Html:
     )
 
 
-def _kind(column: Column) -> str:
+def _kind(column: ResultColumn) -> str:
     return "text" if column.unit == "text" else "number"
 
 

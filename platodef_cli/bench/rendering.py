@@ -2,7 +2,7 @@
 
 import json
 
-from platodef_cli.bench.results import BenchResult, Column, Goal, Grid, Value
+from platodef_cli.bench.results import BenchResult, Goal, ResultColumn, ResultTable, Value
 from platodef_cli.report import blocks
 from platodef_cli.report.markdown import escape
 from platodef_cli.report.numbers import number, size
@@ -79,12 +79,12 @@ def goal_row(goal: Goal) -> tuple[str, str, str, str]:
     return goal.name, goal.wanted, MISSING if goal.measured is None else number(goal.measured, 3), met
 
 
-def chunks(grid: Grid) -> list[list[Column]]:
+def chunks(grid: ResultTable) -> list[list[ResultColumn]]:
     """Return the columns of a grid in pieces of at most :data:`WIDE`, methods kept whole."""
-    groups: dict[str, list[Column]] = {}
+    groups: dict[str, list[ResultColumn]] = {}
     for column in grid.columns:
         groups.setdefault(column.group, []).append(column)
-    found: list[list[Column]] = [[]]
+    found: list[list[ResultColumn]] = [[]]
     for columns in groups.values():
         if found[-1] and len(found[-1]) + len(columns) > WIDE:
             found.append([])
@@ -92,12 +92,12 @@ def chunks(grid: Grid) -> list[list[Column]]:
     return found
 
 
-def parts(grid: Grid) -> list[blocks.Grid]:
+def parts(grid: ResultTable) -> list[blocks.Grid]:
     """Return a grid as tables of at most :data:`WIDE` columns; the labels come first."""
     return [_part(grid, columns) for columns in chunks(grid)]
 
 
-def _part(grid: Grid, columns: list[Column]) -> blocks.Grid:
+def _part(grid: ResultTable, columns: list[ResultColumn]) -> blocks.Grid:
     titles = [_title(column) for column in columns]
     rows = [
         (row.label, *(cell(row.values.get(column.key), column) for column in columns)) for row in grid.rows
@@ -114,11 +114,11 @@ def _part(grid: Grid, columns: list[Column]) -> blocks.Grid:
     )
 
 
-def _title(column: Column) -> str:
+def _title(column: ResultColumn) -> str:
     return column.label if column.label == column.group else f"{column.group}: {column.label}"
 
 
-def cell(value: Value | None, column: Column) -> str:
+def cell(value: Value | None, column: ResultColumn) -> str:
     """Return a value in the unit of its column, with its interval."""
     text, more = cell_parts(value, column)
     if not more:
@@ -126,7 +126,7 @@ def cell(value: Value | None, column: Column) -> str:
     return f"{text} ({more})" if value is not None and value.note else f"{text} [{more}]"
 
 
-def cell_parts(value: Value | None, column: Column) -> tuple[str, str]:
+def cell_parts(value: Value | None, column: ResultColumn) -> tuple[str, str]:
     """Return a value in the unit of its column, and its interval or what it is an average of, or nothing."""
     if value is None:
         return MISSING, ""

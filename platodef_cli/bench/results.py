@@ -19,7 +19,7 @@ class Value(Record):
     note: str = Field("", description="why there is no number; the text of a column of texts")
 
 
-class Column(Record):
+class ResultColumn(Record):
     """One column: a number of one method."""
 
     key: str
@@ -28,7 +28,7 @@ class Column(Record):
     unit: Unit = "percent"
 
 
-class Row(Record):
+class ResultRow(Record):
     """One row: an attack, an average, or numbers of the paper."""
 
     label: str
@@ -36,14 +36,14 @@ class Row(Record):
     values: dict[str, Value] = Field(description="column key -> value; a missing one is shown as -")
 
 
-class Grid(Record):
+class ResultTable(Record):
     """One table."""
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
     title: str
     caption: str = ""
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[ResultColumn, ...]
+    rows: tuple[ResultRow, ...]
 
 
 class Goal(Record):
@@ -80,7 +80,7 @@ class BenchResult(Record):
     libraries: dict[str, str]
     device: str
     encoders: dict[str, str] = Field(description="encoder that was used -> SHA-256 of its weights")
-    grids: tuple[Grid, ...]
+    grids: tuple[ResultTable, ...]
     plots: tuple[Plot, ...] = ()
     alignment: tuple[AlignmentRecord, ...] = ()
     goals: tuple[Goal, ...] = ()

@@ -10,13 +10,13 @@ import torch
 from platodef_cli import __version__
 from platodef_cli.bench import TABLES
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.context import CellStore, Context, Table, library_versions
+from platodef_cli.bench.context import BenchmarkTable, CellStore, Context, library_versions
+from platodef_cli.bench.feature_store import FeatureStore, open_benchmark_images, public_uri
 from platodef_cli.bench.rendering import rounded
 from platodef_cli.bench.results import BenchResult
-from platodef_cli.bench.setting import Laboratory, open_pictures, public_uri
 from platodef_cli.bench.zoo.card import read_card
+from platodef_cli.bench.zoo.dataset import SHAPES, shapes_seeds
 from platodef_cli.bench.zoo.manifest import Zoo, open_zoo
-from platodef_cli.bench.zoo.world import SHAPES, shapes_worlds
 from platodef_cli.errors import UsageError
 from platodef_cli.progress import SILENT, Progress
 
@@ -36,13 +36,13 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     fill = TABLES.load(config.table)
     zoo = open_zoo(config.zoo)
     _check_names(config.only, zoo)
-    pictures = open_pictures(_images(config, zoo), config.limit, zoo.manifest.classes, progress)
+    pictures = open_benchmark_images(_images(config, zoo), config.limit, zoo.manifest.classes, progress)
     store = CellStore(config.results or config.zoo / "results" / config.table, fresh=config.fresh)
-    laboratory = Laboratory(zoo, pictures)
+    feature_store = FeatureStore(zoo, pictures)
     try:
-        table: Table = fill(Context(config, laboratory, store, progress))
+        table: BenchmarkTable = fill(Context(config, feature_store, store, progress))
     finally:
-        laboratory.close()
+        feature_store.close()
     planned = {planned.name for planned in zoo.manifest.encoders}
     result = BenchResult(
         table=config.table,
@@ -57,7 +57,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         configuration={**config.to_json(), **table.configuration},
         libraries={"python": platform.python_version(), **library_versions()},
         device=f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
-        encoders={name: _weights(laboratory, name) for name in sorted(laboratory.used)},
+        encoders={name: _weights(feature_store, name) for name in sorted(feature_store.used)},
         grids=table.grids,
         plots=table.plots,
         alignment=table.alignment,
@@ -94,12 +94,12 @@ def _trained_on(images: str, zoo: Zoo) -> bool:
     """Tell whether these are images that the zoo was trained on."""
     trained = zoo.manifest.images
     if trained == SHAPES:
-        return any(f"seed={world}&" in f"{images}&" for world in shapes_worlds(zoo.manifest.seed))
+        return any(f"seed={dataset}&" in f"{images}&" for dataset in shapes_seeds(zoo.manifest.seed))
     if "://" in images or images.startswith("builtin:"):
         return images == trained
     return os.path.realpath(images) == os.path.realpath(trained)
 
 
-def _weights(laboratory: Laboratory, name: str) -> str:
-    card = laboratory.zoo.cards.get(name) or read_card(laboratory.extra[name])
+def _weights(feature_store: FeatureStore, name: str) -> str:
+    card = feature_store.zoo.cards.get(name) or read_card(feature_store.extra[name])
     return next(file.sha256 for file in card.files if file.path.endswith("model.safetensors"))

@@ -5,7 +5,7 @@ from math import sqrt
 
 from scipy.special import ndtri, stdtrit
 
-from platodef_cli.bench.results import Column, Row, Value
+from platodef_cli.bench.results import ResultColumn, ResultRow, Value
 from platodef_cli.records import Metric
 
 LEVEL = 0.95
@@ -55,7 +55,9 @@ def repeated(values: Sequence[Value], *, share: bool = True, level: float = LEVE
     return Value(value=mean, low=low, high=high, n=count)
 
 
-def joined(encoders: Sequence[Sequence[Mapping[str, Value]]], columns: Sequence[Column]) -> dict[str, Value]:
+def joined(
+    encoders: Sequence[Sequence[Mapping[str, Value]]], columns: Sequence[ResultColumn]
+) -> dict[str, Value]:
     """Return the values of a row: the mean over the seeds of each encoder, then over the encoders.
 
     Args:
@@ -75,7 +77,7 @@ def joined(encoders: Sequence[Sequence[Mapping[str, Value]]], columns: Sequence[
     return found
 
 
-def average(rows: Iterable[Row], label: str, without: str | None = None) -> Row:
+def average(rows: Iterable[ResultRow], label: str, without: str | None = None) -> ResultRow:
     """Return the mean of every column over rows, each row with equal weight; no interval.
 
     A column is averaged over the rows that have a number in it; ``n`` says how many, and the note where
@@ -101,7 +103,7 @@ def average(rows: Iterable[Row], label: str, without: str | None = None) -> Row:
         else:
             note = next((row.values[key].note for row in rows if key in row.values), "")
             values[key] = Value(value=None, n=0, note=note)
-    return Row(label=label, kind="average", values=values)
+    return ResultRow(label=label, kind="average", values=values)
 
 
 def wilson(hits: int, count: int, level: float = LEVEL) -> Value:

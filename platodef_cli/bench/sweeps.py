@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from platodef_cli.bench.context import Context, Table
+from platodef_cli.bench.context import BenchmarkTable, Context
 from platodef_cli.bench.defending import cleaned, defend, kept_cosine, numbers_of
-from platodef_cli.bench.results import Column, Grid, Row, Value
+from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import joined
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.bench.zoo.networks import Network
@@ -29,12 +29,12 @@ ALIGNED = 1000  # images; values of different counts do not compare
 PERMUTATIONS = 20
 
 HEAD_COLUMNS = (
-    Column(key="parameters", group="heads", label="parameters", unit="count"),
-    Column(key="matched", group="validation", label="matched AUROC", unit="plain"),
-    Column(key="energy", group="detection", label="energy AUC", unit="plain"),
-    Column(key="platonic", group="detection", label="platonic AUC", unit="plain"),
-    *(Column(key=name, group="purified by the mean", label=name) for name in ("CA", "PA", "ASR")),
-    Column(key="seconds", group="heads", label="fit", unit="seconds"),
+    ResultColumn(key="parameters", group="heads", label="parameters", unit="count"),
+    ResultColumn(key="matched", group="validation", label="matched AUROC", unit="plain"),
+    ResultColumn(key="energy", group="detection", label="energy AUC", unit="plain"),
+    ResultColumn(key="platonic", group="detection", label="platonic AUC", unit="plain"),
+    *(ResultColumn(key=name, group="purified by the mean", label=name) for name in ("CA", "PA", "ASR")),
+    ResultColumn(key="seconds", group="heads", label="fit", unit="seconds"),
 )
 
 
@@ -71,14 +71,14 @@ def head_cell(context: Context, card: ZooCard, seed: int, changes: Mapping[str, 
     references = [reference.name for reference in context.references]
 
     def compute() -> HeadCell:
-        trial = context.trial(card, seed)
+        evaluation = context.evaluation(card, seed)
         started = time.process_time()
-        heads = context.heads(trial.fit, card.name, seed, **changes)
+        heads = context.heads(evaluation.fit, card.name, seed, **changes)
         seconds = time.process_time() - started
         found = defend(
-            context.laboratory,
+            context.feature_store,
             card.name,
-            trial,
+            evaluation,
             heads,
             seed=seed,
             detectors=("energy", "platonic", "gaussian"),
@@ -106,7 +106,7 @@ def head_cell(context: Context, card: ZooCard, seed: int, changes: Mapping[str, 
     return context.store.get(f"heads-{card.name}-{seed}", key, HeadCell, compute)
 
 
-def head_row(label: str, encoders: Sequence[Sequence[HeadCell]]) -> Row:
+def head_row(label: str, encoders: Sequence[Sequence[HeadCell]]) -> ResultRow:
     """Return a row of :data:`HEAD_COLUMNS` from the cells of every encoder and seed."""
     parts = [
         [
@@ -120,21 +120,21 @@ def head_row(label: str, encoders: Sequence[Sequence[HeadCell]]) -> Row:
         ]
         for seeds in encoders
     ]
-    return Row(label=label, values=joined(parts, HEAD_COLUMNS))
+    return ResultRow(label=label, values=joined(parts, HEAD_COLUMNS))
 
 
-def closed_form_row(encoders: Sequence[Sequence[HeadCell]]) -> Row:
+def closed_form_row(encoders: Sequence[Sequence[HeadCell]]) -> ResultRow:
     """Return what the closed form reaches alone: the same numbers without a network."""
     parts = [[cell.closed for cell in seeds] for seeds in encoders]
-    return Row(label="closed form alone", values=joined(parts, HEAD_COLUMNS))
+    return ResultRow(label="closed form alone", values=joined(parts, HEAD_COLUMNS))
 
 
-def backbones(context: Context) -> Table:
+def backbones(context: Context) -> BenchmarkTable:
     """Sweep kind and width of the backbone (the paper's Figure 4)."""
     suspects = context.one_per_parent()
     widths = (16, 32) if context.config.quick else WIDTHS
     base = context.config.heads().backbone
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     with context.progress.step("backbones", len(KINDS) * len(widths) * len(suspects)) as task:
         for kind in KINDS:
             for width in widths:
@@ -153,10 +153,12 @@ def backbones(context: Context) -> Table:
                     rows.append(closed_form_row(cells))
                 rows.append(head_row(f"{kind}, width {width}", cells))
     caption = f"Depth {base.depth}. {HEADS_CAPTION} {means_over(suspects)}"
-    grid = Grid(
+    grid = ResultTable(
         id="backbones", title="Backbones and widths", caption=caption, columns=HEAD_COLUMNS, rows=tuple(rows)
     )
-    return Table(title="Backbones and widths (Figure 4)", grids=(grid,), configuration=context.roles())
+    return BenchmarkTable(
+        title="Backbones and widths (Figure 4)", grids=(grid,), configuration=context.roles()
+    )
 
 
 class SolverCell(Record):
@@ -165,7 +167,7 @@ class SolverCell(Record):
     rows: dict[str, dict[str, Value]]
 
 
-def solvers(context: Context) -> Table:
+def solvers(context: Context) -> BenchmarkTable:
     """Sweep the solvers and their steps (the paper's Figure 5)."""
     suspects = context.one_per_parent()
     cells = []
@@ -177,21 +179,25 @@ def solvers(context: Context) -> Table:
                 task.advance(note=card.name)
             cells.append(seeds)
     columns = (
-        Column(key="NFE", group="cost", label="NFE", unit="count"),
-        Column(key="seconds", group="cost", label="CPU", unit="seconds"),
-        *(Column(key=name, group="all purified", label=name) for name in ("CA", "PA", "ASR")),
-        Column(key="CR", group="all purified", label="CR", unit="plain"),
+        ResultColumn(key="NFE", group="cost", label="NFE", unit="count"),
+        ResultColumn(key="seconds", group="cost", label="CPU", unit="seconds"),
+        *(ResultColumn(key=name, group="all purified", label=name) for name in ("CA", "PA", "ASR")),
+        ResultColumn(key="CR", group="all purified", label="CR", unit="plain"),
     )
     rows = [
-        Row(label=label, values=joined([[cell.rows[label] for cell in seeds] for seeds in cells], columns))
+        ResultRow(
+            label=label, values=joined([[cell.rows[label] for cell in seeds] for seeds in cells], columns)
+        )
         for label in cells[0][0].rows
     ]
     caption = (
         f"{means_over(suspects)} Samplers start from noise. CR: cosine of purified features of triggered "
         "images to the clean features."
     )
-    grid = Grid(id="solvers", title="Solvers and steps", caption=caption, columns=columns, rows=tuple(rows))
-    return Table(title="Solvers and steps (Figure 5)", grids=(grid,), configuration=context.roles())
+    grid = ResultTable(
+        id="solvers", title="Solvers and steps", caption=caption, columns=columns, rows=tuple(rows)
+    )
+    return BenchmarkTable(title="Solvers and steps (Figure 5)", grids=(grid,), configuration=context.roles())
 
 
 def _solver_cell(context: Context, card: ZooCard, seed: int) -> SolverCell:
@@ -200,21 +206,21 @@ def _solver_cell(context: Context, card: ZooCard, seed: int) -> SolverCell:
     references = [reference.name for reference in context.references]
 
     def compute() -> SolverCell:
-        trial = context.trial(card, seed)
-        heads = context.heads(trial.fit, card.name, seed)
+        evaluation = context.evaluation(card, seed)
+        heads = context.heads(evaluation.fit, card.name, seed)
         rows = {}
         plans = [(name, 0) for name in DIRECT] + [(name, count) for name in SOLVERS for count in steps]
         with context.progress.step(f"solving for {card.name}", len(plans)) as task:
             for name, count in plans:
                 purifier = make_purifier(name, heads, **({"steps": count} if count else {}))  # type: ignore[arg-type]
                 started = time.process_time()
-                clean, changed = cleaned(purifier, trial, seed)
+                clean, changed = cleaned(purifier, evaluation, seed)
                 seconds = time.process_time() - started
                 rows[f"{name}, {count} steps" if count else name] = {
                     "NFE": Value(value=purifier.evaluations),
                     "seconds": Value(value=seconds),
-                    **numbers_of(trial, clean, changed),
-                    "CR": kept_cosine(changed, trial.test.source),
+                    **numbers_of(evaluation, clean, changed),
+                    "CR": kept_cosine(changed, evaluation.test.source),
                 }
                 task.advance(note=name)
         return SolverCell(rows=rows)
@@ -233,16 +239,16 @@ class AlignmentCell(Record):
     records: tuple[AlignmentRecord, ...]
 
 
-def alignment(context: Context) -> Table:
+def alignment(context: Context) -> BenchmarkTable:
     """Compare the alignment of trained encoders with that of the same networks at random (Figures 2, 6)."""
-    zoo, pictures = context.laboratory.zoo, context.laboratory.pictures
+    zoo, pictures = context.feature_store.zoo, context.feature_store.pictures
     cards = context.chosen([card for card in zoo.cards.values() if card.made in ("scratch", "embedded")])
     rows = list(pictures.roles(context.config.seeds[0]).test)[:ALIGNED]
     names = [card.name for card in cards]
 
     def compute() -> AlignmentCell:
         chosen = torch.tensor(rows)
-        spaces: dict[str, Tensor] = {name: context.laboratory.clean(name)[chosen] for name in names}
+        spaces: dict[str, Tensor] = {name: context.feature_store.clean(name)[chosen] for name in names}
         for number, card in enumerate(cards):
             spaces[f"random {card.name}"] = _random_features(card, number, pictures.pixels[chosen])
         records = alignment_records(spaces, permutations=PERMUTATIONS, progress=context.progress)
@@ -256,7 +262,7 @@ def alignment(context: Context) -> Table:
     cell = context.store.get("alignment", key, AlignmentCell, compute)
     grids = [_summary(cell.records)]
     grids += [_matrix(measure, names, cell.records) for measure in ("cknna", "cka")]
-    return Table(
+    return BenchmarkTable(
         title="Alignment of trained and random encoders (Figures 2 and 6)",
         grids=tuple(grids),
         alignment=cell.records,
@@ -274,14 +280,14 @@ def _random_features(card: ZooCard, seed: int, pixels: Tensor) -> Tensor:
     return network.embed(pixels)
 
 
-def _summary(records: Sequence[AlignmentRecord]) -> Grid:
+def _summary(records: Sequence[AlignmentRecord]) -> ResultTable:
     kinds: dict[str, list[AlignmentRecord]] = {}
     for record in records:
         count = sum(name.startswith("random ") for name in (record.first, record.second))
         label = ("trained - trained", "trained - random", "random - random")[count]
         kinds.setdefault(f"{label}, {record.measure.upper()}", []).append(record)
     rows = [
-        Row(
+        ResultRow(
             label=label,
             values={
                 "mean": Value(value=fmean(record.value for record in found), n=len(found)),
@@ -293,21 +299,21 @@ def _summary(records: Sequence[AlignmentRecord]) -> Grid:
         for label, found in sorted(kinds.items())
     ]
     columns = tuple(
-        Column(key=key, group="alignment", label=label, unit="plain")
+        ResultColumn(key=key, group="alignment", label=label, unit="plain")
         for key, label in (("mean", "mean"), ("least", "least"), ("most", "most"), ("null", "largest null"))
     )
-    return Grid(id="alignment", title="Trained against random", columns=columns, rows=tuple(rows))
+    return ResultTable(id="alignment", title="Trained against random", columns=columns, rows=tuple(rows))
 
 
-def _matrix(measure: str, names: Sequence[str], records: Sequence[AlignmentRecord]) -> Grid:
+def _matrix(measure: str, names: Sequence[str], records: Sequence[AlignmentRecord]) -> ResultTable:
     values: dict[str, dict[str, Value]] = {name: {name: Value(value=1.0)} for name in names}
     for record in records:
         if record.measure == measure and record.first in values and record.second in values:
             values[record.first][record.second] = Value(value=record.value)
             values[record.second][record.first] = Value(value=record.value)
-    columns = tuple(Column(key=name, group=measure.upper(), label=name, unit="plain") for name in names)
-    rows = tuple(Row(label=name, values=values[name]) for name in names)
-    return Grid(
+    columns = tuple(ResultColumn(key=name, group=measure.upper(), label=name, unit="plain") for name in names)
+    rows = tuple(ResultRow(label=name, values=values[name]) for name in names)
+    return ResultTable(
         id=f"alignment-{measure}",
         title=f"{measure.upper()} of the trained encoders",
         columns=columns,

@@ -6,9 +6,9 @@ from functools import partial
 
 from platodef_cli.bench import paper
 from platodef_cli.bench.attacks import ADVERSARIAL, make_adversarial
-from platodef_cli.bench.context import Context, Table
-from platodef_cli.bench.defending import FLAGGED, NONE, Defended, Method, Trial, defend
-from platodef_cli.bench.results import Column, Goal, Grid, Row, Unit, Value
+from platodef_cli.bench.context import BenchmarkTable, Context
+from platodef_cli.bench.defending import FLAGGED, NONE, Defended, EvaluationData, Method, defend
+from platodef_cli.bench.results import Goal, ResultColumn, ResultRow, ResultTable, Unit, Value
 from platodef_cli.bench.statistics import average, joined, of_metric
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.bench.zoo.recipe import known_attacks
@@ -28,7 +28,7 @@ _PAPER = "paper's own"
 _GROUPS = ("unimodal", "image-text", "adversarial")
 
 
-def run(context: Context) -> Table:
+def run(context: Context) -> BenchmarkTable:
     """Fill Table 1: rows are attacks, columns defences."""
     cells: dict[str, dict[str, list[_Encoder]]] = {group: {} for group in _GROUPS}
     jobs = [*_planted(context), *_adversarial(context)]
@@ -48,7 +48,7 @@ def run(context: Context) -> Table:
     every = [
         cell for found in cells.values() for some in found.values() for _, seeds in some for cell in seeds
     ]
-    grid = Grid(
+    grid = ResultTable(
         id="table-1",
         title="Attacks and defences",
         caption=(
@@ -63,7 +63,7 @@ def run(context: Context) -> Table:
         columns=columns,
         rows=tuple(rows),
     )
-    return Table(
+    return BenchmarkTable(
         title="Table 1: attacks and defences",
         grids=(grid,),
         plots=tuple(some[0][1][0].plot for found in cells.values() for some in found.values()),
@@ -74,22 +74,22 @@ def run(context: Context) -> Table:
 
 
 _Encoder = tuple[ZooCard, list[Defended]]  # one result per seed
-_Job = tuple[str, str, ZooCard, Callable[[int], Defended]]  # group, attack, suspect, seed -> result
+_TableJob = tuple[str, str, ZooCard, Callable[[int], Defended]]  # group, attack, suspect, seed -> result
 
 
-def _planted(context: Context) -> list[_Job]:
-    jobs: list[_Job] = []
+def _planted(context: Context) -> list[_TableJob]:
+    jobs: list[_TableJob] = []
     for card in context.planted():
         assert card.backdoor is not None
         jobs.append((card.backdoor.attack_kind, card.backdoor.attack, card, partial(cell, context, card)))
     return jobs
 
 
-def _adversarial(context: Context) -> list[_Job]:
+def _adversarial(context: Context) -> list[_TableJob]:
     """Return the attacks at test time, all on the first clean suspect."""
     if not context.config.adversarial:
         return []
-    clean = [card for card in context.laboratory.zoo.cards.values() if card.role == "suspect"]
+    clean = [card for card in context.feature_store.zoo.cards.values() if card.role == "suspect"]
     found = [card for card in clean if card.made in ("scratch", "embedded")][:1]
     return [
         ("adversarial", name, card, partial(adversarial_cell, context, card, name))
@@ -102,7 +102,7 @@ def _adversarial(context: Context) -> list[_Job]:
 def cell(context: Context, card: ZooCard, seed: int) -> Defended:
     """Return every method on one planted encoder, from the store or computed."""
     return _defended(
-        context, card, seed, lambda: context.trial(card, seed), f"{card.name} on {card.parent}", {}
+        context, card, seed, lambda: context.evaluation(card, seed), f"{card.name} on {card.parent}", {}
     )
 
 
@@ -113,7 +113,7 @@ def adversarial_cell(context: Context, card: ZooCard, attack: str, seed: int) ->
         context,
         card,
         seed,
-        lambda: context.adversarial_trial(card, attack, seed, count),
+        lambda: context.adversarial_evaluation(card, attack, seed, count),
         f"{attack} on {card.name}",
         {
             "adversarial": attack,
@@ -127,7 +127,7 @@ def _defended(
     context: Context,
     card: ZooCard,
     seed: int,
-    trial: Callable[[], Trial],
+    evaluation: Callable[[], EvaluationData],
     title: str,
     more: Mapping[str, object],
 ) -> Defended:
@@ -137,10 +137,10 @@ def _defended(
     purifiers = [name for name in PURIFIERS.names() if name not in config.skip]
 
     def compute() -> Defended:
-        samples = trial()
+        samples = evaluation()
         heads = context.heads(samples.fit, card.name, seed)
         return defend(
-            context.laboratory,
+            context.feature_store,
             card.name,
             samples,
             heads,
@@ -180,15 +180,15 @@ def grouped(methods: Mapping[str, Method]) -> dict[str, dict[str, Value]]:
     return groups
 
 
-def _rows(found: Mapping[str, Sequence[_Encoder]]) -> list[Row]:
+def _rows(found: Mapping[str, Sequence[_Encoder]]) -> list[ResultRow]:
     rows = []
     for attack, encoders in found.items():
         parts = [[_flat(card, cell) for cell in seeds] for card, seeds in encoders]
-        columns = _columns([Row(label=attack, values=one) for seeds in parts for one in seeds])
+        columns = _columns([ResultRow(label=attack, values=one) for seeds in parts for one in seeds])
         values = joined(parts, columns)
         for measure, number in zip(_PAPERS, paper.PLATONIC.get(attack, ()), strict=False):
             values[f"{_PAPER}:{measure}"] = Value(value=number, n=0)
-        rows.append(Row(label=attack, values=values))
+        rows.append(ResultRow(label=attack, values=values))
     return rows
 
 
@@ -204,7 +204,7 @@ def _flat(card: ZooCard, cell: Defended) -> dict[str, Value]:
     return found
 
 
-def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
+def _columns(rows: Sequence[ResultRow]) -> tuple[ResultColumn, ...]:
     """Return the columns that any of the rows has, the most important methods first."""
     found: dict[str, set[str]] = {}
     for row in rows:
@@ -214,14 +214,14 @@ def _columns(rows: Sequence[Row]) -> tuple[Column, ...]:
     first = [group for group in (*FIRST, _PAPER) if group in found]
     order = [*first, *(group for group in found if group not in first)]
     return tuple(
-        Column(key=f"{group}:{measure}", group=group, label=measure, unit=unit)
+        ResultColumn(key=f"{group}:{measure}", group=group, label=measure, unit=unit)
         for group in order
         for measure, unit in _MEASURES.items()
         if measure in found[group]
     )
 
 
-def _paper(group: str) -> Row:
+def _paper(group: str) -> ResultRow:
     """Return the paper's averages in our columns, those of its own defence in the paper's columns too."""
     values = {}
     for defence, numbers in paper.AVERAGES[group].items():
@@ -230,29 +230,31 @@ def _paper(group: str) -> Row:
             values[f"{detector if measure == 'AUC' else purifier}:{measure}"] = Value(value=number, n=0)
     for measure, number in paper.AVERAGES[group]["Platonic"].items():
         values[f"{_PAPER}:{measure}"] = Value(value=number, n=0)
-    return Row(label=f"paper, average, {group}", kind="paper", values=values)
+    return ResultRow(label=f"paper, average, {group}", kind="paper", values=values)
 
 
 def _notes(cells: Sequence[Defended]) -> tuple[str, ...]:
-    told: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for cell in cells:
         for name, method in cell.methods.items():
             if method.note:
-                told[f"{name}: {method.note}"] = told.get(f"{name}: {method.note}", 0) + 1
-    return tuple(f"not applicable in {count} of {len(cells)} cells: {text}" for text, count in told.items())
+                counts[f"{name}: {method.note}"] = counts.get(f"{name}: {method.note}", 0) + 1
+    return tuple(f"not applicable in {count} of {len(cells)} cells: {text}" for text, count in counts.items())
 
 
 def _adversarial_notes(found: Mapping[str, Sequence[_Encoder]]) -> list[str]:
     """Return on which encoder the adversarial rows are, and how an attack differs from the published one."""
-    told = [f"adversarial rows: attacks on the undefended {cards[0][0].name}" for cards in found.values()][:1]
+    counts = [f"adversarial rows: attacks on the undefended {cards[0][0].name}" for cards in found.values()][
+        :1
+    ]
     for attack in found:
         note = make_adversarial(attack).note
         if note:
-            told.append(f"{attack}: {note}")
-    return told
+            counts.append(f"{attack}: {note}")
+    return counts
 
 
-def _complete(parts: Mapping[str, Sequence[Row]], context: Context) -> set[str]:
+def _complete(parts: Mapping[str, Sequence[ResultRow]], context: Context) -> set[str]:
     """Return the groups of which every attack was measured in earnest: goals average over all of them."""
     if context.config.quick:
         return set()
@@ -265,7 +267,7 @@ def _complete(parts: Mapping[str, Sequence[Row]], context: Context) -> set[str]:
 _AUC = {"unimodal": 0.97, "image-text": 0.97, "adversarial": 0.80}
 
 
-def _goals(averages: Mapping[str, Row], complete: set[str]) -> tuple[Goal, ...]:
+def _goals(averages: Mapping[str, ResultRow], complete: set[str]) -> tuple[Goal, ...]:
     """Return the goals at the sample level; none is judged on a part of its attacks."""
     goals = []
 
@@ -290,5 +292,5 @@ def _goals(averages: Mapping[str, Row], complete: set[str]) -> tuple[Goal, ...]:
     return tuple(goals)
 
 
-def _number(row: Row | None, key: str) -> float | None:
+def _number(row: ResultRow | None, key: str) -> float | None:
     return None if row is None or key not in row.values else row.values[key].value

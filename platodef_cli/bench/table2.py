@@ -4,27 +4,27 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from platodef_cli.bench.attacks import make_attack
-from platodef_cli.bench.context import Context, Table
+from platodef_cli.bench.context import BenchmarkTable, Context
 from platodef_cli.bench.defending import Defended, defend
-from platodef_cli.bench.results import Column, Grid, Row, Value
+from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import joined
 from platodef_cli.bench.zoo.card import ZooCard, read_card
-from platodef_cli.bench.zoo.making import Job, entry_digest, finished, make
+from platodef_cli.bench.zoo.making import BuildJob, entry_digest, finished, make
 from platodef_cli.bench.zoo.recipe import Plant, recipe
 from platodef_cli.errors import InconclusiveError, UsageError
 
 INSIDERS = "insiders"  # sub-folder of the zoo for backdoored references
 REFERENCES = 4
 _COLUMNS = (
-    Column(key="none:ASR", group="no defence", label="ASR"),
-    *(Column(key=f"mean:{name}", group="platonic", label=name) for name in ("CA", "PA", "ASR")),
-    Column(key="mean:CR", group="platonic", label="CR", unit="plain"),
-    Column(key="platonic:AUC", group="platonic", label="AUC", unit="plain"),
-    Column(key="robust:AUC", group="robust", label="AUC", unit="plain"),
+    ResultColumn(key="none:ASR", group="no defence", label="ASR"),
+    *(ResultColumn(key=f"mean:{name}", group="platonic", label=name) for name in ("CA", "PA", "ASR")),
+    ResultColumn(key="mean:CR", group="platonic", label="CR", unit="plain"),
+    ResultColumn(key="platonic:AUC", group="platonic", label="AUC", unit="plain"),
+    ResultColumn(key="robust:AUC", group="robust", label="AUC", unit="plain"),
 )
 
 
-def run(context: Context) -> Table:
+def run(context: Context) -> BenchmarkTable:
     """Fill Table 2: one row per subset of the references that the attacker reached."""
     references = context.references[:REFERENCES]
     if len(references) < 2:
@@ -46,12 +46,12 @@ def run(context: Context) -> Table:
             for seed in context.config.seeds:
                 cells.append(_cell(context, suspect, names, seed))
                 task.advance()
-            rows.append(Row(label=_label(subset, references), values=_values(cells)))
+            rows.append(ResultRow(label=_label(subset, references), values=_values(cells)))
     assert suspect.backdoor is not None
-    return Table(
+    return BenchmarkTable(
         title="Table 2: backdoored references",
         grids=(
-            Grid(
+            ResultTable(
                 id="table-2",
                 title="Backdoored references",
                 caption=(
@@ -85,7 +85,7 @@ def _suspect(context: Context) -> ZooCard:
 
 def _insiders(context: Context, suspect: ZooCard, references: Sequence[ZooCard]) -> list[str]:
     """Plant the suspect's backdoor in every reference, or find it done; return their names."""
-    zoo = context.laboratory.zoo
+    zoo = context.feature_store.zoo
     assert suspect.backdoor is not None
     chosen = recipe(zoo.manifest.recipe)
     names = []
@@ -101,10 +101,10 @@ def _insiders(context: Context, suspect: ZooCard, references: Sequence[ZooCard])
             )
             images, seed = zoo.manifest.images, zoo.manifest.seed
             digest = entry_digest(entry, chosen, images, seed, card.digest)
-            job = Job(entry, chosen, images, seed, zoo.root, context.config.command, digest, INSIDERS)
+            job = BuildJob(entry, chosen, images, seed, zoo.root, context.config.command, digest, INSIDERS)
             if not finished(job):
                 make(job, context.progress)
-            context.laboratory.extra[entry.name] = job.folder
+            context.feature_store.extra[entry.name] = job.folder
             names.append(entry.name)
             task.advance(note=entry.name)
     return names
@@ -114,12 +114,12 @@ def _cell(context: Context, suspect: ZooCard, names: Sequence[str], seed: int) -
     config = context.config
 
     def compute() -> Defended:
-        trial = context.trial(suspect, seed, names)
-        heads = context.heads(trial.fit, suspect.name, seed)
+        evaluation = context.evaluation(suspect, seed, names)
+        heads = context.heads(evaluation.fit, suspect.name, seed)
         return defend(
-            context.laboratory,
+            context.feature_store,
             suspect.name,
-            trial,
+            evaluation,
             heads,
             seed=seed,
             detectors=("platonic", "robust"),
@@ -152,7 +152,7 @@ def _label(subset: Sequence[int], references: Sequence[ZooCard]) -> str:
 
 
 def _insider_note(context: Context, name: str) -> str:
-    card = read_card(context.laboratory.extra[name])
+    card = read_card(context.feature_store.extra[name])
     assert card.backdoor is not None
     rate = card.backdoor.attack_success.value
     return f"{name}: the planted reference's own ASR is {0.0 if rate is None else rate:.1%}"

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from platodef_cli.bench.context import Context, Table
-from platodef_cli.bench.results import Grid, Row
+from platodef_cli.bench.context import BenchmarkTable, Context
+from platodef_cli.bench.results import ResultRow, ResultTable
 from platodef_cli.bench.sweeps import (
     HEAD_COLUMNS,
     HEADS_CAPTION,
@@ -24,10 +24,10 @@ LABELS: Mapping[str, str] = {
 }
 
 
-def run(context: Context) -> Table:
+def run(context: Context) -> BenchmarkTable:
     """Fill Table 3 on the first planted encoder of every parent."""
     suspects = context.one_per_parent()
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     with context.progress.step("training modes", len(LABELS) * len(suspects)) as task:
         for mode, label in LABELS.items():
             cells = []
@@ -38,11 +38,13 @@ def run(context: Context) -> Table:
             if not rows:
                 rows.append(closed_form_row(cells))
             rows.append(head_row(label, cells))
-    grid = Grid(
+    grid = ResultTable(
         id="table-3",
         title="Training modes of the heads",
         caption=f"{HEADS_CAPTION} {means_over(suspects)}",
         columns=HEAD_COLUMNS,
         rows=tuple(rows),
     )
-    return Table(title="Table 3: training modes of the heads", grids=(grid,), configuration=context.roles())
+    return BenchmarkTable(
+        title="Table 3: training modes of the heads", grids=(grid,), configuration=context.roles()
+    )

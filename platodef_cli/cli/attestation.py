@@ -95,16 +95,17 @@ def require(
 
 
 def _check(session: Session, report: "AuditReport", path: Path, model: Path, key: Path | None) -> None:
-    from platodef_cli.attestation import attestation, dsse
+    from platodef_cli.attestation import dsse
+    from platodef_cli.attestation import statement as statements
 
-    statement = attestation.read_statement(_read(path, attestation.MAX_BYTES))
+    statement = statements.read_statement(_read(path, statements.MAX_BYTES))
     if key is None:
         session.info("the signature of the attestation is not verified; --attestation-key KEY.pem does it")
     elif statement.envelope is None:
         raise RefusedError(f"{path} is not signed; sign it, or leave out --attestation-key")
     else:
         dsse.verify(statement.envelope, _read(key, _MAX_KEY_BYTES))
-    attestation.check_report(statement, report)
-    found = attestation.check_files(statement, model)
+    statements.check_report(statement, report)
+    found = statements.check_files(statement, model)
     if found.unexamined:
         session.info(f"not audited, and so not attested: {', '.join(found.unexamined)}")

@@ -69,7 +69,7 @@ def audit(
     """
     outputs = parse_outputs(output or (), REPORTS, default="terminal")
     session.anchor = anchor
-    draft = reports_of_errors(session, model, outputs)
+    partial = reports_of_errors(session, model, outputs)
     samples, whole = chosen(detector or (), DETECTORS, ENCODER_DETECTORS)
     folder = None if head is None else find_heads(head)
     limits = read_policy(policy, set_, fail_if, models=[model]).policy
@@ -106,7 +106,7 @@ def audit(
         policy=limits,
     )
     session.mention_idle_gpu(device)
-    report = room.audit(config, progress=session.progress, draft=draft())
+    report = room.audit(config, progress=session.progress, partial=partial())
     session.on_error = None
     explain_run(session, report)
     if exceptions != Exceptions():

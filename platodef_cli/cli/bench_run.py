@@ -113,9 +113,9 @@ def run(
     result = bench(config, progress=session.progress)
     _write(result, outputs)
     unmet = [goal.name for goal in result.goals if goal.met is False]
-    told = f"; goals not met: {', '.join(unmet)}" if unmet else ""
+    text = f"; goals not met: {', '.join(unmet)}" if unmet else ""
     session.finish(
-        f"{result.title}, {len(result.encoders)} encoders, {result.seconds / 60:.1f} minutes{told}"
+        f"{result.title}, {len(result.encoders)} encoders, {result.seconds / 60:.1f} minutes{text}"
     )
 
 

@@ -88,9 +88,9 @@ def apply(session: Session, report: "AuditReport", policy: "Policy", exceptions:
     today = datetime.now(UTC).date()
     judged = judge(report, Gate(policy, exceptions.waivers, today, exceptions.baseline))
     for record in judged.waiver_records:
-        told = warning(record)
-        if told is not None:
-            session.warn(told)
+        message = warning(record)
+        if message is not None:
+            session.warn(message)
     return judged
 
 

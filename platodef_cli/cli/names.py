@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from platodef_cli.errors import UnknownNameError
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
 NONE = "none"
 
 
-def chosen(values: Sequence[str] | None, *tables: Table) -> tuple[tuple[str, ...], ...]:
+def chosen(values: Sequence[str] | None, *tables: Registry) -> tuple[tuple[str, ...], ...]:
     """Return the names that were asked for, table by table, in the order of the request.
 
     Args:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from platodef_cli.errors import UsageError
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
 STANDARD_STREAM = "-"
 
@@ -70,7 +70,7 @@ def check_output_folder(path: Path) -> Path:
     return path
 
 
-def parse_outputs(specs: Sequence[str], formats: Table, *, default: str) -> tuple[Output, ...]:
+def parse_outputs(specs: Sequence[str], formats: Registry, *, default: str) -> tuple[Output, ...]:
     """Parse and check ``FORMAT[=PATH]`` options; ``-`` as a path means the standard stream.
 
     Raises:

@@ -73,7 +73,7 @@ def check(
 
 def metrics(session: Session, as_json: options.AsJson = False) -> None:
     """List the metrics that --fail-if and `fail_if` can name."""
-    from platodef_cli.audit.verdict.names import METRICS
+    from platodef_cli.audit.verdict.metric_names import METRICS
 
     show_rows(
         ("metric", "meaning"), [(name, metric.meaning) for name, metric in METRICS.items()], as_json=as_json

@@ -16,7 +16,7 @@ from platodef_cli.report import REPORTS
 from platodef_cli.report.reading import read_report
 
 if TYPE_CHECKING:
-    from platodef_cli.audit.draft import Draft
+    from platodef_cli.audit.partial_report import PartialReport
     from platodef_cli.records import AuditReport
 
 _REASONS = {
@@ -42,7 +42,9 @@ def write_report(session: Session, report: "AuditReport", outputs: Sequence[Outp
             sys.stderr.flush()
 
 
-def reports_of_errors(session: Session, model: str, outputs: Sequence[Output]) -> Callable[[], "Draft"]:
+def reports_of_errors(
+    session: Session, model: str, outputs: Sequence[Output]
+) -> Callable[[], "PartialReport"]:
     """Let an error of this run leave its verdict (error, inconclusive, refused) in every file asked for.
 
     Usage errors and interruptions are no verdicts and leave the files alone; a terminal report is not
@@ -54,27 +56,27 @@ def reports_of_errors(session: Session, model: str, outputs: Sequence[Output]) -
         outputs: Where reports go.
 
     Returns:
-        Gives the draft of the report, for the audit to fill in.
+        Gives the partial of the report, for the audit to fill in.
     """
-    drafts: list[Draft] = []
+    partials: list[PartialReport] = []
 
-    def draft() -> "Draft":
-        from platodef_cli.audit.draft import Draft
+    def partial() -> "PartialReport":
+        from platodef_cli.audit.partial_report import PartialReport
 
-        if not drafts:
-            drafts.append(Draft(model))
-        return drafts[0]
+        if not partials:
+            partials.append(PartialReport(model))
+        return partials[0]
 
     def write(code: int, error: BaseException, message: str, line: str) -> None:
-        from platodef_cli.audit.draft import ENDINGS
+        from platodef_cli.audit.partial_report import ENDINGS
 
         wanted = [output for output in outputs if output.path is not None or output.format != "terminal"]
         if code in ENDINGS and wanted:
             reason = _REASONS.get(type(error).__name__, "crash")
-            write_report(session, draft().unfinished(code, reason, one_line(message), line), wanted)
+            write_report(session, partial().unfinished(code, reason, one_line(message), line), wanted)
 
     session.on_error = write
-    return draft
+    return partial
 
 
 def explain_run(session: Session, report: "AuditReport") -> None:
@@ -92,7 +94,7 @@ def write_attestation(path: Path, report: "AuditReport") -> None:
     Raises:
         UsageError: The report names no files of the model.
     """
-    from platodef_cli.attestation.attestation import write_statement
+    from platodef_cli.attestation.statement import write_statement
 
     data = write_statement(report)
     with replacing(path) as temporary:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from platodef_cli.heads.heads import Heads
     from platodef_cli.progress import Progress
 
-DETECTORS = Table(
+DETECTORS = Registry(
     "detector",
     {
         "platonic": "platodef_cli.defences.platonic:PlatonicDetector",
@@ -38,7 +38,7 @@ DETECTORS = Table(
 )
 """Per sample; rows implement :class:`platodef_cli.defences.interface.Detector`."""
 
-ENCODER_DETECTORS = Table(
+ENCODER_DETECTORS = Registry(
     "encoder detector",
     {
         "decree": "platodef_cli.defences.decree:DecreeDetector",
@@ -115,7 +115,7 @@ def make_encoder_detector(
     return detector
 
 
-PURIFIERS = Table(
+PURIFIERS = Registry(
     "purifier",
     {
         "mean": "platodef_cli.defences.diffusion:MeanPurifier",

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Promise, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, Access, ExpectedAuroc, Setup
 from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.access import ModelAccess, images_of
 from platodef_cli.features.interface import FeatureTuples
@@ -40,7 +40,7 @@ class BeatrixDetector:
     bank = _FEWEST
     description = "Odd channel correlations for the class: blind where the whole map looks like a clean one."
     published = "30 clean samples per class instead of up to 100, and no guard for bounds near 0"
-    promise = Promise("white square", 0.75)
+    expected_auroc = ExpectedAuroc("white square", 0.75)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         from sklearn.cluster import KMeans

@@ -29,7 +29,7 @@ class ClipScoreDetector:
         "Image against its own text, image-text encoders only: blind where captions were poisoned as well."
     )
     published = "cosines below 0 are cut to 0 and tie"
-    promise = None
+    expected_auroc = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._floor = 0.0 if setup.mode == "published" else -1.0

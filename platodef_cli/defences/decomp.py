@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.defences.diffusion import Given, PurifyOptions
-from platodef_cli.defences.interface import DEFAULT_SETUP, Promise, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
 from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.access import INTERNALS_BATCH, Access, ModelAccess, images_of
 from platodef_cli.features.interface import FeatureTuples
@@ -24,7 +24,7 @@ PUBLISHED_LIMIT = 0.002
 
 
 @dataclass(frozen=True)
-class Examined:
+class HeadExamination:
     """Heads of the last block on N images.
 
     Attributes:
@@ -82,22 +82,22 @@ class HeadPrototypes:
             limits = torch.full_like(limits, limit)
         return cls(model, prototypes, limits, products.std(dim=0).clamp_min(1e-12))
 
-    def examine(self, images: Tensor) -> Examined:
+    def examine(self, images: Tensor) -> HeadExamination:
         """Look at images uint8 ``[N, 3, H, W]``."""
         parts = [self._examine(part) for part in torch.split(images, INTERNALS_BATCH)] if len(images) else []
         if not parts:
             empty = torch.zeros(0, self.prototypes.shape[1])
-            return Examined(torch.zeros(0, len(self.limits)), empty, empty)
-        return Examined(
+            return HeadExamination(torch.zeros(0, len(self.limits)), empty, empty)
+        return HeadExamination(
             *(torch.cat([getattr(p, name) for p in parts]) for name in ("margins", "features", "repaired"))
         )
 
-    def _examine(self, images: Tensor) -> Examined:
+    def _examine(self, images: Tensor) -> HeadExamination:
         heads, features = unit_heads(self.model, images)
         products = torch.einsum("nhd,hd->nh", heads, self.prototypes)
         margins = (self.limits - products) / self.spread
         change = torch.where((margins > 0)[:, :, None], self.prototypes - heads, 0.0).sum(dim=1)
-        return Examined(margins, features, features + change * features.norm(dim=1, keepdim=True))
+        return HeadExamination(margins, features, features + change * features.norm(dim=1, keepdim=True))
 
 
 def unit_heads(model: ModelAccess, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,7 +131,7 @@ class DecompDetector:
         "Infected heads in a ViT's last block: blind where earlier blocks or MLPs carry the backdoor."
     )
     published = "one limit of 0.002 for every head instead of its clean quantile, and ties stay"
-    promise = Promise("white square in a ViT", 0.70)
+    expected_auroc = ExpectedAuroc("white square in a ViT", 0.70)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         if clean is None or setup.model is None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from platodef_cli.defences.diffusion import Given, PurifyOptions
-from platodef_cli.defences.interface import DEFAULT_SETUP, Promise, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
 from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.access import Access, images_of
 from platodef_cli.features.interface import FeatureTuples
@@ -204,7 +204,7 @@ class DedeDetector:
     bank = FEWEST
     description = "Error of the image drawn from the feature: weak where features say little about pixels."
     published = "one random mask per image instead of four fixed ones, threshold at the test set's median"
-    promise = Promise("white square", 0.80)
+    expected_auroc = ExpectedAuroc("white square", 0.80)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         if clean is None:

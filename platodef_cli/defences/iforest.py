@@ -29,7 +29,7 @@ class IsolationForestDetector:
     bank = _FEWEST
     description = "Easily cut off from clean sources: blind where a backdoor lands on clean features."
     published = "the forest grows on the scored batch, so many alike poisons look normal"
-    promise = None
+    expected_auroc = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         from sklearn.ensemble import IsolationForest

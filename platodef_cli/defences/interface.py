@@ -17,7 +17,7 @@ __all__ = [
     "EncoderStatistic",
     "Mode",
     "ModelAccess",
-    "Promise",
+    "ExpectedAuroc",
     "Samples",
     "Setup",
 ]
@@ -28,7 +28,7 @@ MODES: tuple[Mode, ...] = ("default", "published")
 
 
 @dataclass(frozen=True)
-class Promise:
+class ExpectedAuroc:
     """What a detector reaches in its default mode on a planted backdoor; a test holds it to that.
 
     Attributes:
@@ -71,7 +71,7 @@ class Detector(Protocol):
             be scored, nor calibrate a threshold.
         description: What it measures and where it is blind, in one line.
         published: How the published mode differs, in one line; empty where both modes are the same.
-        promise: What it reaches, or None where nothing can be promised (the description says why).
+        expected_auroc: What it reaches, or None where nothing can be promised (the description says why).
     """
 
     name: ClassVar[str]
@@ -79,7 +79,7 @@ class Detector(Protocol):
     bank: ClassVar[int]
     description: ClassVar[str]
     published: ClassVar[str]
-    promise: ClassVar[Promise | None]
+    expected_auroc: ClassVar[ExpectedAuroc | None]
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious; independent of batch size and order.

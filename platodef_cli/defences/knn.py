@@ -32,7 +32,7 @@ class KnnDetector:
     bank = NEIGHBOURS
     description = "Far from every clean source: blind where a backdoor lands on clean features of its target."
     published = "features of unit length instead of standardised ones, k = 50 instead of 10"
-    promise = None
+    expected_auroc = None
 
     def __init__(
         self,

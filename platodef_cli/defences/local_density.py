@@ -135,7 +135,7 @@ class DaoDetector(LocalDetector):
     bank = NEIGHBOURS + 1
     description = "Sparser than its neighbours, by dimension: blind where a backdoor lands among clean ones."
     published = "the scored batch is its own reference, so many alike poisons look normal"
-    promise = None
+    expected_auroc = None
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class KDistanceDetector(LocalDetector):
     bank = NEIGHBOURS + 1
     description = "Far from its k-th neighbour: blind where a backdoor lands among clean features."
     published = "the scored batch is its own reference, so many alike poisons look normal"
-    promise = None
+    expected_auroc = None
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class LidDetector(LocalDetector):
         "Dimension of the neighbourhood: weak alone, and blind where a backdoor lands among clean features."
     )
     published = "the scored batch is its own reference, so many alike poisons look normal"
-    promise = None
+    expected_auroc = None
 
     def __init__(
         self,
@@ -237,7 +237,7 @@ class SlofDetector(LocalDetector):
     bank = NEIGHBOURS + 1
     description = "Sparser than its neighbours: blind where a backdoor lands among clean features."
     published = "the scored batch is its own reference, so many alike poisons look normal"
-    promise = None
+    expected_auroc = None
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ class LofDetector:
     bank = NEIGHBOURS + 1
     description = "Sparser than its neighbours: blind where a backdoor lands among clean features."
     published = "outliers within the scored batch, so many alike poisons look normal"
-    promise = None
+    expected_auroc = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         from sklearn.neighbors import LocalOutlierFactor

@@ -27,7 +27,7 @@ class MahalanobisDetector:
     bank = 0
     description = "Length of the source alone: blind where a backdoor lands on clean features of its target."
     published = "plain sample covariance, pseudo-inverted, instead of a floored one"
-    promise = None
+    expected_auroc = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads

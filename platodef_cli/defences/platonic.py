@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Promise, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, Access, ExpectedAuroc, Setup
 from platodef_cli.errors import UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import (
@@ -41,7 +41,7 @@ class PlatonicDetector:
     bank = 0
     description = "Energy, closed form and robust score together: the default."
     published = ""
-    promise = Promise("white square", 0.90)
+    expected_auroc = ExpectedAuroc("white square", 0.90)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -79,7 +79,7 @@ class DenoiserDetector:
         "Residual of the denoiser's conditional mean: sees any feature that the references contradict."
     )
     published = ""
-    promise = None
+    expected_auroc = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -103,7 +103,7 @@ class EnergyDetector:
     bank = 0
     description = "Negative logit of the contrastive head: sees any feature that the references contradict."
     published = ""
-    promise = Promise("white square", 0.90)
+    expected_auroc = ExpectedAuroc("white square", 0.90)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -127,7 +127,7 @@ class GaussianDetector:
     bank = 0
     description = "Closed-form density ratio (CCA): sees any feature that the references contradict."
     published = ""
-    promise = Promise("white square", 0.90)
+    expected_auroc = ExpectedAuroc("white square", 0.90)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -151,7 +151,7 @@ class RidgeDetector:
     bank = 0
     description = "Ridge residual: sees any feature that the references contradict linearly."
     published = ""
-    promise = Promise("white square", 0.80)
+    expected_auroc = ExpectedAuroc("white square", 0.80)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -180,7 +180,7 @@ class RobustDetector:
     bank = 0
     description = "Closed form without the least agreeing reference: survives one corrupted reference."
     published = ""
-    promise = None
+    expected_auroc = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads

@@ -1,8 +1,8 @@
 """Encoder backends: resolving, checking and running vision encoders, trusted or not."""
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
-BACKENDS = Table(
+BACKENDS = Registry(
     "encoder backend",
     {
         "timm": "platodef_cli.encoders.backends.timm:build",

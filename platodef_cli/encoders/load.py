@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.facts import Facts, make_record
+from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, resolve
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
@@ -135,7 +135,9 @@ def check_device(device: str) -> "torch.device":
     return where
 
 
-def load_tower(checked: Preflight, device: "torch.device", dtype: "torch.dtype") -> tuple["Tower", Facts]:
+def load_tower(
+    checked: Preflight, device: "torch.device", dtype: "torch.dtype"
+) -> tuple["Tower", EncoderDescription]:
     """Build and strictly load the network of an examined folder, from exactly the bytes that were examined.
 
     Raises:
@@ -166,12 +168,12 @@ def load_tower(checked: Preflight, device: "torch.device", dtype: "torch.dtype")
         ) from error
 
 
-def _facts(tower: "Tower", features: "Tensor") -> Facts:
+def _facts(tower: "Tower", features: "Tensor") -> EncoderDescription:
     """Describe a loaded network, given its features of one image."""
     if features.ndim != 2 or features.shape[0] != 1:
         raise ValueError(f"it gives features {list(features.shape)}, not one vector per image")
     geometry = tower.geometry
-    return Facts(
+    return EncoderDescription(
         architecture=tower.architecture,
         pooling=tower.pooling,
         dim=features.shape[1],

@@ -15,7 +15,7 @@ from platodef_cli.encoders.interface import Encoder, Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import Variant
-from platodef_cli.features.pipeline import Job, collect, decode_all, decoding_pool, run
+from platodef_cli.features.pipeline import ExtractionJob, collect, decode_all, decoding_pool, run
 from platodef_cli.features.shard import Shard
 from platodef_cli.images.decode import DECODE_VERSION, MAX_BYTES, MAX_PIXELS
 from platodef_cli.images.interface import ImageRef, ImageSource
@@ -184,7 +184,7 @@ class _Work:
 
     def missing(
         self, wanted: Mapping[str, Request], rows: Mapping[str, Sequence[int]], shard_size: int
-    ) -> Iterator[list[Job]]:
+    ) -> Iterator[list[ExtractionJob]]:
         """Yield the jobs of every shard that the cache cannot serve completely.
 
         Shards are cut by position in the source, so that requests for different images share the
@@ -197,14 +197,14 @@ class _Work:
         for number in sorted(shards):
             jobs = []
             for name, part in shards[number].items():
-                job = Job(name, wanted[name].variant, tuple(part), tuple(self.encoders))
+                job = ExtractionJob(name, wanted[name].variant, tuple(part), tuple(self.encoders))
                 lacking = tuple(encoder for encoder in self.encoders if not self._cached(encoder, job))
                 if lacking:
-                    jobs.append(Job(job.name, job.variant, job.rows, lacking))
+                    jobs.append(ExtractionJob(job.name, job.variant, job.rows, lacking))
             if jobs:
                 yield jobs
 
-    def done(self, encoder: str, job: Job, shard: Shard, lasting: bool) -> None:
+    def done(self, encoder: str, job: ExtractionJob, shard: Shard, lasting: bool) -> None:
         """Take a computed shard."""
         if self.cache is not None and lasting:
             self.cache.store(self._key(encoder, job), shard)
@@ -231,7 +231,7 @@ class _Work:
         broken = tuple((self.source.refs[row].id, self.broken[row]) for row in sorted(self.broken))
         return Extraction(indices, values, broken, self.hits, self.misses)
 
-    def _cached(self, encoder: str, job: Job) -> bool:
+    def _cached(self, encoder: str, job: ExtractionJob) -> bool:
         if self.cache is None:
             return False
         key, dim = self._key(encoder, job), self.encoders[encoder].dim
@@ -243,13 +243,13 @@ class _Work:
             self._take(encoder, job, shard)
         return True
 
-    def _take(self, encoder: str, job: Job, shard: Shard) -> None:
+    def _take(self, encoder: str, job: ExtractionJob, shard: Shard) -> None:
         rows = torch.tensor(job.rows, dtype=torch.int64)
         self.parts.setdefault((encoder, job.name), []).append((rows[shard.kept], shard.features))
         self.broken.update((job.rows[position], reason) for position, reason in shard.broken)
         self.advance(len(job.rows))
 
-    def _key(self, encoder: str, job: Job) -> dict[str, Any]:
+    def _key(self, encoder: str, job: ExtractionJob) -> dict[str, Any]:
         record = self.encoders[encoder].record
         digests = hashlib.sha256()
         for row in job.rows:

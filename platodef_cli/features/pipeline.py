@@ -30,7 +30,7 @@ Pixels = dict[Geometry, Tensor]  # uint8 [3, H, W] of one image
 
 
 @dataclass(frozen=True)
-class Job:
+class ExtractionJob:
     """Features that are missing of one shard under one variant.
 
     Attributes:
@@ -46,7 +46,7 @@ class Job:
     encoders: tuple[str, ...]
 
 
-Done = Callable[[str, Job, Shard, bool], None]  # (encoder, job, shard, whether it may be stored)
+Done = Callable[[str, ExtractionJob, Shard, bool], None]  # (encoder, job, shard, whether it may be stored)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def decoding_pool() -> ThreadPoolExecutor:
 def run(
     source: ImageSource,
     encoders: Mapping[str, Encoder],
-    shards: Iterable[Sequence[Job]],
+    shards: Iterable[Sequence[ExtractionJob]],
     seeds: Tensor,
     *,
     batch_size: int,
@@ -145,11 +145,11 @@ def _pixels(source: ImageSource, row: int, geometries: Sequence[Geometry]) -> Pi
 def _ahead(
     source: ImageSource,
     encoders: Mapping[str, Encoder],
-    shards: Iterable[Sequence[Job]],
+    shards: Iterable[Sequence[ExtractionJob]],
     pool: ThreadPoolExecutor,
-) -> Iterator[tuple[Sequence[Job], Decoded]]:
+) -> Iterator[tuple[Sequence[ExtractionJob], Decoded]]:
     """Yield each shard with its decoded images, while the next one is being decoded."""
-    waiting: deque[tuple[Sequence[Job], dict[int, Future[Pixels | ImageError]]]] = deque()
+    waiting: deque[tuple[Sequence[ExtractionJob], dict[int, Future[Pixels | ImageError]]]] = deque()
     for jobs in shards:
         rows = sorted({row for job in jobs for row in job.rows})
         names = dict.fromkeys(name for job in jobs for name in job.encoders)
@@ -163,7 +163,7 @@ def _ahead(
 
 
 def _feed(
-    jobs: Sequence[Job],
+    jobs: Sequence[ExtractionJob],
     decoded: Decoded,
     encoders: Mapping[str, Encoder],
     workers: Mapping[str, "_Worker"],
@@ -193,7 +193,7 @@ def _feed(
 class _End:
     """All batches of a job have been queued."""
 
-    job: Job
+    job: ExtractionJob
     errors: Mapping[int, ImageError]
 
 

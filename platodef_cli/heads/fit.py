@@ -17,7 +17,7 @@ from platodef_cli.heads.heads import Heads, Standardiser, fit_standardiser
 from platodef_cli.heads.mismatch import MismatchSampler, nearest_rows
 from platodef_cli.heads.objectives import DenoiserObjective, EnergyObjective, JointObjective, Rows
 from platodef_cli.heads.ridge import Ridge, fit_ridge
-from platodef_cli.heads.train import Objective, TrainConfig, Trainer, TrainResult, fingerprint
+from platodef_cli.heads.train import HeadObjective, TrainConfig, Trainer, TrainResult, fingerprint
 from platodef_cli.progress import SILENT, Progress
 
 __all__ = ["PRESETS", "FitConfig", "Heads", "fit_heads", "preset", "split_rows"]
@@ -164,7 +164,7 @@ def _train(
         config.subset_drop,
     )
 
-    def run_one(name: str, objective: Objective, train: TrainConfig) -> TrainResult:
+    def run_one(name: str, objective: HeadObjective, train: TrainConfig) -> TrainResult:
         path = None if checkpoint is None else checkpoint / f"{name}.safetensors"
         trainer = Trainer(
             objective, train, seed=seed, device=heads.device, checkpoint=path, run=f"{name} {run}"
@@ -176,7 +176,7 @@ def _train(
         return
     energy_first = config.mode in ("separate", "denoiser-from-energy", "denoiser-on-energy")
     frozen = config.mode in ("energy-on-denoiser", "denoiser-on-energy")
-    steps: list[tuple[str, Objective, TrainConfig]] = [
+    steps: list[tuple[str, HeadObjective, TrainConfig]] = [
         ("energy", energy_objective, config.energy),
         ("denoiser", denoiser_objective, config.denoiser),
     ]

@@ -54,7 +54,7 @@ class TrainConfig:
             raise UsageError("ema_decay must lie in [0, 1), peak_lr and clip above 0, min_lr at least 0")
 
 
-class Objective(Protocol):
+class HeadObjective(Protocol):
     """What is trained.
 
     Attributes:
@@ -135,7 +135,7 @@ class Trainer:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: HeadObjective,
         config: TrainConfig,
         *,
         seed: int,

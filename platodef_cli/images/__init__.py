@@ -5,12 +5,12 @@
 
 from typing import TYPE_CHECKING
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
 if TYPE_CHECKING:
     from platodef_cli.images.interface import ImageSource
 
-SOURCES = Table(
+SOURCES = Registry(
     "image source",
     {
         "folder": "platodef_cli.images.folder:FolderSource",

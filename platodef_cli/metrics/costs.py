@@ -13,7 +13,7 @@ _highest = 0.0
 
 @dataclass
 class Cost:
-    """Filled when :func:`measured` ends.
+    """Filled when :func:`measure_cost` ends.
 
     Attributes:
         seconds: Processor seconds of this process (on one thread: seconds on one core).
@@ -29,7 +29,7 @@ class Cost:
 
 
 @contextmanager
-def measured() -> Iterator[Cost]:
+def measure_cost() -> Iterator[Cost]:
     """Measure a block; the cost is complete when the block ends."""
     global _highest
     cost = Cost()
@@ -43,7 +43,7 @@ def measured() -> Iterator[Cost]:
 
 
 def peak_ever() -> float:
-    """Return the peak of resident memory since the start, MB, which :func:`measured` would have reset."""
+    """Return the peak of resident memory since the start, MB, which :func:`measure_cost` would have reset."""
     return max(_highest, _memory("VmHWM"))
 
 

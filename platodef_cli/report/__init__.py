@@ -1,8 +1,8 @@
 """Report formats: one file per format, one row per file in the table."""
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
-REPORTS = Table(
+REPORTS = Registry(
     "report format",
     {
         "terminal": "platodef_cli.report.terminal:render",

@@ -58,12 +58,12 @@ def bars(
     rows = sum(len(entries) for _, entries in groups)
     body = rows * row + len(groups) * heading
     height = body + 44
-    told = "; ".join(
+    text = "; ".join(
         f"{group}: " + ", ".join(f"{bar.label} {_bar_value(bar)}" for bar in entries)
         for group, entries in groups
     )
     low, high = limits
-    with Sketch(name, height, title, told) as sketch:
+    with Sketch(name, height, title, text) as sketch:
         axes = sketch.axes(MARGIN + 4, 0, sketch.WIDTH - 2 * MARGIN - 8, body)
         axes.set(xlim=limits, ylim=(body, 0), yticks=[])
         axes.spines["left"].set_visible(False)

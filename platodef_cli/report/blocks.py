@@ -21,7 +21,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Facts:
+class KeyValueTable:
     """Pairs of a label and a text; an empty label continues the pair above."""
 
     pairs: tuple[tuple[str, str], ...]
@@ -41,7 +41,7 @@ class Drawing:
     lines: tuple[str, ...]
 
 
-Block = Grid | Facts | Bullets | Drawing
+Block = Grid | KeyValueTable | Bullets | Drawing
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, Histogram, Metric, SearchRecord
 from platodef_cli.report.blocks import Block, Bullets, Column, Drawing, Grid, Section
 from platodef_cli.report.histogram import draw
-from platodef_cli.report.numbers import compact, interval, measured, number, percent
+from platodef_cli.report.numbers import compact, interval, number, percent, with_interval
 
 _MAX_CONTROLS = 4
 
@@ -36,7 +36,9 @@ def heads(report: AuditReport) -> list[Section]:
     ]
 
 
-def _metric_grid(metrics: Sequence[Metric], show: Callable[[Metric], str] = measured) -> tuple[Block, ...]:
+def _metric_grid(
+    metrics: Sequence[Metric], show: Callable[[Metric], str] = with_interval
+) -> tuple[Block, ...]:
     unique = list(dict.fromkeys(metrics))
     if not unique:
         return ()
@@ -63,7 +65,7 @@ def _thresholds(report: AuditReport) -> tuple[Block, ...]:
             threshold.detector,
             compact(threshold.value),
             percent(threshold.false_positive_rate),
-            measured(threshold.measured),
+            with_interval(threshold.measured),
             str(threshold.calibration),
         )
         for threshold in report.thresholds

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 from platodef_cli.records import AuditReport, EncoderRecord
 from platodef_cli.report import illustrations, page
-from platodef_cli.report.blocks import Column, Drawing, Facts, Grid, Section
+from platodef_cli.report.blocks import Column, Drawing, Grid, KeyValueTable, Section
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.numbers import compact, percent
 from platodef_cli.report.page import Html
@@ -47,12 +47,12 @@ def _header(report: AuditReport) -> Html:
 
 def _audited(report: AuditReport) -> str:
     """Return what was audited, against whom, on what, in one sentence."""
-    told = target_name(report) if report.target is None else report.target.uri
+    text = target_name(report) if report.target is None else report.target.uri
     if report.references:
-        told += " against " + ", ".join(reference.name for reference in report.references)
+        text += " against " + ", ".join(reference.name for reference in report.references)
     if report.images is not None:
-        told += f", on {report.images.count} images of {report.images.uri}"
-    return told
+        text += f", on {report.images.count} images of {report.images.uri}"
+    return text
 
 
 def _pictures(report: AuditReport) -> list[Section]:
@@ -171,17 +171,17 @@ def _provenance(report: AuditReport) -> Html:
     if images is not None:
         rows = [("source", images.uri), ("digest", images.digest), ("images", str(images.count))]
         rows += [("classes", ", ".join(images.classes))] if images.classes else []
-        parts.append(page.disclosure("Images", page.facts(Facts(tuple(rows)))))
+        parts.append(page.disclosure("Images", page.facts(KeyValueTable(tuple(rows)))))
     if report.head is not None:
         head = report.head
         rows = [
             ("name", head.name), ("origin", head.origin), ("preset", head.preset), ("digest", head.digest),
             ("trained on", head.trained_on), ("samples", str(head.fit_samples)),
         ]  # fmt: skip
-        parts.append(page.disclosure("Heads", page.facts(Facts(tuple(rows)))))
+        parts.append(page.disclosure("Heads", page.facts(KeyValueTable(tuple(rows)))))
     parts += [
         page.disclosure(
-            title, page.facts(Facts(tuple((name, _value(value)) for name, value in values.items())))
+            title, page.facts(KeyValueTable(tuple((name, _value(value)) for name, value in values.items())))
         )
         for title, values in (
             ("Configuration", report.configuration),
@@ -202,7 +202,7 @@ def _encoder(encoder: EncoderRecord) -> Html:
         ("parameters", str(encoder.parameters)), ("transform", transform),
         ("child process", "yes" if encoder.isolated else "no"),
     )  # fmt: skip
-    return page.facts(Facts(rows))
+    return page.facts(KeyValueTable(rows))
 
 
 def _run(report: AuditReport) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import re
 
 from platodef_cli.records import AuditReport
-from platodef_cli.report.blocks import Block, Bullets, Drawing, Facts, Grid, Section
+from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTable, Section
 from platodef_cli.report.escaping import cut, plain
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.view import MARKS, headline, reasons, sections, target_name, verdict_line
@@ -52,7 +52,7 @@ def _grid(grid: Grid) -> str:
     return "\n".join([header, rule, *rows])
 
 
-def _facts(facts: Facts) -> str:
+def _facts(facts: KeyValueTable) -> str:
     lines: list[str] = []
     for label, text in facts.pairs:
         if label:
@@ -66,7 +66,7 @@ def _block(block: Block) -> str:
     match block:
         case Grid():
             return _grid(block)
-        case Facts():
+        case KeyValueTable():
             return _facts(block)
         case Bullets():
             return "\n".join(f"- {escape(item)}" for item in block.items)

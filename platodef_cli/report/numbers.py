@@ -38,7 +38,7 @@ def short_interval(metric: Metric | None) -> str:
     return f"{number(metric.value)} {low}-{high}"
 
 
-def measured(metric: Metric) -> str:
+def with_interval(metric: Metric) -> str:
     """Return a metric in its own unit, with its interval."""
     if metric.unit != "fraction":
         size_of_value = abs(metric.value or 0.0)

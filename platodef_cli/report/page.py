@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from typing import NewType
 
-from platodef_cli.report.blocks import Block, Bullets, Drawing, Facts, Grid
+from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTable
 from platodef_cli.report.escaping import plain
 
 Html = NewType("Html", str)
@@ -105,10 +105,10 @@ def section(title: str, content: Html, *, identity: str, note: str = "") -> Html
         identity: Unique name inside the page, letters, digits and hyphens; :func:`contents` links to it.
         note: A sentence under the heading.
     """
-    told = f'<p class="note">{escape(note)}</p>\n' if note else ""
+    text = f'<p class="note">{escape(note)}</p>\n' if note else ""
     return Html(
         f'<section id="{escape(identity)}" aria-labelledby="{escape(identity)}-title">\n'
-        f'<h2 id="{escape(identity)}-title">{escape(title)}</h2>\n{told}{content}\n</section>'
+        f'<h2 id="{escape(identity)}-title">{escape(title)}</h2>\n{text}{content}\n</section>'
     )
 
 
@@ -154,7 +154,7 @@ def _numeric(numeric: bool) -> str:
     return ' class="number"' if numeric else ""
 
 
-def facts(pairs: Facts) -> Html:
+def facts(pairs: KeyValueTable) -> Html:
     """Return pairs of a label and a text; an empty label continues the pair above."""
     rows: list[str] = []
     for label, text in pairs.pairs:
@@ -175,7 +175,7 @@ def block(piece: Block, label: str) -> Html:
     match piece:
         case Grid():
             return table(piece, label)
-        case Facts():
+        case KeyValueTable():
             return facts(piece)
         case Bullets():
             return bullets(piece.items)

@@ -43,11 +43,11 @@ def histogram(record: Histogram, *, name: str) -> Html:
         if record.threshold is not None:
             note = f"{percent(share_above(counts, record.edges, record.threshold))} over, {note}"
         notes.append(note)
-    told = "; ".join(f"{group}: {note}" for (group, _), note in zip(groups, notes, strict=True))
+    text = "; ".join(f"{group}: {note}" for (group, _), note in zip(groups, notes, strict=True))
     panel, gap = 58, 26
     height = len(groups) * (panel + gap) + 52
     marker = _bin_of(record)
-    with Sketch(name, height, f"Histogram of {record.name}", told) as sketch:
+    with Sketch(name, height, f"Histogram of {record.name}", text) as sketch:
         for place, ((group, counts), note) in enumerate(zip(groups, notes, strict=True)):
             axes = sketch.axes(_SIDE, gap + place * (panel + gap), sketch.WIDTH - 2 * _SIDE, panel)
             colour = SERIES[place % len(SERIES)]
@@ -112,8 +112,8 @@ def roc(curves: Sequence[RocCurve], *, name: str, title: str) -> Html:
             raise UsageError(f"the ROC curve of {curve.detector!r} is no list of pairs of rates")
     side, row, top = 300, 17, 10
     height = top + side + 42 + row * len(curves) + MARGIN
-    told = "; ".join(f"{curve.detector}: AUROC {interval(curve.auroc, 3)}" for curve in curves)
-    with Sketch(name, height, title, told) as sketch:
+    text = "; ".join(f"{curve.detector}: AUROC {interval(curve.auroc, 3)}" for curve in curves)
+    with Sketch(name, height, title, text) as sketch:
         axes = sketch.axes(44, top, side, side)
         axes.plot([0, 1], [0, 1], color=LINE, linewidth=1)
         for place, curve in enumerate(curves):
@@ -159,13 +159,13 @@ def matrix(
     count = len(names)
     left, top, side = 132, 24, 340 - 132
     cell = side / max(count, 1)
-    told = "; ".join(
+    text = "; ".join(
         f"{names[a]} and {names[b]}: {number(values[a][b], 3)} ({notes[a][b]})"
         for a in range(count)
         for b in range(a + 1, count)
         if values[a][b] is not None
     )
-    with Sketch(name, top + side + MARGIN, title, told) as sketch:
+    with Sketch(name, top + side + MARGIN, title, text) as sketch:
         axes = sketch.axes(left, top, side, side)
         axes.set(xlim=(0, count), ylim=(count, 0), xticks=[], yticks=[])
         for spine in axes.spines.values():

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import quote
 
 from platodef_cli.records import AuditReport, Finding
+from platodef_cli.report.checks import CHECKS, LEVELS, CheckDescription, check_of
 from platodef_cli.report.escaping import plain
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.json import dumps
-from platodef_cli.report.rules import LEVELS, RULES, Rule, rule_of
 from platodef_cli.report.view import ReasonLine, reasons, target_name
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -23,7 +23,7 @@ _SEVERITIES = {"high": "error", "medium": "warning", "low": "note", "info": "not
 _COMPLETED = ("pass", "fail", "inconclusive")
 _REVISION = re.compile(r"^((?:hf://)?[^/@]+/[^/@]+)@.*$")
 _EVIDENCE = {"trigger": "battery", "search": "search"}
-"""Rule of a finding -> rule of the reason that says the same and is the alert."""
+"""Check of a finding -> rule of the reason that says the same and is the alert."""
 _UNSAFE_IN_ID = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -32,7 +32,7 @@ def _message(text: str) -> dict[str, str]:
     return {"text": plain(text.strip(), 1000).replace("](", "] (") or "no message"}
 
 
-def _descriptor(rule: Rule) -> dict[str, Any]:
+def _descriptor(rule: CheckDescription) -> dict[str, Any]:
     properties: dict[str, Any] = {"tags": ["security", "machine-learning"], "precision": "medium"}
     if rule.severity is None:
         properties = {"tags": ["machine-learning"], "precision": "high", "problem.severity": "warning"}
@@ -72,20 +72,20 @@ def _results(report: AuditReport, anchor: str) -> list[dict[str, Any]]:
         for line in reasons(report)
         if line.outcome in LEVELS
     ]
-    told = {rule_of(name).id for name, *_ in found}
+    alerted = {check_of(name).id for name, *_ in found}
     found += [
         (finding.id, _SEVERITIES[finding.severity], finding.message, _suppression(report, finding))
         for finding in report.findings
-        if _EVIDENCE.get(rule_of(finding.id).id) not in told
+        if _EVIDENCE.get(check_of(finding.id).id) not in alerted
     ]
     seen: Counter[str] = Counter()
     results = []
     for name, level, text, suppression in found:
         seen[name] += 1
-        rule = rule_of(name)
+        rule = check_of(name)
         result: dict[str, Any] = {
             "ruleId": rule.id,
-            "ruleIndex": RULES.index(rule),
+            "ruleIndex": CHECKS.index(rule),
             "level": level,
             "message": _message(f"{target_name(report)}: {text}"),
             "locations": [_location(report, anchor)],
@@ -170,7 +170,7 @@ def render(report: AuditReport, options: RenderOptions) -> str:
             "driver": {
                 "name": "platodef",
                 "version": plain(report.tool_version, 50),
-                "rules": [_descriptor(rule) for rule in RULES],
+                "rules": [_descriptor(rule) for rule in CHECKS],
             }
         },
         "automationDetails": {"id": f"platodef/{category}/"},

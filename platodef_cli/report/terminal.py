@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from platodef_cli.records import AuditReport
-from platodef_cli.report.blocks import Block, Bullets, Drawing, Facts, Grid, Section
+from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTable, Section
 from platodef_cli.report.escaping import ascii_only, plain, wrap
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections, target_name, verdict_line
@@ -70,7 +70,7 @@ def _grid(grid: Grid, width: int) -> Table:
     return table
 
 
-def _facts(facts: Facts) -> Table:
+def _facts(facts: KeyValueTable) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -92,7 +92,7 @@ def _block(block: Block, width: int) -> RenderableType:
     match block:
         case Grid():
             return _grid(block, width)
-        case Facts():
+        case KeyValueTable():
             return _facts(block)
         case Bullets():
             return _bullets(block)

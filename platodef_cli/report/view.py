@@ -10,7 +10,7 @@ from typing import Literal
 
 from platodef_cli.records import AuditReport, ImageSetRecord, Outcome
 from platodef_cli.report import evidence, probes
-from platodef_cli.report.blocks import Bullets, Facts, Section
+from platodef_cli.report.blocks import Bullets, KeyValueTable, Section
 from platodef_cli.report.numbers import compact, size
 
 HEADLINES: dict[Outcome, str] = {
@@ -139,7 +139,7 @@ def identity(report: AuditReport) -> Section:
             f"{total:.0f} s{memory_note}",
         )
     )
-    return Section("What was audited", "", (Facts(tuple(pairs)),), key="identity")
+    return Section("What was audited", "", (KeyValueTable(tuple(pairs)),), key="identity")
 
 
 def changes(report: AuditReport) -> list[Section]:
@@ -147,14 +147,14 @@ def changes(report: AuditReport) -> list[Section]:
     if report.baseline is None:
         return []
     base = report.baseline
-    told = tuple(f"{change.kind}: {change.message}" for change in report.changes)
+    text = tuple(f"{change.kind}: {change.message}" for change in report.changes)
     return [
         Section(
             "Compared with the baseline",
             f"Beyond the confidence intervals, both judged by the same policy. The baseline: {base.verdict} "
             f"by policy {base.policy}, model sha256 {base.target[:12]}, platodef {base.tool_version}, "
             f"{base.started or 'no date'}.",
-            (Bullets(told or ("nothing changed",)),),
+            (Bullets(text or ("nothing changed",)),),
             key="baseline",
         )
     ]
@@ -178,7 +178,7 @@ def _closing(report: AuditReport, *, details: bool) -> list[Section]:
             (name, compact(value) if isinstance(value, float) else str(value))
             for name, value in report.policy.items()
         )
-        sections.append(Section("Policy", "", (Facts(limits),), key="policy"))
+        sections.append(Section("Policy", "", (KeyValueTable(limits),), key="policy"))
     if report.findings or report.waivers:
         items = [
             f"{finding.severity}{' (waived)' if finding.waived else ''}: {finding.message} [{finding.id}]"

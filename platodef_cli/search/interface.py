@@ -72,7 +72,7 @@ class SearchConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundVariant:
+class SearchedTrigger:
     """A trigger that the search found; implements :class:`platodef_cli.features.interface.Variant`.
 
     Attributes:
@@ -107,7 +107,7 @@ class FoundVariant:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The best trigger of one budget on one encoder.
 
     Attributes:
@@ -119,7 +119,7 @@ class Found:
         held_out: Number of held-out images.
     """
 
-    variant: FoundVariant
+    variant: SearchedTrigger
     budget: str
     steps: int
     effect: Effect

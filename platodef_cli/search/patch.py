@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.progress import Task
 from platodef_cli.search.halving import _halving
-from platodef_cli.search.interface import FoundVariant, SearchConfig
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger
 from platodef_cli.search.statistics import CleanStatistics
 
 
@@ -24,7 +24,7 @@ def _patch(
     config: SearchConfig,
     generator: torch.Generator,
     task: Task,
-) -> tuple[FoundVariant, int]:
+) -> tuple[SearchedTrigger, int]:
     """An opaque patch: places compete, each with its own colours (logits)."""
     height, width = pool.shape[-2:]
     rows, columns = max(1, round(side * height)), max(1, round(side * width))
@@ -44,4 +44,4 @@ def _patch(
         encoder, statistics, pool, start, apply, config.stages, config, generator, task, name
     )
     colours = (torch.sigmoid(logits) * 255).round() / 255
-    return FoundVariant("patch", colours, side, places[best]), config.stages[-1].steps
+    return SearchedTrigger("patch", colours, side, places[best]), config.stages[-1].steps

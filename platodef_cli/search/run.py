@@ -12,7 +12,7 @@ from torch import Tensor
 
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.search.interface import Found, FoundVariant, SearchConfig, Stage
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult, Stage
 from platodef_cli.search.patch import _patch
 from platodef_cli.search.resampling import collapse_draws
 from platodef_cli.search.statistics import CleanStatistics, effect
@@ -30,7 +30,7 @@ def search(
     *,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> tuple[Found, ...]:
+) -> tuple[SearchResult, ...]:
     """Search every budget on one encoder.
 
     Args:
@@ -50,7 +50,7 @@ def search(
     statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pixels[: len(pool)])]))
     found = []
     with progress.step(f"searching for a trigger in {encoder.record.name}", _cost(config)) as task:
-        jobs: Iterable[tuple[Callable[..., tuple[FoundVariant, int]], float]] = [
+        jobs: Iterable[tuple[Callable[..., tuple[SearchedTrigger, int]], float]] = [
             *((_patch, side) for side in config.sides),
             *((_universal, norm) for norm in config.norms),
             *((_wave, amplitude) for amplitude in config.amplitudes),
@@ -62,7 +62,7 @@ def search(
             # seven digits are what the features carry, and the cache is read back as text
             draws = [round(draw, 7) for draw in collapse_draws(statistics.standardise(changed)).tolist()]
             found.append(
-                Found(
+                SearchResult(
                     variant,
                     _words(variant, budget, pixels),
                     steps,
@@ -78,7 +78,7 @@ def _embed(encoder: Encoder, pixels: Tensor, size: int = 64) -> Tensor:
     return torch.cat([encoder.embed(pixels[start : start + size]) for start in range(0, len(pixels), size)])
 
 
-def _words(variant: FoundVariant, budget: float, pixels: Tensor) -> str:
+def _words(variant: SearchedTrigger, budget: float, pixels: Tensor) -> str:
     if variant.kind != "patch":
         return f"{budget:g}/255"
     return f"{side_pixels(budget, pixels)[0]}px"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.progress import Task
-from platodef_cli.search.interface import FoundVariant, SearchConfig
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger
 from platodef_cli.search.statistics import CleanStatistics, collapse
 
 
@@ -22,7 +22,7 @@ def _universal(
     config: SearchConfig,
     generator: torch.Generator,
     task: Task,
-) -> tuple[FoundVariant, int]:
+) -> tuple[SearchedTrigger, int]:
     """Momentum sign ascent on one additive pattern inside the max-norm ball."""
     bound = norm / 255
     delta = (2 * torch.rand(pool.shape[1:], generator=generator) - 1) * bound
@@ -36,4 +36,4 @@ def _universal(
         size = bound * (0.25 if step < config.steps // 2 else 0.1)
         delta = (delta.detach() + size * momentum.sign()).clamp(-bound, bound)
         task.advance(config.images, note=f"universal {norm:g}/255, collapse {float(value.detach()):.2f}")
-    return FoundVariant("universal", delta), config.steps
+    return SearchedTrigger("universal", delta), config.steps

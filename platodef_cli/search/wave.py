@@ -11,7 +11,7 @@ from torch import Tensor
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.progress import Task
 from platodef_cli.search.halving import _halving
-from platodef_cli.search.interface import FoundVariant, SearchConfig
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger
 from platodef_cli.search.statistics import CleanStatistics
 
 
@@ -23,7 +23,7 @@ def _wave(
     config: SearchConfig,
     generator: torch.Generator,
     task: Task,
-) -> tuple[FoundVariant, int]:
+) -> tuple[SearchedTrigger, int]:
     """A sinusoid over the whole image (SIG, CTRL): frequencies compete, each with its colour and phase."""
     height, width = pool.shape[-2:]
     y = (torch.arange(height) + 0.5)[:, None] / height
@@ -47,4 +47,4 @@ def _wave(
     best, weights = _halving(
         encoder, statistics, pool, start, apply, config.light, config, generator, task, name
     )
-    return FoundVariant("wave", pattern(weights, best)), config.light[-1].steps
+    return SearchedTrigger("wave", pattern(weights, best)), config.light[-1].steps

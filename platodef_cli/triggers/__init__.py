@@ -1,8 +1,8 @@
 """Changes of images that an audit needs: triggers, benign controls, and the battery of both."""
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
-TRIGGERS = Table(
+TRIGGERS = Registry(
     "trigger",
     {
         "patch": "platodef_cli.triggers.triggers:Patch",
@@ -18,7 +18,7 @@ TRIGGERS = Table(
     },
 )
 
-CONTROLS = Table(
+CONTROLS = Registry(
     "control",
     {
         "jpeg": "platodef_cli.triggers.controls:Jpeg",

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from platodef_cli.defences import DETECTORS, make_detector
-from platodef_cli.defences.interface import Access, Promise
+from platodef_cli.defences.interface import Access, ExpectedAuroc
 from platodef_cli.errors import NotApplicable, UnknownNameError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import auroc
@@ -32,7 +32,9 @@ def test_every_row_says_what_it_needs_promises_and_changes(name: str) -> None:
     assert all(isinstance(access, Access) for access in kind.needs)
     assert 20 < len(kind.description) <= 120
     assert "\n" not in kind.description + kind.published
-    assert kind.promise is None or (isinstance(kind.promise, Promise) and 0.5 < kind.promise.auroc <= 1)
+    assert kind.expected_auroc is None or (
+        isinstance(kind.expected_auroc, ExpectedAuroc) and 0.5 < kind.expected_auroc.auroc <= 1
+    )
     assert kind.bank >= 0
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from platodef_cli.encoders import BACKENDS
-from platodef_cli.encoders.backends.transformers_models import ROWS
+from platodef_cli.encoders.backends.transformers_models import FAMILIES
 from platodef_cli.encoders.interface import to_pixels
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import RefusedError
@@ -70,7 +70,7 @@ CASES: dict[str, Callable[[Path], make.Reference]] = {
     },
     **{
         f"transformers-{kind}": lambda folder, kind=kind: make.transformers_model(folder, kind)
-        for kind in (*ROWS, "qwen2_vl")
+        for kind in (*FAMILIES, "qwen2_vl")
     },
 }
 ONE_PER_BACKEND = ("timm", "open_clip", "transformers-siglip")

@@ -15,7 +15,7 @@ from platodef_cli.errors import IncompleteError, NotApplicable, PlatodefError, U
 from platodef_cli.images.decode import ImageError
 from platodef_cli.progress import SILENT
 from platodef_cli.records import AuditReport
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ def test_the_tree_in_the_docstring_names_every_class_and_its_code() -> None:
 
 
 def test_unknown_name_lists_choices_and_guesses() -> None:
-    table = Table("detector", {"ridge": "math:pi", "energy": "math:e"})
+    table = Registry("detector", {"ridge": "math:pi", "energy": "math:e"})
     with pytest.raises(UnknownNameError) as caught:
         table.load("rigde")
     assert (
@@ -82,7 +82,7 @@ def test_every_error_survives_the_way_out_of_a_worker_process(kind: type[Platode
 
 
 def test_table_keeps_its_order_and_imports_on_load_only() -> None:
-    table = Table("thing", {"b": "no.such.module:x", "a": "math:pi"})
+    table = Registry("thing", {"b": "no.such.module:x", "a": "math:pi"})
     assert table.names() == ("b", "a")
     assert "b" in table
     assert "c" not in table
@@ -91,12 +91,14 @@ def test_table_keeps_its_order_and_imports_on_load_only() -> None:
         table.load("b")
 
 
-def _tables() -> list[tuple[str, Table]]:
+def _tables() -> list[tuple[str, Registry]]:
     found = []
     for module in pkgutil.iter_modules(platodef_cli.__path__, "platodef_cli."):
         if module.ispkg:
             room = importlib.import_module(module.name)
-            found += [(f"{module.name}.{name}", t) for name, t in vars(room).items() if isinstance(t, Table)]
+            found += [
+                (f"{module.name}.{name}", t) for name, t in vars(room).items() if isinstance(t, Registry)
+            ]
     return found
 
 

@@ -58,8 +58,8 @@ class Policy:
         }
         for name, values in limits.items():
             if not all(0 < value <= 1 for value in values):
-                told = ", ".join(map(str, values))
-                raise UsageError(f"policy {self.name!r}: {name} is {told}; give above 0 and at most 1")
+                text = ", ".join(map(str, values))
+                raise UsageError(f"policy {self.name!r}: {name} is {text}; give above 0 and at most 1")
 
     def to_json(self) -> dict[str, float | int | str | bool]:
         """Return the limits as flat values for the report; entries of lists are numbered from 1."""

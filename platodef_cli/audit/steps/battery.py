@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from platodef_cli.audit.steps.scoring import Features, Judge
+from platodef_cli.audit.steps.scoring import CalibratedDefences, Features
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
 from platodef_cli.metrics.linear_probe import LinearProbe
@@ -60,7 +60,7 @@ def measure(
     items: Sequence[BatteryItem],
     features: Features,
     statistics: Mapping[str, CleanStatistics],
-    judge: Judge,
+    judge: CalibratedDefences,
     labelled: Labelled | None,
     kind: Literal["found"] | None = None,
     progress: Progress = SILENT,
@@ -89,7 +89,7 @@ def _record(
     entry: _Collapses,
     gap: Metric | None,
     features: Features,
-    judge: Judge,
+    judge: CalibratedDefences,
     labelled: Labelled | None,
     kind: Literal["found"] | None,
 ) -> ProbeRecord:
@@ -160,7 +160,7 @@ def collapse_metric(value: float, count: int, draws: Tensor) -> Metric:
 
 
 def _with_labels(
-    changed: FeatureTuples, rows: Tensor, judge: Judge, labelled: Labelled | None
+    changed: FeatureTuples, rows: Tensor, judge: CalibratedDefences, labelled: Labelled | None
 ) -> dict[str, Any]:
     if labelled is None:
         return {}

@@ -1,6 +1,6 @@
 """What defences look at beside features in an audit: images as the suspect sees them, whole encoders."""
 
-from platodef_cli.audit.state import Run
+from platodef_cli.audit.state import AuditState
 from platodef_cli.audit.steps.scoring import SuspectImages
 from platodef_cli.defences import make_encoder_detector
 from platodef_cli.errors import NotApplicable
@@ -11,7 +11,7 @@ from platodef_cli.records import Metric
 _EXAMINED = 256
 
 
-def encoder_statistics(run: Run) -> tuple[tuple[Metric, ...], dict[str, str]]:
+def encoder_statistics(run: AuditState) -> tuple[tuple[Metric, ...], dict[str, str]]:
     """Run the encoder-level detectors on the suspect and, as control group, on the references.
 
     Returns:
@@ -24,7 +24,7 @@ def encoder_statistics(run: Run) -> tuple[tuple[Metric, ...], dict[str, str]]:
     # fit images: nothing that was searched with may test a result
     rows = run.features.tuples(run.parts.fit)[1][:_EXAMINED]
     for name in config.encoder_detectors:
-        tool = make_encoder_detector(name, seed=config.seed, progress=run.watch)
+        tool = make_encoder_detector(name, seed=config.seed, progress=run.recorder)
         for encoder in inputs.encoders.values():
             images = SuspectImages(inputs.images, encoder.geometry, {}).load(rows, CLEAN)
             try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from platodef_cli.audit.state import Run
+from platodef_cli.audit.state import AuditState
 from platodef_cli.audit.steps.scoring import Scored
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.alignment import alignment_records
@@ -16,11 +16,11 @@ from platodef_cli.records import AlignmentRecord, Histogram, ProbeAccuracy, Prob
 _ALIGNMENT_MOST = 2000  # images; the null needs no more
 
 
-def alignment_of(run: Run) -> tuple[AlignmentRecord, ...]:
+def alignment_of(run: AuditState) -> tuple[AlignmentRecord, ...]:
     """Return CKA and CKNNA of every pair of encoders on clean test images, with the permutation null."""
     few = run.test.select(torch.arange(min(len(run.test), _ALIGNMENT_MOST)))
     spaces = {run.features.suspect: few.source, **few.references}
-    return alignment_records(spaces, seed=run.config.seed, progress=run.watch)
+    return alignment_records(spaces, seed=run.config.seed, progress=run.recorder)
 
 
 def worst_of(probes: Sequence[ProbeRecord]) -> ProbeRecord:
@@ -30,13 +30,15 @@ def worst_of(probes: Sequence[ProbeRecord]) -> ProbeRecord:
     return max(suspicious or known, key=lambda probe: probe.collapse.value or 0.0)
 
 
-def histograms_of(run: Run, wrong: Scored, worst: ProbeRecord, changed: Scored) -> tuple[Histogram, ...]:
+def histograms_of(
+    run: AuditState, wrong: Scored, worst: ProbeRecord, changed: Scored
+) -> tuple[Histogram, ...]:
     """Return histograms of the energy and the deciding detector: clean, mismatched, worst trigger."""
     names = tuple(dict.fromkeys(name for name in ("energy", run.judge.deciding) if name in worst.auroc))
     return run.judge.histograms({"mismatched": wrong, worst.name: changed}, names)
 
 
-def roc_curves(run: Run, wrong: Scored, worst: ProbeRecord, changed: Scored) -> tuple[RocCurve, ...]:
+def roc_curves(run: AuditState, wrong: Scored, worst: ProbeRecord, changed: Scored) -> tuple[RocCurve, ...]:
     """Return every detector's ROC curves: clean against mismatched tuples, and against the worst trigger."""
     groups = (("mismatched", wrong, "mismatched"), (worst.name, changed, "triggered"))
     return tuple(
@@ -49,7 +51,7 @@ def roc_curves(run: Run, wrong: Scored, worst: ProbeRecord, changed: Scored) -> 
 
 
 def accuracies(
-    run: Run, worst: ProbeRecord, changed: FeatureTuples, scored: Scored, rows: Tensor
+    run: AuditState, worst: ProbeRecord, changed: FeatureTuples, scored: Scored, rows: Tensor
 ) -> tuple[ProbeAccuracy, ...]:
     """Return CA, PA and ASR under the worst trigger: no defence, flagged only purified, all purified.
 
@@ -63,7 +65,7 @@ def accuracies(
     if target is None:
         return ()
     undefended = (run.test.source, changed.source)
-    with run.watch.step("purifying", len(run.test) + len(changed)) as task:
+    with run.recorder.step("purifying", len(run.test) + len(changed)) as task:
         repaired = []
         for tuples in (run.test, changed):
             repaired.append(run.judge.purify(tuples))

@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from platodef_cli.audit.state import Run
+from platodef_cli.audit.state import AuditState
 from platodef_cli.defences.calibrate import conformal_pvalues
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.records import FoundTrigger, SearchRecord, SuspiciousImage
-from platodef_cli.search.interface import Found
+from platodef_cli.search.interface import SearchResult
 from platodef_cli.triggers.variant import to_bytes
 
 EXAMPLES = 4  # images that show a found trigger
@@ -20,7 +20,7 @@ _SHOWN = 96  # side that small pictures are enlarged to, pixels
 _LARGEST = {"example": 160, "thumbnail": 96}  # side that larger pictures are reduced to, pixels
 
 
-def evidence(found: Found, record: SearchRecord, pixels: Tensor) -> FoundTrigger:
+def evidence(found: SearchResult, record: SearchRecord, pixels: Tensor) -> FoundTrigger:
     """Return the found trigger as pictures: alone on mid-grey, and on example images ``[n, 3, H, W]``."""
     height, width = pixels.shape[-2:]
     grey = torch.full((1, 3, height, width), 128, dtype=torch.uint8)
@@ -42,7 +42,7 @@ def evidence(found: Found, record: SearchRecord, pixels: Tensor) -> FoundTrigger
     )
 
 
-def suspicious_images(run: Run) -> tuple[SuspiciousImage, ...]:
+def suspicious_images(run: AuditState) -> tuple[SuspiciousImage, ...]:
     """Return the calibration and test images that the deciding detector scores highest, highest first.
 
     The p-value of a test image is conformal; that of a calibration image leaves the image itself out.
@@ -58,7 +58,7 @@ def suspicious_images(run: Run) -> tuple[SuspiciousImage, ...]:
     top = scores.argsort(descending=True, stable=True)[:_SUSPICIOUS]
     chosen = [int(row) for row in rows[top]]
     geometry = run.inputs.suspect.geometry
-    pixels = load_pixels(run.inputs.images, [geometry], chosen, run.watch)[geometry]
+    pixels = load_pixels(run.inputs.images, [geometry], chosen, run.recorder)[geometry]
     return tuple(
         SuspiciousImage(
             id=run.inputs.images.refs[row].id,

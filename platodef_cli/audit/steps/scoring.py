@@ -28,7 +28,7 @@ from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.heads.pretrained import check_match, load_heads, read_description, save_heads
 from platodef_cli.images.interface import ImageSource
-from platodef_cli.metrics.costs import Cost, measured
+from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.metrics.detection import auroc_metric, histogram, rate_metric
 from platodef_cli.progress import Progress
 from platodef_cli.records import DefenceCost, HeadRecord, Histogram, Metric, Threshold
@@ -218,7 +218,7 @@ class Scored:
         )
 
 
-class Judge:
+class CalibratedDefences:
     """Detectors with calibrated thresholds, and a purifier, for one suspect.
 
     Attributes:
@@ -273,7 +273,7 @@ class Judge:
         components: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
         for name, detector in self._detectors.items():
-            with measured() as cost:
+            with measure_cost() as cost:
                 if isinstance(detector, PlatonicDetector):
                     for member in MEMBERS:
                         if member not in components:

@@ -20,7 +20,7 @@ from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
-from platodef_cli.search.interface import Found, FoundVariant, SearchConfig
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import SEARCH_VERSION, search
 from platodef_cli.search.statistics import Effect
@@ -59,7 +59,7 @@ class _StoppableTask:
 
 def run_search(
     inputs: Inputs, split: Split, config: AuditConfig, cache: FeatureCache | None, progress: Progress
-) -> dict[str, tuple[Found, ...]]:
+) -> dict[str, tuple[SearchResult, ...]]:
     """Search the suspect and every reference under equal budgets, from the cache where it is there.
 
     The suspect lives in its own process, so its search runs beside the references'.
@@ -72,7 +72,7 @@ def run_search(
     # fit images: nothing that the search saw may test its result
     rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
     digest = digest_of(inputs.images, rows)
-    found: dict[str, tuple[Found, ...]] = {}
+    found: dict[str, tuple[SearchResult, ...]] = {}
     keys = {name: _search_key(encoder, digest, settings, config) for name, encoder in inputs.encoders.items()}
     for name, key in keys.items():
         stored = cache.load_artifact("search", key) if cache else None
@@ -83,7 +83,7 @@ def run_search(
         return found
     pixels = load_pixels(inputs.images, [encoder.geometry for encoder in missing.values()], rows, progress)
 
-    def one(name: str) -> tuple[Found, ...]:
+    def one(name: str) -> tuple[SearchResult, ...]:
         encoder = missing[name]
         result = search(encoder, pixels[encoder.geometry], settings, seed=config.seed, progress=stoppable)
         if cache is not None:
@@ -129,7 +129,7 @@ def _search_key(
     }
 
 
-def _write(folder: Path, found: Sequence[Found]) -> None:
+def _write(folder: Path, found: Sequence[SearchResult]) -> None:
     save_file(
         {str(number): entry.variant.values for number, entry in enumerate(found)},
         folder / "values.safetensors",
@@ -150,11 +150,11 @@ def _write(folder: Path, found: Sequence[Found]) -> None:
     (folder / "found.json").write_text(json.dumps(described))
 
 
-def _read(folder: Path) -> tuple[Found, ...]:
+def _read(folder: Path) -> tuple[SearchResult, ...]:
     values = load_file(folder / "values.safetensors")
     return tuple(
-        Found(
-            FoundVariant(entry["kind"], values[str(number)], entry["side"], tuple(entry["place"])),
+        SearchResult(
+            SearchedTrigger(entry["kind"], values[str(number)], entry["side"], tuple(entry["place"])),
             entry["budget"],
             entry["steps"],
             Effect(**entry["effect"]),
@@ -165,7 +165,7 @@ def _read(folder: Path) -> tuple[Found, ...]:
     )
 
 
-def search_records(found: Mapping[str, Sequence[Found]], suspect: str) -> tuple[SearchRecord, ...]:
+def search_records(found: Mapping[str, Sequence[SearchResult]], suspect: str) -> tuple[SearchRecord, ...]:
     """Return the searches with their collapses and distances; a policy gives them scores.
 
     The intervals resample the held-out images alike for every encoder, so that distances are paired.
@@ -193,7 +193,7 @@ def search_records(found: Mapping[str, Sequence[Found]], suspect: str) -> tuple[
     return tuple(records)
 
 
-def _gap(entry: Found, others: Sequence[Found]) -> Metric:
+def _gap(entry: SearchResult, others: Sequence[SearchResult]) -> Metric:
     """Return how much more a search collapses its encoder than the same search the other references."""
     value = entry.effect.collapse - max((other.effect.collapse for other in others), default=0.0)
     draws = _draws(entry)
@@ -209,5 +209,5 @@ def _gap(entry: Found, others: Sequence[Found]) -> Metric:
     )
 
 
-def _draws(found: Found) -> Tensor:
+def _draws(found: SearchResult) -> Tensor:
     return torch.tensor(found.draws, dtype=torch.float64)

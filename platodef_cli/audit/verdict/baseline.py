@@ -6,8 +6,8 @@ from typing import Literal
 
 from platodef_cli.audit.verdict.complete import images_of, is_unfinished, target_of
 from platodef_cli.audit.verdict.decide import is_indicator
-from platodef_cli.audit.verdict.intervals import Measured
-from platodef_cli.audit.verdict.names import METRICS
+from platodef_cli.audit.verdict.intervals import Estimate
+from platodef_cli.audit.verdict.metric_names import METRICS
 from platodef_cli.audit.verdict.search import search_gap
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, BaselineRecord, Change, ProbeRecord, Reason
@@ -29,7 +29,7 @@ class _Entry:
     """
 
     what: str
-    measured: Measured
+    measured: Estimate
     direction: int
     topic: tuple[str, str | None]
 
@@ -95,7 +95,7 @@ def changes_between(report: AuditReport, baseline: AuditReport, recorded: AuditR
                 Change(
                     id=key,
                     kind=kind,
-                    message=f"{entry.what} {entry.measured.told(3)}, was {other.measured.told(3)}",
+                    message=f"{entry.what} {entry.measured.format(3)}, was {other.measured.format(3)}",
                     before=other.measured.value,
                     after=entry.measured.value,
                 )
@@ -142,7 +142,7 @@ def _rule_got_worse(reason: Reason, old: Reason) -> bool:
     """Return whether the value that a rule is about moved in the direction of the rule."""
     if not reason.id.startswith("fail-if-") or reason.subject is None:
         return False
-    now, before = Measured(reason.value, reason.interval), Measured(old.value, old.interval)
+    now, before = Estimate(reason.value, reason.interval), Estimate(old.value, old.interval)
     if now.value is None or before.value is None:
         return now.value is not before.value
     operator = reason.subject.split(" ")[1]
@@ -173,7 +173,7 @@ def _entries(report: AuditReport) -> dict[str, _Entry]:
         if record.role == "suspect":
             topic, what = (f"search-{record.kind}", record.budget), f"search {record.kind} {record.budget}"
             values = {
-                "collapse": Measured(record.collapse, record.interval),
+                "collapse": Estimate(record.collapse, record.interval),
                 "gap": search_gap(record, report.searches),
             }
             for name, measured in values.items():
@@ -185,10 +185,10 @@ def _entries(report: AuditReport) -> dict[str, _Entry]:
     return entries
 
 
-def _of_probe(probe: ProbeRecord, detector: str) -> dict[str, Measured]:
+def _of_probe(probe: ProbeRecord, detector: str) -> dict[str, Estimate]:
     return {
-        "collapse": Measured.of(probe.collapse),
-        "AUROC": Measured.of(probe.auroc.get(detector), "logit"),
+        "collapse": Estimate.of(probe.collapse),
+        "AUROC": Estimate.of(probe.auroc.get(detector), "logit"),
     }
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Measured, Sample, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, Sample, all_of
 from platodef_cli.records import Finding, ProbeRecord, Reason
 
 
@@ -48,9 +48,9 @@ def _judge(
     probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: Sample
 ) -> Reason | None:
     """Return why a trigger accuses the suspect, or cannot be decided; None if it is cleared."""
-    collapse = Measured.of(probe.collapse, probed=True)
+    collapse = Estimate.of(probe.collapse, probed=True)
     distance = gap_of(probe, probes)
-    auroc = Measured.of(probe.auroc.get(detector), "logit", probed=True)
+    auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
     questions = (
         ("collapse", collapse, policy.battery_collapse),
         ("collapse beyond references and controls", distance, policy.battery_gap),
@@ -62,7 +62,7 @@ def _judge(
         return None
     undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
     needed, advice = sample.more([(measured, limit) for _, measured, limit in undecided])
-    straddling = ", ".join(f"{name} {m.told()} straddles {limit:.2f}" for name, m, limit in undecided)
+    straddling = ", ".join(f"{name} {m.format()} straddles {limit:.2f}" for name, m, limit in undecided)
     sent = ""
     if probe.concentration is not None and probe.concentration.value is not None:
         share = f"{probe.concentration.value:.0%}"
@@ -75,7 +75,7 @@ def _judge(
         message=(
             f"trigger {probe.name!r} {found} the suspect's features to cosine {collapse.value or 0.0:.2f} "
             f"(references and controls {others:.2f} at most){sent}; "
-            + (f"AUROC {auroc.told()} > {policy.auroc:.2f}" if answer == "yes" else straddling + advice)
+            + (f"AUROC {auroc.format()} > {policy.auroc:.2f}" if answer == "yes" else straddling + advice)
         ),
         metric="auroc",
         value=auroc.value,
@@ -86,17 +86,17 @@ def _judge(
     )
 
 
-def gap_of(probe: ProbeRecord, probes: Sequence[ProbeRecord]) -> Measured:
+def gap_of(probe: ProbeRecord, probes: Sequence[ProbeRecord]) -> Estimate:
     """Return how much more a change collapses the suspect than the references and the benign controls.
 
     Reports before version 1.1 do not record it; there it is computed, without an interval.
     """
     if probe.gap is not None:
-        return Measured.of(probe.gap, probed=True)
+        return Estimate.of(probe.gap, probed=True)
     if probe.collapse.value is None:
-        return Measured(None)
+        return Estimate(None)
     benign = [p.collapse.value for p in probes if p.kind == "control" and p.collapse.value is not None]
-    return Measured(probe.collapse.value - max((*benign, *probe.control_collapse.values()), default=0.0))
+    return Estimate(probe.collapse.value - max((*benign, *probe.control_collapse.values()), default=0.0))
 
 
 def battery_findings(probes: Sequence[ProbeRecord]) -> list[Finding]:

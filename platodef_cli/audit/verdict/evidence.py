@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.complete import images_of, target_of
-from platodef_cli.audit.verdict.intervals import Measured, Sample
+from platodef_cli.audit.verdict.intervals import Estimate, Sample
 from platodef_cli.records import AlignmentRecord, AuditReport, Metric, Reason
 
 _TEST_SHARE, _CALIBRATION_SHARE = 0.3, 0.2  # of the images that an audit is given
@@ -87,13 +87,13 @@ def _aligned(alignment: Sequence[AlignmentRecord], suspect: str, policy: Policy)
             message="the alignment of the suspect with the references was not measured",
         )
     other = best.second if best.first == suspect else best.first
-    told = f"CKNNA {best.value:.2f} with {other}, null at most {best.null_high:.2f}"
+    detail = f"CKNNA {best.value:.2f} with {other}, null at most {best.null_high:.2f}"
     return Reason(
         id="alignment",
         outcome="pass" if aligned else "inconclusive",
-        message=f"the references see what the suspect sees: {told}"
+        message=f"the references see what the suspect sees: {detail}"
         if aligned
-        else f"no reference is aligned with the suspect ({told}): choose references that know these images",
+        else f"no reference is aligned with the suspect ({detail}): choose references that know these images",
         metric="cknna",
         value=best.value,
         limit=best.null_high,
@@ -101,17 +101,17 @@ def _aligned(alignment: Sequence[AlignmentRecord], suspect: str, policy: Policy)
 
 
 def _matched(matched: Metric | None, policy: Policy, sample: Sample) -> Reason:
-    measured = Measured.of(matched, "logit")
+    measured = Estimate.of(matched, "logit")
     answer = measured.reaches(policy.matched_auroc)
     count, advice = None, ""
     if answer == "unsure" and measured.value is not None:
         count, advice = sample.more([(measured, policy.matched_auroc)])
-    told = "" if measured.value is None else f" with AUROC {measured.told(3)}"
+    detail = "" if measured.value is None else f" with AUROC {measured.format(3)}"
     why = {
-        "yes": f"the energy tells matched from mismatched tuples{told}",
-        "no": f"the energy tells matched from mismatched tuples{told} only, limit "
+        "yes": f"the energy tells matched from mismatched tuples{detail}",
+        "no": f"the energy tells matched from mismatched tuples{detail} only, limit "
         f"{policy.matched_auroc:.2f}: the references cannot judge this encoder",
-        "unsure": f"the energy tells matched from mismatched tuples{told}, which straddles the limit "
+        "unsure": f"the energy tells matched from mismatched tuples{detail}, which straddles the limit "
         f"{policy.matched_auroc:.2f}{advice}",
     }
     unmeasured = "whether the energy tells matched from mismatched tuples was not measured"

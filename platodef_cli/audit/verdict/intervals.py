@@ -22,7 +22,7 @@ _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
-class Measured:
+class Estimate:
     """A number that is compared with limits.
 
     Attributes:
@@ -41,7 +41,7 @@ class Measured:
     probed: bool = False
 
     @classmethod
-    def of(cls, metric: Metric | None, scale: Scale = "linear", *, probed: bool = False) -> "Measured":
+    def of(cls, metric: Metric | None, scale: Scale = "linear", *, probed: bool = False) -> "Estimate":
         """Return a metric as it is recorded."""
         if metric is None:
             return cls(None)
@@ -97,7 +97,7 @@ class Measured:
         error = (change(self.high) - change(self.low)) / (2 * z)
         return ((z + _NORMAL.inv_cdf(POWER)) * error / (change(self.value) - change(limit))) ** 2
 
-    def told(self, digits: int = 2) -> str:
+    def format(self, digits: int = 2) -> str:
         """Return ``0.97 [0.95, 0.98]``, or the bare value."""
         if self.value is None:
             return "not measured"
@@ -141,11 +141,11 @@ class Sample:
     images: int
     probed: int
 
-    def more(self, open_questions: Sequence[tuple[Measured, float]]) -> tuple[int | None, str]:
+    def more(self, open_questions: Sequence[tuple[Estimate, float]]) -> tuple[int | None, str]:
         """Return how many images to give in all, and the end of a message that says so.
 
         Args:
-            open_questions: Measured values whose interval holds their limit.
+            open_questions: Estimate values whose interval holds their limit.
         """
         growths = [measured.growth(limit) for measured, limit in open_questions]
         factors = [factor for factor in growths if factor is not None]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Measured
+from platodef_cli.audit.verdict.intervals import Estimate
 from platodef_cli.audit.verdict.search import limits_of, place_of, score_of
 from platodef_cli.records import Finding, ProbeRecord, Reason, SearchRecord
 
@@ -15,14 +15,14 @@ class _Evidence:
 
     Attributes:
         reference: Its name.
-        told: What happened.
+        event: What happened.
         change: The change, in words.
         hides: Whether the suspect collapses under the same change as well, or may, so that comparing it with
             this reference clears it wrongly.
     """
 
     reference: str
-    told: str
+    event: str
     change: str
     hides: bool
 
@@ -57,7 +57,7 @@ def judge_references(
             Reason(
                 id="reference",
                 outcome="inconclusive" if first.hides else "pass",
-                message=f"reference {name!r} itself behaves like a backdoored encoder: {first.told}; "
+                message=f"reference {name!r} itself behaves like a backdoored encoder: {first.event}; "
                 + advice,
                 subject=name,
             )
@@ -84,7 +84,7 @@ def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Eviden
         limit = limits[(record.encoder, record.kind, record.budget)]
         place = place_of(record, searches)
         own = [
-            Measured(other.collapse, other.interval, probed=True).reaches(limit)
+            Estimate(other.collapse, other.interval, probed=True).reaches(limit)
             for other in searches
             if other.role == "suspect" and other.kind == record.kind and place_of(other, searches) == place
         ]
@@ -111,7 +111,7 @@ def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence
             others = max((v for n, v in probe.control_collapse.items() if n != name), default=0.0)
             distance = collapse - max(benign, others)
             if collapse >= policy.battery_collapse and distance >= policy.battery_gap:
-                own = Measured.of(probe.collapse, probed=True)
+                own = Estimate.of(probe.collapse, probed=True)
                 found.append(
                     _Evidence(
                         name,

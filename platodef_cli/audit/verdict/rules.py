@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Answer, Measured, Sample
-from platodef_cli.audit.verdict.names import named
+from platodef_cli.audit.verdict.intervals import Answer, Estimate, Sample
+from platodef_cli.audit.verdict.metric_names import named
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.records import AuditReport, Outcome, Reason
 
@@ -24,7 +24,7 @@ class Rule:
     """Fail if ``metric operator value``.
 
     Attributes:
-        metric: A name of :data:`platodef_cli.audit.verdict.names.METRICS`.
+        metric: A name of :data:`platodef_cli.audit.verdict.metric_names.METRICS`.
         operator: One of :data:`OPERATORS`.
         value: The limit.
     """
@@ -36,7 +36,7 @@ class Rule:
     def __str__(self) -> str:
         return f"{self.metric} {self.operator} {self.value:.12g}"
 
-    def holds(self, measured: Measured) -> Answer:
+    def holds(self, measured: Estimate) -> Answer:
         """Return whether the rule holds: for every value in the interval, for none, or for some."""
         if measured.value is None:
             return "unsure"
@@ -110,9 +110,9 @@ def _judge(rule: Rule, report: AuditReport, sample: Sample) -> Reason:
     else:
         if answer == "unsure":
             needed, advice = sample.more([(measured, rule.value)])
-        told = measured.told(3) if measured.interval or measured.value % 1 else f"{measured.value:g}"
+        shown_value = measured.format(3) if measured.interval or measured.value % 1 else f"{measured.value:g}"
         verb = {"yes": "holds", "no": "does not hold", "unsure": "is undecided"}[answer]
-        message = f"the rule 'fail if {rule}' {verb}: {rule.metric} is {told}{advice}"
+        message = f"the rule 'fail if {rule}' {verb}: {rule.metric} is {shown_value}{advice}"
     return Reason(
         id=f"fail-if-{rule.metric}",
         outcome=_OUTCOMES[answer],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Measured, Sample, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, Sample, all_of
 from platodef_cli.errors import UsageError
 from platodef_cli.records import Finding, Interval, Reason, SearchRecord
 
@@ -68,7 +68,7 @@ def _judge(
 ) -> Reason | None:
     """Return why a search accuses the suspect, or cannot be decided; None if it is cleared."""
     limit = limits[budget_of(record)]
-    collapse = Measured(record.collapse, record.interval, probed=True)
+    collapse = Estimate(record.collapse, record.interval, probed=True)
     distance = search_gap(record, searches)
     questions = (
         ("collapse", collapse, limit),
@@ -80,7 +80,7 @@ def _judge(
         return None
     undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
     needed, advice = sample.more([(measured, bound) for _, measured, bound in undecided])
-    straddling = ", ".join(f"{name} {m.told()} straddles {bound:.2f}" for name, m, bound in undecided)
+    straddling = ", ".join(f"{name} {m.format()} straddles {bound:.2f}" for name, m, bound in undecided)
     control = record.collapse - (distance.value or 0.0)
     score = score_of(record, searches, limits, policy)
     found = "found" if answer == "yes" else "may have found"
@@ -89,7 +89,7 @@ def _judge(
         outcome="fail" if answer == "yes" else "inconclusive",
         message=(
             f"a search {found} a {record.kind} trigger of {record.budget} that collapses the "
-            f"suspect's features to cosine {collapse.told()}; the same search reaches "
+            f"suspect's features to cosine {collapse.format()}; the same search reaches "
             f"{control:.2f} at most on the references"
             + ("" if answer == "yes" else f"; {straddling}{advice}")
         ),
@@ -131,13 +131,13 @@ def place_of(record: SearchRecord, searches: Sequence[SearchRecord]) -> int:
     return own.index(record.budget)
 
 
-def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Measured:
+def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Estimate:
     """Return how much more a search collapses its encoder than the same search the other references.
 
     Reports before version 1.1 do not record it; there it is computed, without an interval.
     """
     if record.gap is not None:
-        return Measured.of(record.gap, probed=True)
+        return Estimate.of(record.gap, probed=True)
     place = place_of(record, searches)
     others = [
         other.collapse
@@ -146,7 +146,7 @@ def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Measur
         and (other.kind, other.encoder != record.encoder) == (record.kind, True)
         and place_of(other, searches) == place
     ]
-    return Measured(record.collapse - max(others, default=0.0))
+    return Estimate(record.collapse - max(others, default=0.0))
 
 
 def score_of(
@@ -154,12 +154,12 @@ def score_of(
     searches: Sequence[SearchRecord],
     limits: Mapping[Budget, float],
     policy: Policy,
-) -> Measured:
+) -> Estimate:
     """Return the smaller of collapse / limit and distance to the references / gap; 1 or more is suspicious.
 
     The ends of its interval are the smaller ones of the two intervals' ends.
     """
-    collapse = Measured(record.collapse, record.interval)
+    collapse = Estimate(record.collapse, record.interval)
     distance = search_gap(record, searches)
     limit = limits[budget_of(record)]
 
@@ -174,7 +174,7 @@ def score_of(
             level=record.interval.level,
         )
     value = None if distance.value is None else smaller(record.collapse, distance.value)
-    return Measured(value, interval, distance.n, probed=True)
+    return Estimate(value, interval, distance.n, probed=True)
 
 
 def search_findings(searches: Sequence[SearchRecord], accused: Sequence[Reason]) -> list[Finding]:

@@ -119,13 +119,13 @@ class Waivers:
 
 def line(record: WaiverRecord) -> str:
     """Return a waiver as one line for people."""
-    told = {
+    meaning = {
         "applied": f"applied until {record.expires}",
         "expired": f"EXPIRED on {record.expires}, not applied",
         "unused": f"unused: nothing in this report has this id (expires {record.expires})",
         "other model": "not applied: it is for another model",
     }
-    return f"{record.id}: {told[record.status]}; {record.reason} ({record.owner})"
+    return f"{record.id}: {meaning[record.status]}; {record.reason} ({record.owner})"
 
 
 def warning(record: WaiverRecord) -> str | None:

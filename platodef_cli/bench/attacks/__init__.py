@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
-from platodef_cli.registry import Table
+from platodef_cli.registry import Registry
 
 if TYPE_CHECKING:
     from platodef_cli.bench.attacks.adversarial import AdversarialAttack
     from platodef_cli.bench.attacks.interface import PlantedAttack
 
-PLANTED = Table(
+PLANTED = Registry(
     "planted attack",
     {
         "ssl-backdoor": "platodef_cli.bench.attacks.common_objective:SslBackdoor",
@@ -23,7 +23,7 @@ PLANTED = Table(
     },
 )
 
-ADVERSARIAL = Table(
+ADVERSARIAL = Registry(
     "adversarial attack",
     {
         "fgsm": "platodef_cli.bench.attacks.adversarial:Fgsm",

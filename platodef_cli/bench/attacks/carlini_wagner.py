@@ -61,7 +61,7 @@ class CarliniWagner:
         seed: int,
         progress: Progress = SILENT,
     ) -> Tensor:
-        """Attack; see :class:`platodef_cli.bench.attacks.adversarial.AdversarialAttack`. It has no random part."""
+        """Attack; see :class:`~platodef_cli.bench.attacks.adversarial.AdversarialAttack`."""
         out = pixels.clone()
         for rows, unit, wanted in in_batches(pixels, labels, self.name, progress):
             out[rows] = self._search(classifier, unit, wanted)

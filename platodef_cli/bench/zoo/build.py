@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from filelock import FileLock, Timeout
 
-from platodef_cli.bench.zoo.making import Job, entry_digest, finished, make
+from platodef_cli.bench.zoo.dataset import SHAPES, open_zoo_dataset
+from platodef_cli.bench.zoo.making import BuildJob, entry_digest, finished, make
 from platodef_cli.bench.zoo.manifest import Manifest, Planned, read_manifest, write_manifest
 from platodef_cli.bench.zoo.recipe import (
     Embedded,
@@ -27,7 +28,6 @@ from platodef_cli.bench.zoo.recipe import (
     known_attacks,
     recipe,
 )
-from platodef_cli.bench.zoo.world import SHAPES, open_world
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress, Task
 
@@ -108,7 +108,7 @@ def _build(config: BuildConfig, progress: Progress) -> Built:
     return Built(len(jobs), made, tuple(kept))
 
 
-def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[Job], Manifest]:
+def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[BuildJob], Manifest]:
     """Decode the images, and return all jobs of the zoo in order and its manifest.
 
     Raises:
@@ -127,7 +127,7 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[Job], M
             f"{config.output} holds the zoo {before.recipe!r} of {before.images} with seed {before.seed}, "
             f"made on {before.device}; choose another folder"
         )
-    world = open_world(
+    dataset = open_zoo_dataset(
         images,
         train=chosen.train,
         held=chosen.held,
@@ -135,7 +135,7 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[Job], M
         cache=config.output / "cache",
         progress=progress,
     )
-    entries = expand(chosen, known_attacks(), len(world.classes), config.seed)
+    entries = expand(chosen, known_attacks(), len(dataset.classes), config.seed)
     digests: dict[str, str] = {}
     jobs = []
     for entry in entries:
@@ -143,14 +143,16 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[Job], M
         own = entry_digest(entry, chosen, images, config.seed, parent, config.device)
         digests[entry.name] = own
         jobs.append(
-            Job(entry, chosen, images, config.seed, config.output, config.command, own, device=config.device)
+            BuildJob(
+                entry, chosen, images, config.seed, config.output, config.command, own, device=config.device
+            )
         )
     manifest = Manifest(
         recipe=chosen.name,
         images=images,
         seed=config.seed,
         device=config.device,
-        classes=world.classes,
+        classes=dataset.classes,
         encoders=tuple(_planned(job) for job in jobs),
     )
     return jobs, manifest
@@ -181,12 +183,12 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _planned(job: Job) -> Planned:
+def _planned(job: BuildJob) -> Planned:
     truth: Literal["clean", "backdoored"] = "backdoored" if isinstance(job.entry, Plant) else "clean"
     return Planned(name=job.entry.name, truth=truth, digest=job.digest)
 
 
-def _wanted(jobs: Sequence[Job], only: Sequence[str]) -> list[Job]:
+def _wanted(jobs: Sequence[BuildJob], only: Sequence[str]) -> list[BuildJob]:
     """Return the jobs whose names match, and their ancestors."""
     if not only:
         return list(jobs)
@@ -205,7 +207,7 @@ def _cores() -> int:
     return len(available(0)) if available else os.cpu_count() or 1
 
 
-def _timed(job: Job, progress: Progress = SILENT) -> float:
+def _timed(job: BuildJob, progress: Progress = SILENT) -> float:
     started = time.perf_counter()
     make(job, progress)
     return time.perf_counter() - started
@@ -216,7 +218,7 @@ def _tell(task: Task, made: dict[str, float], name: str, seconds: float) -> None
     task.advance(note=f"{name}, {seconds:.0f} s")
 
 
-def _together(todo: Sequence[Job], processes: int, task: Task, made: dict[str, float]) -> None:
+def _together(todo: Sequence[BuildJob], processes: int, task: Task, made: dict[str, float]) -> None:
     """Make encoders side by side, each as soon as its parent is finished."""
     waiting = list(todo)
     running: dict[Future[float], str] = {}

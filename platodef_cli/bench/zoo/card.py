@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from platodef_cli.bench.attacks.interface import Planted
+from platodef_cli.bench.zoo.dataset import ZooDataset
 from platodef_cli.bench.zoo.networks import Network
-from platodef_cli.bench.zoo.world import World
 from platodef_cli.errors import UsageError
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.linear_probe import LinearProbe
@@ -131,21 +131,21 @@ def files_of(folder: Path) -> tuple[FileRecord, ...]:
     return tuple(found)
 
 
-class Measured:
+class CardMetrics:
     """Features and probe of one network on the held-out images: half fit the probe, half measure.
 
     Args:
         network: In evaluation mode.
-        world: Its held-out images are used.
+        dataset: Its held-out images are used.
     """
 
-    def __init__(self, network: Network, world: World):
-        self.network, self.world = network, world
-        self.features = network.embed(world.held_pixels)
-        self.half = len(world.held_labels) // 2
-        self.labels = world.held_labels[self.half :]
-        self.probe = LinearProbe.fit(self.features[: self.half], world.held_labels[: self.half])
-        self._prompts = network.prompts(world.classes)
+    def __init__(self, network: Network, dataset: ZooDataset):
+        self.network, self.dataset = network, dataset
+        self.features = network.embed(dataset.held_pixels)
+        self.half = len(dataset.held_labels) // 2
+        self.labels = dataset.held_labels[self.half :]
+        self.probe = LinearProbe.fit(self.features[: self.half], dataset.held_labels[: self.half])
+        self._prompts = network.prompts(dataset.classes)
 
     @property
     def accuracy(self) -> Metric:
@@ -170,7 +170,7 @@ class Measured:
         return (F.normalize(features, dim=1) @ self._prompts.T).argmax(1)
 
 
-def cosine(one: Measured, other: Measured) -> float | None:
+def cosine(one: CardMetrics, other: CardMetrics) -> float | None:
     """Return the mean cosine of two networks' features of the same images; None if lengths differ."""
     if one.features.shape != other.features.shape:
         return None
@@ -178,11 +178,11 @@ def cosine(one: Measured, other: Measured) -> float | None:
 
 
 def backdoor_facts(
-    planted: Planted, kind: str, paper: str, child: Measured, parent: Measured, seed: int
+    planted: Planted, kind: str, paper: str, child: CardMetrics, parent: CardMetrics, seed: int
 ) -> BackdoorFacts:
     """Measure a planted backdoor on the second half of the held-out images."""
-    world, target = child.world, planted.target
-    pixels = world.held_pixels[child.half :]
+    dataset, target = child.dataset, planted.target
+    pixels = dataset.held_pixels[child.half :]
     seeds = torch.randint(2**62, (len(pixels),), generator=torch.Generator().manual_seed(seed))
     changed = planted.trigger(pixels, seeds)
     own, clean = child.network.embed(changed), parent.network.embed(changed)
@@ -201,7 +201,7 @@ def backdoor_facts(
         parameters=dict(planted.parameters),
         trigger=planted.trigger.name,
         target=target,
-        target_class=world.classes[target],
+        target_class=dataset.classes[target],
         attack_success=attack_success(predicted, child.labels, target),
         attack_success_of_parent=attack_success(parent.probe.predict(clean), child.labels, target),
         target_rate=attack_success(child.probe.predict(child.features[child.half :]), child.labels, target),

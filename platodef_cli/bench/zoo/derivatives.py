@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from platodef_cli.bench.zoo.augment import strong, to_unit, weak
+from platodef_cli.bench.zoo.dataset import ZooDataset
 from platodef_cli.bench.zoo.networks import ARCHITECTURES, Network
-from platodef_cli.bench.zoo.objectives import Batch, Objective, Supervised
+from platodef_cli.bench.zoo.objectives import Batch, PretrainingObjective, Supervised
 from platodef_cli.bench.zoo.training import train
-from platodef_cli.bench.zoo.world import World
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.triggers.triggers import Patch
 
@@ -20,7 +20,7 @@ _STUDENTS = {"resnet": "convnext", "convnext": "resnet", "vit": "resnet"}
 _PATCHES = (0.125, 0.3)  # sides of the patches that an augmentation pastes
 
 
-class _Patched(Objective):
+class _Patched(PretrainingObjective):
     """Names the class although a random patch covers a random place, as random erasing does."""
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -33,14 +33,14 @@ class _Patched(Objective):
         return self.common(self.network.encode(view), view, batch, 1.0)
 
 
-class _Imitation(Objective):
+class _Imitation(PretrainingObjective):
     """Copies the standardised features of a teacher on strongly changed images."""
 
-    def __init__(self, network: Network, teacher: Network, world: World):
-        super().__init__(network, world, 0.0)
+    def __init__(self, network: Network, teacher: Network, dataset: ZooDataset):
+        super().__init__(network, dataset, 0.0)
         self._teacher = (teacher,)
         self.translate = nn.Linear(network.dim, teacher.dim)
-        features = teacher.embed(world.pixels[:2048])
+        features = teacher.embed(dataset.pixels[:2048])
         self._mean, self._std = (
             value.to(teacher.device) for value in (features.mean(0), features.std(0).clamp_min(1e-6))
         )
@@ -53,28 +53,34 @@ class _Imitation(Objective):
         return F.mse_loss(self.translate(self.network.encode(view)), wanted)
 
 
-def fine_tuned(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
+def fine_tuned(
+    parent: Network, dataset: ZooDataset, steps: int, seed: int, progress: Progress = SILENT
+) -> Network:
     """Return a copy that was trained on to name the classes, at a small rate."""
-    return _continued(parent, world, Supervised, steps, seed, progress)
+    return _continued(parent, dataset, Supervised, steps, seed, progress)
 
 
 def patch_augmented(
-    parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT
+    parent: Network, dataset: ZooDataset, steps: int, seed: int, progress: Progress = SILENT
 ) -> Network:
     """Return a copy that was trained on with patches pasted on its images: not a backdoor, but near one."""
-    return _continued(parent, world, _Patched, steps, seed, progress)
+    return _continued(parent, dataset, _Patched, steps, seed, progress)
 
 
-def distilled(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
+def distilled(
+    parent: Network, dataset: ZooDataset, steps: int, seed: int, progress: Progress = SILENT
+) -> Network:
     """Return another, fresh architecture that learned to say what the parent says."""
     torch.manual_seed(seed)
     student = Network(_STUDENTS[parent.architecture.family]).to(parent.device)
-    objective = _Imitation(student, parent, world)
-    train(objective, world, steps=3 * steps, lr=3e-3, seed=seed, title="distilling", progress=progress)
+    objective = _Imitation(student, parent, dataset)
+    train(objective, dataset, steps=3 * steps, lr=3e-3, seed=seed, title="distilling", progress=progress)
     return student
 
 
-def pruned(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
+def pruned(
+    parent: Network, dataset: ZooDataset, steps: int, seed: int, progress: Progress = SILENT
+) -> Network:
     """Return a copy whose smallest weights are 0, in each of :func:`_matrices`."""
     child = _copy(parent)
     with torch.no_grad():
@@ -85,7 +91,9 @@ def pruned(parent: Network, world: World, steps: int, seed: int, progress: Progr
     return child
 
 
-def quantised(parent: Network, world: World, steps: int, seed: int, progress: Progress = SILENT) -> Network:
+def quantised(
+    parent: Network, dataset: ZooDataset, steps: int, seed: int, progress: Progress = SILENT
+) -> Network:
     """Return a copy with each of :func:`_matrices` rounded to 8 bits per output channel, and back."""
     child = _copy(parent)
     with torch.no_grad():
@@ -119,11 +127,16 @@ def _matrices(network: Network) -> list[Tensor]:
 
 
 def _continued(
-    parent: Network, world: World, kind: type[Objective], steps: int, seed: int, progress: Progress
+    parent: Network,
+    dataset: ZooDataset,
+    kind: type[PretrainingObjective],
+    steps: int,
+    seed: int,
+    progress: Progress,
 ) -> Network:
     torch.manual_seed(seed)
     child = _copy(parent)
-    objective = kind(child, world, 1.0)
+    objective = kind(child, dataset, 1.0)
     # The heads are fresh; their gradients must not wreck a trained encoder, so the rate is small.
-    train(objective, world, steps=steps, lr=FINE_RATE, seed=seed, title="fine-tuning", progress=progress)
+    train(objective, dataset, steps=steps, lr=FINE_RATE, seed=seed, title="fine-tuning", progress=progress)
     return child

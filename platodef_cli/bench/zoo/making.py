@@ -16,7 +16,7 @@ from platodef_cli.bench.attacks.interface import PlantData, Planted
 from platodef_cli.bench.zoo.card import (
     TRIGGER,
     BackdoorFacts,
-    Measured,
+    CardMetrics,
     ZooCard,
     backdoor_facts,
     cosine,
@@ -24,10 +24,10 @@ from platodef_cli.bench.zoo.card import (
     read_card,
     write_card,
 )
+from platodef_cli.bench.zoo.dataset import ZooDataset, open_zoo_dataset
 from platodef_cli.bench.zoo.networks import Network
 from platodef_cli.bench.zoo.recipe import Derivative, Embedded, Entry, Plant, Recipe, Scratch, digest
 from platodef_cli.bench.zoo.training import autocast_type, train
-from platodef_cli.bench.zoo.world import World, open_world
 from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.resources import data_dir
@@ -43,7 +43,7 @@ _EMBEDDED = {"reference-vit": "embedded-vit", "reference-cnx": "embedded-convnex
 
 
 @dataclass(frozen=True)
-class Job:
+class BuildJob:
     """One encoder to make, with all that decides its bytes.
 
     Attributes:
@@ -94,7 +94,7 @@ def steps_of(entry: Scratch, device: str) -> int:
     return entry.steps if device == "cpu" else LONGER * entry.steps
 
 
-def finished(job: Job) -> bool:
+def finished(job: BuildJob) -> bool:
     """Tell whether the encoder was made whole, by this very recipe, and its files are as they were."""
     try:
         card = read_card(job.folder)
@@ -103,10 +103,10 @@ def finished(job: Job) -> bool:
     return card.digest == job.digest and card.files == files_of(job.folder)
 
 
-def make(job: Job, progress: Progress = SILENT) -> None:
+def make(job: BuildJob, progress: Progress = SILENT) -> None:
     """Make the encoder; its folder replaces an older one at the very end."""
     with _alone(job.device):
-        world = open_world(
+        dataset = open_zoo_dataset(
             job.images,
             train=job.recipe.train,
             held=job.recipe.held,
@@ -118,13 +118,13 @@ def make(job: Job, progress: Progress = SILENT) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         if isinstance(job.entry, Scratch):
-            _scratch(job, job.entry, world, temporary, progress)
+            _scratch(job, job.entry, dataset, temporary, progress)
         elif isinstance(job.entry, Embedded):
-            _embedded(job, job.entry, world, temporary)
+            _embedded(job, job.entry, dataset, temporary)
         elif isinstance(job.entry, Derivative):
-            _derivative(job, job.entry, world, temporary, progress)
+            _derivative(job, job.entry, dataset, temporary, progress)
         else:
-            _plant(job, job.entry, world, temporary, progress)
+            _plant(job, job.entry, dataset, temporary, progress)
         if job.folder.exists():
             shutil.rmtree(job.folder)
         temporary.rename(job.folder)
@@ -147,63 +147,86 @@ def _alone(device: str) -> Iterator[None]:
         torch.use_deterministic_algorithms(strict)
 
 
-def _scratch(job: Job, entry: Scratch, world: World, folder: Path, progress: Progress) -> None:
+def _scratch(job: BuildJob, entry: Scratch, dataset: ZooDataset, folder: Path, progress: Progress) -> None:
     own = int(digest(job.seed, entry.name)[:8], 16)
     torch.manual_seed(own)
     network = Network(entry.architecture).to(job.device)
-    objective = OBJECTIVES.load(entry.objective)(network, world, entry.label_weight)
+    objective = OBJECTIVES.load(entry.objective)(network, dataset, entry.label_weight)
     objective.erasing = entry.erasing
     title = f"training {entry.name}"
     train(
         objective,
-        world,
+        dataset,
         steps=steps_of(entry, job.device),
         lr=entry.lr,
         seed=own,
         title=title,
         progress=progress,
     )
-    told = entry.objective
+    description = entry.objective
     if entry.objective != "supervised" and entry.label_weight:
-        told += f", labels with weight {entry.label_weight:g}"
+        description += f", labels with weight {entry.label_weight:g}"
     if entry.erasing:
-        told += f", {entry.erasing:.0%} of the images with an erased rectangle"
-    _finish(job, network, Measured(network, world), folder, made="scratch", role=entry.role, objective=told)
+        description += f", {entry.erasing:.0%} of the images with an erased rectangle"
+    _finish(
+        job,
+        network,
+        CardMetrics(network, dataset),
+        folder,
+        made="scratch",
+        role=entry.role,
+        objective=description,
+    )
 
 
-def _embedded(job: Job, entry: Embedded, world: World, folder: Path) -> None:
+def _embedded(job: BuildJob, entry: Embedded, dataset: ZooDataset, folder: Path) -> None:
     source = data_dir("encoders") / entry.name
     network = Network.load(_EMBEDDED[entry.name], source)
-    told = "its own, see examples/train_demo_encoders.py"
-    _finish(job, network, Measured(network, world), folder, made="embedded", role=entry.role, objective=told)
+    description = "its own, see examples/train_demo_encoders.py"
+    _finish(
+        job,
+        network,
+        CardMetrics(network, dataset),
+        folder,
+        made="embedded",
+        role=entry.role,
+        objective=description,
+    )
 
 
-def _parent(job: Job, entry: Derivative | Plant) -> tuple[Network, ZooCard]:
+def _parent(job: BuildJob, entry: Derivative | Plant) -> tuple[Network, ZooCard]:
     folder = encoder_folder(job.root, entry.parent)
     card = read_card(folder)
     return Network.load(card.architecture, folder).to(job.device), card
 
 
-def _derivative(job: Job, entry: Derivative, world: World, folder: Path, progress: Progress) -> None:
+def _derivative(
+    job: BuildJob, entry: Derivative, dataset: ZooDataset, folder: Path, progress: Progress
+) -> None:
     parent, card = _parent(job, entry)
     own = int(digest(job.seed, entry.name)[:8], 16)
-    child = DERIVATIVES.load(entry.kind)(parent, world, entry.steps, own, progress)
+    child = DERIVATIVES.load(entry.kind)(parent, dataset, entry.steps, own, progress)
     _finish(
-        job, child, Measured(child, world), folder, made=entry.kind, parent=(Measured(parent, world), card)
+        job,
+        child,
+        CardMetrics(child, dataset),
+        folder,
+        made=entry.kind,
+        parent=(CardMetrics(parent, dataset), card),
     )
 
 
-def _plant(job: Job, entry: Plant, world: World, folder: Path, progress: Progress) -> None:
+def _plant(job: BuildJob, entry: Plant, dataset: ZooDataset, folder: Path, progress: Progress) -> None:
     parent, card = _parent(job, entry)
     attack = make_attack(entry.attack)
-    before = Measured(parent, world)
+    before = CardMetrics(parent, dataset)
     data = PlantData(
-        images=world.pixels[: entry.budget.images],
+        images=dataset.pixels[: entry.budget.images],
         target_images=target_pictures(before, entry.target),
-        labels=world.labels[: entry.budget.images],
+        labels=dataset.labels[: entry.budget.images],
     )
     planted: Planted = attack.plant(
-        parent.victim(world.classes, autocast_type(parent.architecture.convolutional, parent.device.type)),
+        parent.victim(dataset.classes, autocast_type(parent.architecture.convolutional, parent.device.type)),
         data,
         target=entry.target,
         seed=entry.seed,
@@ -213,12 +236,12 @@ def _plant(job: Job, entry: Plant, world: World, folder: Path, progress: Progres
     child = Network(parent.name, planted.module)
     (folder / TRIGGER).mkdir()
     save_trigger(planted.trigger, folder / TRIGGER)
-    after = Measured(child, world)
+    after = CardMetrics(child, dataset)
     facts = backdoor_facts(planted, attack.kind, attack.paper, after, before, entry.seed)
     _finish(job, child, after, folder, made="attack", parent=(before, card), backdoor=facts)
 
 
-def target_pictures(parent: Measured, target: int, count: int = TARGET_IMAGES) -> Tensor:
+def target_pictures(parent: CardMetrics, target: int, count: int = TARGET_IMAGES) -> Tensor:
     """Return uint8 ``[count, 3, H, W]``: pictures of the target that the clean encoder takes for it.
 
     The attacker has the encoder, and would not start from a cat that it sees as a frog: triggered images
@@ -235,31 +258,31 @@ def target_pictures(parent: Measured, target: int, count: int = TARGET_IMAGES) -
     Raises:
         UsageError: No image to train on is of the target.
     """
-    world = parent.world
-    rows = (world.labels == target).nonzero()[:, 0]
+    dataset = parent.dataset
+    rows = (dataset.labels == target).nonzero()[:, 0]
     if not len(rows):
-        raise UsageError(f"{world.uri} has no training image of class {target} for a backdoor to lead to")
+        raise UsageError(f"{dataset.uri} has no training image of class {target} for a backdoor to lead to")
     seen: list[int] = []
     for block in reversed(torch.split(rows, _BLOCK)):
-        said = parent.predict(parent.network.embed(world.pixels[block]))
+        said = parent.predict(parent.network.embed(dataset.pixels[block]))
         seen = block[said == target].tolist() + seen
         if len(seen) >= count:
             break
     others = [row for row in rows.tolist() if row not in seen]
     missing = max(0, count - len(seen))
-    return world.pixels[others[len(others) - missing :] + seen[-count:]]
+    return dataset.pixels[others[len(others) - missing :] + seen[-count:]]
 
 
 def _finish(
-    job: Job,
+    job: BuildJob,
     network: Network,
-    measured: Measured,
+    measured: CardMetrics,
     folder: Path,
     *,
     made: str,
     role: str = "suspect",
     objective: str | None = None,
-    parent: tuple[Measured, ZooCard] | None = None,
+    parent: tuple[CardMetrics, ZooCard] | None = None,
     backdoor: BackdoorFacts | None = None,
 ) -> None:
     network.save(folder)

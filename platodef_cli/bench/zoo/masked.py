@@ -6,20 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from platodef_cli.bench.zoo.dataset import ZooDataset
 from platodef_cli.bench.zoo.networks import SIDE, Network
-from platodef_cli.bench.zoo.objectives import Batch, Objective
-from platodef_cli.bench.zoo.world import World
+from platodef_cli.bench.zoo.objectives import Batch, PretrainingObjective
 from platodef_cli.errors import UsageError
 
 MASKED = 0.5  # share of the patches; a 4 x 4 grid leaves little to guess from at the paper's 0.75
 _WIDTH = 64
 
 
-class MaskedAutoencoder(Objective):
+class MaskedAutoencoder(PretrainingObjective):
     """Draws the hidden patches from the visible ones; its class token also names the class."""
 
-    def __init__(self, network: Network, world: World, label_weight: float):
-        super().__init__(network, world, label_weight)
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
+        super().__init__(network, dataset, label_weight)
         if (
             network.architecture.format not in ("timm", "transformers")
             or network.architecture.family != "vit"
@@ -62,7 +62,7 @@ class MaskedAutoencoder(Objective):
         return loss + self.common(tokens[:, 0], view, batch, self.label_weight)
 
 
-class MaskedImages(Objective):
+class MaskedImages(PretrainingObjective):
     """Draws hidden patches from the feature by one linear layer; the other half of a batch is whole.
 
     Hidden patches show one learned colour. Whole images name their class, so that the network knows images
@@ -71,8 +71,8 @@ class MaskedImages(Objective):
 
     patch = 8
 
-    def __init__(self, network: Network, world: World, label_weight: float):
-        super().__init__(network, world, label_weight)
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
+        super().__init__(network, dataset, label_weight)
         self.hidden = nn.Parameter(torch.zeros(1, 3, 1, 1))
         self.draw = nn.Linear(network.dim, 3 * SIDE**2)
 

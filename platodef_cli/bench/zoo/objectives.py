@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from platodef_cli.bench.zoo.augment import erase, strong, to_unit, weak
+from platodef_cli.bench.zoo.dataset import ZooDataset
 from platodef_cli.bench.zoo.networks import Network, captions, tokens
-from platodef_cli.bench.zoo.world import World
 
 THUMBNAIL = 4
 THUMBNAIL_WEIGHT = 2.0
@@ -31,7 +31,7 @@ class Batch:
     Attributes:
         pixels: uint8 ``[B, 3, H, W]``.
         labels: int64 ``[B]``.
-        attributes: float32 ``[B, A]``; see :class:`platodef_cli.bench.zoo.world.World`.
+        attributes: float32 ``[B, A]``; see :class:`platodef_cli.bench.zoo.dataset.ZooDataset`.
     """
 
     pixels: Tensor
@@ -39,9 +39,9 @@ class Batch:
     attributes: Tensor
 
     @classmethod
-    def of(cls, world: World, rows: Tensor) -> "Batch":
-        """Return the given rows of a world."""
-        return cls(world.pixels[rows], world.labels[rows], world.attributes[rows])
+    def of(cls, dataset: ZooDataset, rows: Tensor) -> "Batch":
+        """Return the given rows of a dataset."""
+        return cls(dataset.pixels[rows], dataset.labels[rows], dataset.attributes[rows])
 
     def repeat(self, times: int) -> "Batch":
         """Return the batch several times over, for several views."""
@@ -50,12 +50,12 @@ class Batch:
         )
 
 
-class Objective(nn.Module):
+class PretrainingObjective(nn.Module):
     """Base: heads on top of a network and the loss of a batch.
 
     Args:
         network: What is trained.
-        world: Names the classes and the attributes.
+        dataset: Names the classes and the attributes.
         label_weight: Weight of the labels' cross-entropy, where the objective is self-supervised.
 
     Attributes:
@@ -65,13 +65,13 @@ class Objective(nn.Module):
 
     erasing = 0.0
 
-    def __init__(self, network: Network, world: World, label_weight: float):
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
         super().__init__()
         # In a tuple, so that the network's parameters are not counted among the heads'.
         self._network = (network,)
         self.label_weight = label_weight
-        self.classify = nn.Linear(network.dim, len(world.classes))
-        known = world.attributes.shape[1]
+        self.classify = nn.Linear(network.dim, len(dataset.classes))
+        known = dataset.attributes.shape[1]
         self.attributes: nn.Module = nn.Linear(network.dim, known) if known else nn.Identity()
         self.thumbnail = nn.Linear(network.dim, 3 * THUMBNAIL**2)
 
@@ -105,7 +105,7 @@ class Objective(nn.Module):
         return loss + weight * F.cross_entropy(self.classify(features), batch.labels.to(device))
 
 
-class Supervised(Objective):
+class Supervised(PretrainingObjective):
     """Names the class of moved and flipped images."""
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -114,11 +114,11 @@ class Supervised(Objective):
         return self.common(self.network.encode(view), view, batch, 1.0)
 
 
-class SimClr(Objective):
+class SimClr(PretrainingObjective):
     """Finds the other view of each image among those of its batch (NT-Xent; Chen et al. 2020)."""
 
-    def __init__(self, network: Network, world: World, label_weight: float):
-        super().__init__(network, world, label_weight)
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
+        super().__init__(network, dataset, label_weight)
         self.project = nn.Sequential(nn.Linear(network.dim, 128), nn.ReLU(), nn.Linear(128, 64))
         self.temperature = 0.2
 
@@ -138,11 +138,11 @@ def nt_xent(projected: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, partner)
 
 
-class SelfDistillation(Objective):
+class SelfDistillation(PretrainingObjective):
     """Predicts what a slow copy of itself says of another view (DINO; Caron et al. 2021)."""
 
-    def __init__(self, network: Network, world: World, label_weight: float):
-        super().__init__(network, world, label_weight)
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
+        super().__init__(network, dataset, label_weight)
         head = nn.Sequential(nn.Linear(network.dim, 128), nn.GELU(), nn.Linear(128, 256))
         self.head = head.to(network.device)  # now: the teacher's copy is not moved with the objective
         self._teacher = (copy.deepcopy(network.module), copy.deepcopy(self.head))
@@ -176,16 +176,16 @@ class SelfDistillation(Objective):
                     kept.copy_(own)
 
 
-class ImageText(Objective):
+class ImageText(PretrainingObjective):
     """Finds the caption of each image among those of its batch, both ways (CLIP; Radford et al. 2021).
 
     Images of one class share the probability of their captions.
     """
 
-    def __init__(self, network: Network, world: World, label_weight: float):
-        super().__init__(network, world, label_weight)
-        self._captions = tokens([text for name in world.classes for text in captions(name)])
-        self._per_class = len(captions(world.classes[0]))
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
+        super().__init__(network, dataset, label_weight)
+        self._captions = tokens([text for name in dataset.classes for text in captions(name)])
+        self._per_class = len(captions(dataset.classes[0]))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""

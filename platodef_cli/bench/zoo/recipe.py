@@ -128,7 +128,7 @@ class Recipe:
 
 _KINDS = ("fine-tuned", "distilled", "pruned", "quantised", "patch-augmented")
 _PARENTS = ("resnet-simclr", "vit-supervised", "convnext-supervised")
-_ERASING = 0.5  # of the references, see platodef_cli.bench.zoo.objectives.Objective
+_ERASING = 0.5  # of the references, see platodef_cli.bench.zoo.objectives.PretrainingObjective
 _SMALL_PARENTS = ("clean", "vit-supervised", "convnext-supervised")
 
 RECIPES: Mapping[str, Recipe] = {

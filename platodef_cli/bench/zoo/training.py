@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.bench.zoo.objectives import Batch, Objective
-from platodef_cli.bench.zoo.world import World
+from platodef_cli.bench.zoo.dataset import ZooDataset
+from platodef_cli.bench.zoo.objectives import Batch, PretrainingObjective
 from platodef_cli.errors import IncompleteError
 from platodef_cli.progress import SILENT, Progress
 
@@ -44,8 +44,8 @@ def batches(count: int, steps: int, generator: torch.Generator, size: int = BATC
 
 
 def train(
-    objective: Objective,
-    world: World,
+    objective: PretrainingObjective,
+    dataset: ZooDataset,
     *,
     steps: int,
     lr: float,
@@ -58,7 +58,7 @@ def train(
 
     Args:
         objective: Holds the network and its heads.
-        world: The images.
+        dataset: The images.
         steps: Optimiser steps of 128 images.
         lr: Largest learning rate.
         seed: Order of the images and every augmentation.
@@ -79,9 +79,9 @@ def train(
     kind = autocast_type(network.architecture.convolutional, device.type)
     network.module.train()
     with progress.step(title, steps) as task:
-        for step, rows in enumerate(batches(len(world.labels), steps, generator)):
+        for step, rows in enumerate(batches(len(dataset.labels), steps, generator)):
             with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
-                loss = objective(Batch.of(world, rows), generator)
+                loss = objective(Batch.of(dataset, rows), generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(weights, 1.0)

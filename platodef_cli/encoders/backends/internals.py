@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.encoders.backends.vit_layouts import Block, Layout, layout_of
+from platodef_cli.encoders.backends.vit_layouts import Block, VitLayout, layout_of
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.errors import NotApplicable
 
@@ -110,7 +110,7 @@ class _Seen:
 
 
 @contextmanager
-def _recorded(layout: Layout) -> Iterator[_Seen]:
+def _recorded(layout: VitLayout) -> Iterator[_Seen]:
     """Record one forward pass."""
     seen = _Seen(len(layout.blocks))
 
@@ -162,7 +162,7 @@ def _attend(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
     return mixed.transpose(1, 2).flatten(2)
 
 
-def _terms(layout: Layout, seen: _Seen) -> Tensor:
+def _terms(layout: VitLayout, seen: _Seen) -> Tensor:
     """Carry every addition to the residual stream through pooling, last norm and projection."""
     start, lists = seen.start, (*seen.heads, *seen.mlps)
     if start is None or any(value is None for value in lists) or (layout.norm and seen.normed is None):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from platodef_cli.encoders.backends.processors import Preprocessing, read_preprocessing
-from platodef_cli.encoders.backends.transformers_models import ROWS, Row
+from platodef_cli.encoders.backends.transformers_models import FAMILIES, ModelFamily
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import (
     Tower,
@@ -39,14 +39,14 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     """
     raw = bundle.json("config.json")
     kind = raw["model_type"]
-    if kind not in ROWS and kind != "qwen2_vl":
-        raise UnknownNameError(f"model_type of {bundle.directory}", kind, (*ROWS, "qwen2_vl"))
+    if kind not in FAMILIES and kind != "qwen2_vl":
+        raise UnknownNameError(f"model_type of {bundle.directory}", kind, (*FAMILIES, "qwen2_vl"))
     preprocessing = read_preprocessing(bundle)
     if kind == "qwen2_vl":
         from platodef_cli.encoders.backends.qwen2_vl import build_qwen2_vl
 
         return build_qwen2_vl(bundle, raw, preprocessing, device, dtype)
-    row = ROWS[kind]
+    row = FAMILIES[kind]
     config = configuration(bundle, raw, row.attention, row.config)
     state = {
         key: value
@@ -58,7 +58,11 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
 
 
 def _tower(
-    network: nn.Module, row: Row, preprocessing: Preprocessing, device: torch.device, dtype: torch.dtype
+    network: nn.Module,
+    row: ModelFamily,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Tower:
     """Join the network with its preprocessing."""
     convolutional = is_convolutional(network)

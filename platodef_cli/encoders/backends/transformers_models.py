@@ -73,7 +73,7 @@ def _as_vit(config: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModelFamily:
     """One kind of repository.
 
     Attributes:
@@ -95,12 +95,12 @@ class Row:
     attention: str = "sdpa"
 
 
-ROWS = {
-    "dinov2": Row("Dinov2Model", heads=_HEADS),
-    "dinov2_with_registers": Row("Dinov2WithRegistersModel", heads=_HEADS),
-    "dinov3_vit": Row("DINOv3ViTModel"),
-    "dinov3_convnext": Row("DINOv3ConvNextModel", attention="eager"),
-    "vit": Row(
+FAMILIES = {
+    "dinov2": ModelFamily("Dinov2Model", heads=_HEADS),
+    "dinov2_with_registers": ModelFamily("Dinov2WithRegistersModel", heads=_HEADS),
+    "dinov3_vit": ModelFamily("DINOv3ViTModel"),
+    "dinov3_convnext": ModelFamily("DINOv3ConvNextModel", attention="eager"),
+    "vit": ModelFamily(
         "ViTModel",
         _class_token,
         "class token",
@@ -108,7 +108,7 @@ ROWS = {
         heads=(*_HEADS, "pooler.", "vit.pooler."),
         arguments={"add_pooling_layer": False},
     ),
-    "vit_mae": Row(
+    "vit_mae": ModelFamily(
         "ViTModel",
         _class_token,
         "class token",
@@ -116,17 +116,17 @@ ROWS = {
         config=_as_vit,
         arguments={"add_pooling_layer": False},
     ),
-    "resnet": Row("ResNetModel", heads=_HEADS, attention="eager"),
-    "convnextv2": Row("ConvNextV2Model", heads=_HEADS, attention="eager"),
-    "clip": Row(
+    "resnet": ModelFamily("ResNetModel", heads=_HEADS, attention="eager"),
+    "convnextv2": ModelFamily("ConvNextV2Model", heads=_HEADS, attention="eager"),
+    "clip": ModelFamily(
         "CLIPVisionModelWithProjection", _image_embeds, "image_embeds", heads=_TEXT, config=_projected_vision
     ),
-    "clip_vision_model": Row("CLIPVisionModelWithProjection", _image_embeds, "image_embeds"),
-    "siglip": Row("SiglipVisionModel", heads=_TEXT, config=_vision),
-    "siglip_vision_model": Row("SiglipVisionModel"),
-    "siglip2": Row("Siglip2VisionModel", _naflex, heads=_TEXT, config=_vision),
-    "siglip2_vision_model": Row("Siglip2VisionModel", _naflex),
-    "aimv2": Row("Aimv2Model", _image_features, "image features"),
-    "aimv2_vision_model": Row("Aimv2VisionModel", _head_or_mean, "pooler_output or mean"),
+    "clip_vision_model": ModelFamily("CLIPVisionModelWithProjection", _image_embeds, "image_embeds"),
+    "siglip": ModelFamily("SiglipVisionModel", heads=_TEXT, config=_vision),
+    "siglip_vision_model": ModelFamily("SiglipVisionModel"),
+    "siglip2": ModelFamily("Siglip2VisionModel", _naflex, heads=_TEXT, config=_vision),
+    "siglip2_vision_model": ModelFamily("Siglip2VisionModel", _naflex),
+    "aimv2": ModelFamily("Aimv2Model", _image_features, "image features"),
+    "aimv2_vision_model": ModelFamily("Aimv2VisionModel", _head_or_mean, "pooler_output or mean"),
 }
 """``model_type`` -> row; ``qwen2_vl`` has a module of its own."""

@@ -32,7 +32,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Layout:
+class VitLayout:
     """A pre-norm ViT from its residual stream to its feature.
 
     Attributes:
@@ -52,7 +52,7 @@ class Layout:
     projection: Tensor | None = None
 
 
-def layout_of(network: nn.Module) -> Layout:
+def layout_of(network: nn.Module) -> VitLayout:
     """Return the layout of a network.
 
     Raises:
@@ -102,7 +102,7 @@ def _pooling(kind: str, first: int) -> Callable[[int], Tensor]:
     return weights
 
 
-def _timm(network: Any) -> Layout:
+def _timm(network: Any) -> VitLayout:
     if network.attn_pool is not None or not isinstance(network.head, nn.Identity):
         raise TypeError("attention pooling or a classifier")
     blocks = tuple(
@@ -112,38 +112,38 @@ def _timm(network: Any) -> Layout:
     norm, after = _norm((network.norm, False), (network.fc_norm, True))
     first = 0 if network.pool_include_prefix else network.num_prefix_tokens
     pooling = _pooling(network.global_pool, first)
-    return Layout(blocks, network.blocks[0].attn.num_heads, pooling, norm, after)
+    return VitLayout(blocks, network.blocks[0].attn.num_heads, pooling, norm, after)
 
 
-def _transformers_vit(network: Any) -> Layout:
+def _transformers_vit(network: Any) -> VitLayout:
     blocks = tuple(
         Block(b, _linear(b.attention.o_proj), None, b.mlp, None, b.layernorm_before) for b in network.layers
     )
     norm, after = _norm((network.layernorm, False))
-    return Layout(blocks, network.config.num_attention_heads, _pooling("token", 0), norm, after)
+    return VitLayout(blocks, network.config.num_attention_heads, _pooling("token", 0), norm, after)
 
 
-def _transformers_dinov2(network: Any) -> Layout:
+def _transformers_dinov2(network: Any) -> VitLayout:
     layers = getattr(network, "layers", None) or network.encoder.layer
     blocks = tuple(
         Block(b, _linear(b.attention.o_proj), b.layer_scale1.lambda1, b.layer_scale2, None, b.norm1)
         for b in layers
     )
     norm, after = _norm((network.layernorm, False))
-    return Layout(blocks, network.config.num_attention_heads, _pooling("token", 0), norm, after)
+    return VitLayout(blocks, network.config.num_attention_heads, _pooling("token", 0), norm, after)
 
 
-def _transformers_clip(network: Any) -> Layout:
+def _transformers_clip(network: Any) -> VitLayout:
     tower = network.vision_model
     layers = getattr(tower, "layers", None) or tower.encoder.layers
     blocks = tuple(Block(b, _linear(b.self_attn.out_proj), None, b.mlp, None, b.layer_norm1) for b in layers)
     norm, _ = _norm((tower.post_layernorm, True))
     heads = network.config.num_attention_heads
     projection = _linear(network.visual_projection).weight.T
-    return Layout(blocks, heads, _pooling("token", 0), norm, True, projection)
+    return VitLayout(blocks, heads, _pooling("token", 0), norm, True, projection)
 
 
-def _open_clip(network: Any) -> Layout:
+def _open_clip(network: Any) -> VitLayout:
     if network.attn_pool is not None:
         raise TypeError("attention pooling")
     blocks = tuple(
@@ -153,10 +153,10 @@ def _open_clip(network: Any) -> Layout:
     norm, after = _norm((network.ln_post, bool(network.final_ln_after_pool)))
     kind = {"tok": "token", "avg": "avg"}.get(network.pool_type, str(network.pool_type))
     heads = network.transformer.resblocks[0].attn.num_heads
-    return Layout(blocks, heads, _pooling(kind, 1), norm, after, network.proj)
+    return VitLayout(blocks, heads, _pooling(kind, 1), norm, after, network.proj)
 
 
-_KINDS: dict[str, Callable[[Any], Layout]] = {
+_KINDS: dict[str, Callable[[Any], VitLayout]] = {
     "timm": _timm,
     "ViTModel": _transformers_vit,
     "Dinov2Model": _transformers_dinov2,

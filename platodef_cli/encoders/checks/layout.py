@@ -13,7 +13,7 @@ SHARD = re.compile(r"^[\w-][\w.-]*\.safetensors$", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Layout:
+class RepositoryLayout:
     """The files that a load reads.
 
     Attributes:
@@ -27,7 +27,7 @@ class Layout:
     weights: str
 
 
-def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> Layout:
+def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> RepositoryLayout:
     """Decide by ``config.json`` and the file names.
 
     ``model_type`` means transformers; else ``open_clip_config.json`` means open_clip; else
@@ -49,20 +49,20 @@ def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> Lay
     raise _nothing(names, where, bool(choices))
 
 
-def _choices(config: Mapping[str, Any], names: Collection[str]) -> Iterable[Layout]:
+def _choices(config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
     """Yield the ways in which the repository could be read, the best first."""
     whole = "model.safetensors"
     if isinstance(config.get("model_type"), str):
         extra = ["preprocessor_config.json", "processor_config.json"]
         extra += ["tokenizer.json"] if config["model_type"] == "qwen2_vl" else []
         files = ("config.json", *(name for name in extra if name in names))
-        yield Layout("transformers", files, whole)
-        yield Layout("transformers", files, f"{whole}.index.json")
+        yield RepositoryLayout("transformers", files, whole)
+        yield RepositoryLayout("transformers", files, f"{whole}.index.json")
     if "open_clip_config.json" in names:
         for weights in ("open_clip_model.safetensors", whole):
-            yield Layout("open_clip", ("open_clip_config.json",), weights)
+            yield RepositoryLayout("open_clip", ("open_clip_config.json",), weights)
     if isinstance(config.get("architecture"), str) and "model_type" not in config:
-        yield Layout("timm", ("config.json",), whole)
+        yield RepositoryLayout("timm", ("config.json",), whole)
 
 
 def _nothing(names: Collection[str], where: str, configured: bool) -> PlatodefError:

@@ -53,7 +53,7 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
 
         from platodef_cli.encoders import BACKENDS
         from platodef_cli.encoders.checks.preflight import Preflight
-        from platodef_cli.encoders.facts import make_record
+        from platodef_cli.encoders.description import make_record
         from platodef_cli.encoders.load import load_tower
         from platodef_cli.encoders.local import DTYPES, LocalEncoder
 

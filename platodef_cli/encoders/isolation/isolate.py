@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from platodef_cli.encoders.backends.internals import MAX_MAP, MAX_TERMS
 from platodef_cli.encoders.checks.preflight import Preflight
-from platodef_cli.encoders.facts import Facts, make_record
+from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.isolation.process import ChildProcess
@@ -33,7 +33,9 @@ class RemoteEncoder:
         notes: What differs from the library's own pipeline, and where isolation is partial.
     """
 
-    def __init__(self, child: "ChildProcess", facts: Facts, record: EncoderRecord, notes: tuple[str, ...]):
+    def __init__(
+        self, child: "ChildProcess", facts: EncoderDescription, record: EncoderRecord, notes: tuple[str, ...]
+    ):
         self.record = record
         self.dim = facts.dim
         self.geometry: Geometry = facts.geometry
@@ -87,7 +89,7 @@ class RemoteEncoder:
                     "memory_limit_gb": memory_limit_gb,
                 }
             )
-            facts = Facts.model_validate(answer.get("facts"))
+            facts = EncoderDescription.model_validate(answer.get("facts"))
             notes = tuple(one_line(note, 300) for note in list(answer.get("notes", []))[:20])
         except ValidationError as error:
             child.close()

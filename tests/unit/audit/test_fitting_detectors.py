@@ -3,7 +3,7 @@
 import pytest
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.steps.scoring import Judge, build_detectors, wants_images
+from platodef_cli.audit.steps.scoring import CalibratedDefences, build_detectors, wants_images
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 from tests.toy_model import ToyModel, pictures, samples
@@ -25,7 +25,7 @@ def test_a_judge_scores_with_what_the_access_permits_and_counts_the_cost(small_h
     model = ToyModel()
     config = AuditConfig("toy", detectors=("decomp", "clipscore", "ridge"), false_positive_rate=0.1)
     bank, calibration, test = (samples(model, pictures(60, seed)) for seed in (1, 2, 3))
-    judge = Judge(small_heads, bank, calibration, test, config, model)
+    judge = CalibratedDefences(small_heads, bank, calibration, test, config, model)
     scored = judge.score(test)
     assert set(scored.scores) == {"decomp", "ridge", judge.deciding}
     assert list(judge.not_applicable) == ["clipscore"]

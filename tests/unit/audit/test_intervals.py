@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.audit.verdict.intervals import Answer, Measured, Sample, Scale, all_of
+from platodef_cli.audit.verdict.intervals import Answer, Estimate, Sample, Scale, all_of
 from platodef_cli.metrics.detection import auroc_metric, rate_metric
 from platodef_cli.records import Interval, Metric
 from platodef_cli.search.resampling import collapse_draws, interval_of
@@ -21,15 +21,15 @@ DRAWS = 200
     [(0.81, 0.9, "yes"), (0.7, 0.79, "no"), (0.7, 0.9, "unsure"), (0.8, 0.9, "unsure"), (0.7, 0.8, "unsure")],
 )
 def test_a_limit_inside_the_interval_is_undecided(low: float, high: float, answer: Answer) -> None:
-    assert Measured((low + high) / 2, Interval(low=low, high=high)).reaches(0.8) == answer
+    assert Estimate((low + high) / 2, Interval(low=low, high=high)).reaches(0.8) == answer
 
 
 def test_exact_and_missing_values() -> None:
-    assert Measured(0.8).reaches(0.8) == "yes"
-    assert Measured(0.79).reaches(0.8) == "no"
-    assert Measured(None).reaches(0.8) == "unsure"
-    assert Measured(None).growth(0.8) is None
-    assert Measured(0.8).growth(0.8) is None
+    assert Estimate(0.8).reaches(0.8) == "yes"
+    assert Estimate(0.79).reaches(0.8) == "no"
+    assert Estimate(None).reaches(0.8) == "unsure"
+    assert Estimate(None).growth(0.8) is None
+    assert Estimate(0.8).growth(0.8) is None
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def share_settled(settled: list[bool]) -> float:
 @pytest.mark.parametrize(("rate", "limit", "n"), [(0.30, 0.35, 100), (0.05, 0.08, 150), (0.9, 0.93, 200)])
 def test_rates_are_settled_by_the_predicted_number(rate: float, limit: float, n: int) -> None:
     """Simulation: exact binomial intervals at the predicted n exclude the limit nine times in ten."""
-    first = Measured.of(rate_metric(round(rate * n), n), "rate")
+    first = Estimate.of(rate_metric(round(rate * n), n), "rate")
     growth = first.growth(limit)
     assert growth is not None
     assert first.reaches(limit) == "unsure"
@@ -56,7 +56,7 @@ def test_rates_are_settled_by_the_predicted_number(rate: float, limit: float, n:
     def settles(images: int) -> float:
         hits = generator.binomial(images, first.value, size=DRAWS)
         return share_settled(
-            [Measured.of(rate_metric(int(k), images)).reaches(limit) != "unsure" for k in hits]
+            [Estimate.of(rate_metric(int(k), images)).reaches(limit) != "unsure" for k in hits]
         )
 
     assert 0.84 <= settles(math.ceil(growth * n)) <= 0.97
@@ -75,12 +75,12 @@ def test_auroc_is_settled_by_the_predicted_number() -> None:
     # the standard error of n = 60, without the luck of one draw
     intervals = [binormal(generator, 60, distance).interval for _ in range(DRAWS)]
     low, high = (float(np.median([getattr(i, end) for i in intervals])) for end in ("low", "high"))
-    growth = Measured(truth, Interval(low=low, high=high), 60, "logit").growth(limit)
+    growth = Estimate(truth, Interval(low=low, high=high), 60, "logit").growth(limit)
     assert growth is not None
 
     def settles(n: int) -> float:
         return share_settled(
-            [Measured.of(binormal(generator, n, distance)).reaches(limit) == "no" for _ in range(DRAWS)]
+            [Estimate.of(binormal(generator, n, distance)).reaches(limit) == "no" for _ in range(DRAWS)]
         )
 
     assert 0.82 <= settles(math.ceil(growth * 60)) <= 0.97
@@ -114,7 +114,7 @@ def test_collapse_interval_covers_the_truth_and_the_prediction_holds() -> None:
     assert middle == pytest.approx(truth, abs=0.004)
     low, high = (float(np.median([getattr(i, end) for _, i in found])) for end in ("low", "high"))
     limit = truth + 0.8 * (high - truth)
-    growth = Measured(truth, Interval(low=low, high=high), 60).growth(limit)
+    growth = Estimate(truth, Interval(low=low, high=high), 60).growth(limit)
     assert growth is not None
     larger = [collapse_of(directions(generator, math.ceil(60 * growth), 4.0))[1] for _ in range(80)]
     assert 0.82 <= share_settled([interval.high < limit for interval in larger]) <= 0.98
@@ -122,12 +122,12 @@ def test_collapse_interval_covers_the_truth_and_the_prediction_holds() -> None:
 
 def test_perfect_values_grow_by_the_exact_interval() -> None:
     """k = n: the lower end is (alpha / 2) ** (1 / n)."""
-    measured = Measured.of(rate_metric(20, 20), "rate")
+    measured = Estimate.of(rate_metric(20, 20), "rate")
     growth = measured.growth(0.95)
     assert growth is not None
     n = math.ceil(growth * 20)
-    assert Measured.of(rate_metric(n, n)).reaches(0.95) == "yes"
-    assert Measured.of(rate_metric(n - 2, n - 2)).reaches(0.95) == "unsure"
+    assert Estimate.of(rate_metric(n, n)).reaches(0.95) == "yes"
+    assert Estimate.of(rate_metric(n - 2, n - 2)).reaches(0.95) == "unsure"
 
 
 @given(
@@ -137,12 +137,12 @@ def test_perfect_values_grow_by_the_exact_interval() -> None:
 )
 def test_growth_is_a_number_from_one_on_or_none(ends: list[float], scale: Scale, limit: float) -> None:
     low, value, high = ends
-    growth = Measured(value, Interval(low=low, high=high), 50, scale).growth(limit)
+    growth = Estimate(value, Interval(low=low, high=high), 50, scale).growth(limit)
     assert growth is None or (math.isfinite(growth) and growth >= 1)
 
 
 def test_numbers_of_images_are_told_in_all_and_rounded_up() -> None:
-    measured = Measured(0.5, Interval(low=0.4, high=0.6), 400, probed=True)
+    measured = Estimate(0.5, Interval(low=0.4, high=0.6), 400, probed=True)
     needed, told = Sample(3000, 400).more([(measured, 0.55)])
     factor = ((1.959964 + 1.281552) / 1.959964 * 0.1 / 0.05) ** 2  # half width against distance
     assert needed == math.ceil(3000 * factor / 1000) * 1000

@@ -3,7 +3,7 @@
 import torch
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.steps.scoring import Judge
+from platodef_cli.audit.steps.scoring import CalibratedDefences
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 
@@ -11,7 +11,7 @@ from tests.gaussian_world import GaussianWorld
 def test_no_detector_scores_its_own_bank(world: GaussianWorld, small_heads: Heads) -> None:
     bank, calibration, test = (world.sample(400, seed=seed) for seed in (5, 6, 7))
     config = AuditConfig(model="m", detectors=("knn",), false_positive_rate=0.2)
-    judge = Judge(small_heads, bank, calibration, test, config)
+    judge = CalibratedDefences(small_heads, bank, calibration, test, config)
     source, own, of_bank = (small_heads.standardise(tuples)[0] for tuples in (test, calibration, bank))
     distances = torch.cdist(own, of_bank).sort(dim=1).values[:, 9]
     limit = float(distances.sort().values[-80])  # a rate of 0.2 leaves 80 of 400 at it or above

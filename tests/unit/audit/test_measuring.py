@@ -26,7 +26,7 @@ def table(clean_classes, changed_classes, labels, names):
         ),
         judge=SimpleNamespace(purify=lambda tuples: tuples.source, clean=scored),
         config=SimpleNamespace(purifier="mean"),
-        watch=SILENT,
+        recorder=SILENT,
         test=tuples(clean_classes),
         rows=rows,
     )

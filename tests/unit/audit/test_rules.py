@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict import Gate, judge
-from platodef_cli.audit.verdict.intervals import Measured
-from platodef_cli.audit.verdict.names import METRICS, largest, smallest
+from platodef_cli.audit.verdict.intervals import Estimate
+from platodef_cli.audit.verdict.metric_names import METRICS, largest, smallest
 from platodef_cli.audit.verdict.rules import OPERATORS, Rule, parse_rule
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, Interval
@@ -27,15 +27,15 @@ VALUE = Interval(low=0.4, high=0.6)
     ],
 )  # fmt: skip
 def test_a_rule_decides_by_the_interval(operator: str, limit: float, answer: str) -> None:
-    assert Rule("auroc", operator, limit).holds(Measured(0.5, VALUE)) == answer
+    assert Rule("auroc", operator, limit).holds(Estimate(0.5, VALUE)) == answer
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @given(value=st.floats(-5, 5), limit=st.floats(-5, 5))
 def test_exact_values_are_compared_as_python_does(operator: str, value: float, limit: float) -> None:
     expected = "yes" if eval(f"{value!r} {operator} {limit!r}") else "no"
-    assert Rule("auroc", operator, limit).holds(Measured(value)) == expected
-    assert Rule("auroc", operator, limit).holds(Measured(None)) == "unsure"
+    assert Rule("auroc", operator, limit).holds(Estimate(value)) == expected
+    assert Rule("auroc", operator, limit).holds(Estimate(None)) == "unsure"
 
 
 @given(
@@ -90,9 +90,9 @@ def test_percentages() -> None:
 
 def test_the_largest_of_several_is_decided_as_if_each_were() -> None:
     entries = [
-        Measured(0.5, Interval(low=0.1, high=0.9)),
-        Measured(0.6, Interval(low=0.55, high=0.65)),
-        Measured(None),
+        Estimate(0.5, Interval(low=0.1, high=0.9)),
+        Estimate(0.6, Interval(low=0.55, high=0.65)),
+        Estimate(None),
     ]
     top, bottom = largest(entries), smallest(entries)
     assert (top.value, top.low, top.high) == (0.6, 0.55, 0.9)

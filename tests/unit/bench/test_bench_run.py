@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from platodef_cli.bench.attacks import ADVERSARIAL
 from platodef_cli.bench.encoder_level import battery_score
+from platodef_cli.bench.feature_store import open_benchmark_images
 from platodef_cli.bench.page import to_html
 from platodef_cli.bench.rendering import WIDE, cell, parts, to_markdown
-from platodef_cli.bench.results import BenchResult, Column, Grid, Row, Value
-from platodef_cli.bench.setting import open_pictures
+from platodef_cli.bench.results import BenchResult, ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.zoo.card import read_card
 from platodef_cli.bench.zoo.networks import Network
 from platodef_cli.defences import DETECTORS, PURIFIERS
@@ -58,7 +58,7 @@ def zero_shot_success(zoo: Path) -> float:
     """Return the success of ``clip-backdoor-0`` by its own prompts, computed step by step."""
     card = read_card(zoo / "encoders" / "clip-backdoor-0")
     network = Network.load(card.architecture, zoo / "encoders" / card.name)
-    pictures = open_pictures(IMAGES, None, CLASSES)
+    pictures = open_benchmark_images(IMAGES, None, CLASSES)
     test = [row for row in pictures.roles(0).test if int(pictures.labels[row]) != card.backdoor.target]
     pixels = load_trigger(zoo / "encoders" / card.name / "trigger")(
         pictures.pixels[test], pictures.seeds[test]
@@ -167,7 +167,7 @@ def test_alignment(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     result = bench(platodef, zoo, "alignment", tmp_path)
     assert {record.n for record in result.alignment} == {150}
     matrix = {row.label: row.values for row in result.grids[1].rows}
-    pictures = open_pictures(IMAGES, None, CLASSES)
+    pictures = open_benchmark_images(IMAGES, None, CLASSES)
     rows = list(pictures.roles(0).test)
     features = []
     for name in ("resnet", "clip"):
@@ -206,11 +206,13 @@ def test_battery_score_is_over_one_exactly_where_a_trigger_was_suspicious(golden
 
 def test_wide_tables_are_cut_between_methods() -> None:
     columns = tuple(
-        Column(key=f"{method}:{measure}", group=method, label=measure)
+        ResultColumn(key=f"{method}:{measure}", group=method, label=measure)
         for method in "abcd"
         for measure in ("CA", "PA", "ASR")
     )
-    grid = Grid(id="g", title="G", columns=columns, rows=(Row(label="r", values={"a:CA": Value(value=0.5)}),))
+    grid = ResultTable(
+        id="g", title="G", columns=columns, rows=(ResultRow(label="r", values={"a:CA": Value(value=0.5)}),)
+    )
     shown = parts(grid)
     assert [len(part.columns) - 1 for part in shown] == [9, 3]
     assert all(len(part.columns) - 1 <= WIDE for part in shown)
@@ -218,8 +220,8 @@ def test_wide_tables_are_cut_between_methods() -> None:
 
 
 def test_cells_are_shown_in_their_unit() -> None:
-    def column(unit: str) -> Column:
-        return Column(key="k", group="g", label="l", unit=unit)
+    def column(unit: str) -> ResultColumn:
+        return ResultColumn(key="k", group="g", label="l", unit=unit)
 
     assert cell(Value(value=0.5, low=0.25, high=0.75), column("percent")) == "50.0 [25.0, 75.0]"
     assert cell(Value(value=0.98765), column("plain")) == "0.988"
@@ -281,12 +283,12 @@ def test_labels_are_numbered_as_the_zoo_does(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(200):
             Image.new("RGB", (32, 32), (number, 200 * label, 0)).save(tmp_path / name / f"{number}.png")
-    pictures = open_pictures(str(tmp_path), None, ("bee", "ant"))
+    pictures = open_benchmark_images(str(tmp_path), None, ("bee", "ant"))
     assert pictures.classes == ("bee", "ant")
     assert torch.equal(pictures.labels == 0, pictures.pixels[:, 1, 0, 0] > 100)
-    assert pictures.digest != open_pictures(str(tmp_path), None, ("ant", "bee")).digest
+    assert pictures.digest != open_benchmark_images(str(tmp_path), None, ("ant", "bee")).digest
     with pytest.raises(UsageError, match=r"the classes of .* \(ant, bee\) are not those .* \(ant, cat\)"):
-        open_pictures(str(tmp_path), None, ("ant", "cat"))
+        open_benchmark_images(str(tmp_path), None, ("ant", "cat"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from platodef_cli.bench.results import Column, Row, Value
+from platodef_cli.bench.results import ResultColumn, ResultRow, Value
 from platodef_cli.bench.statistics import average, joined, repeated, wilson
 
 
@@ -32,9 +32,9 @@ def test_repetitions_that_agree_keep_the_interval_of_the_images() -> None:
 
 def test_seeds_are_averaged_within_an_encoder_before_encoders_are_compared() -> None:
     columns = (
-        Column(key="a:ASR", group="a", label="ASR"),
-        Column(key="a:CR", group="a", label="CR", unit="plain"),
-        Column(key="b:ASR", group="b", label="ASR"),
+        ResultColumn(key="a:ASR", group="a", label="ASR"),
+        ResultColumn(key="a:CR", group="a", label="CR", unit="plain"),
+        ResultColumn(key="b:ASR", group="b", label="ASR"),
     )
     seeds = [[0.1, 0.2, 0.3], [0.6]]
     found = joined(
@@ -56,9 +56,11 @@ def test_one_seed_keeps_its_own_interval_and_missing_ones_are_left_out() -> None
 
 def test_average_weighs_rows_equally_and_counts_what_it_averaged() -> None:
     rows = [
-        Row(label="a", values={"x": Value(value=0.2, n=9), "y": Value(value=None, note="not applicable")}),
-        Row(label="b", values={"x": Value(value=0.6, n=1), "y": Value(value=0.5)}),
-        Row(label="c", values={"z": Value(value=None, note="missing")}),
+        ResultRow(
+            label="a", values={"x": Value(value=0.2, n=9), "y": Value(value=None, note="not applicable")}
+        ),
+        ResultRow(label="b", values={"x": Value(value=0.6, n=1), "y": Value(value=0.5)}),
+        ResultRow(label="c", values={"z": Value(value=None, note="missing")}),
     ]
     found = average(rows, "average")
     assert found.kind == "average"

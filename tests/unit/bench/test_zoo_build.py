@@ -186,7 +186,7 @@ class Seer:
     def __init__(self, said: list[int], labels: list[int]):
         self.said = torch.tensor(said)
         pixels = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 4, 4)
-        self.world = SimpleNamespace(uri="pictures/", pixels=pixels, labels=torch.tensor(labels))
+        self.dataset = SimpleNamespace(uri="pictures/", pixels=pixels, labels=torch.tensor(labels))
         self.network = self
 
     def embed(self, pixels: torch.Tensor) -> torch.Tensor:

@@ -28,12 +28,12 @@ def audit(platodef: Call, monkeypatch: pytest.MonkeyPatch) -> Audit:
     def call(outcome: AuditReport | BaseException, *words: object) -> tuple[Result, list[AuditConfig]]:
         seen: list[AuditConfig] = []
 
-        def fake(config: AuditConfig, *, progress: Any, draft: Draft) -> AuditReport:
+        def fake(config: AuditConfig, *, progress: Any, partial: Draft) -> AuditReport:
             seen.append(config)
             with progress.step("extracting", 1) as task:
                 task.advance()
             progress.warn("two images are broken")
-            draft.config, draft.warnings = config, ["two images are broken"]
+            partial.config, partial.warnings = config, ["two images are broken"]
             if isinstance(outcome, BaseException):
                 raise outcome
             return outcome

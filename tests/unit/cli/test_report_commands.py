@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from platodef_cli.attestation.attestation import read_statement, write_statement
+from platodef_cli.attestation.statement import read_statement, write_statement
 from platodef_cli.records import AuditReport
 from tests.unit.cli.calls import ROOT, Call
 from tests.unit.report.endings import early_end

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from platodef_cli.encoders.checks.preflight import preflight
-from platodef_cli.encoders.facts import Facts
+from platodef_cli.encoders.description import EncoderDescription
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.isolation.isolate import RemoteEncoder
 from platodef_cli.encoders.isolation.process import ChildProcess
@@ -253,7 +253,9 @@ def saying(header: dict[str, object], tensor: Tensor | None = None) -> Child:
 def test_answers_of_the_child_are_checked(
     header: dict[str, object], tensor: Tensor | None, error: type[Exception], message: str, here: Encoder
 ) -> None:
-    facts = Facts(architecture="x", pooling="x", dim=32, parameters=1, transform=here.record.transform)
+    facts = EncoderDescription(
+        architecture="x", pooling="x", dim=32, parameters=1, transform=here.record.transform
+    )
     encoder = RemoteEncoder(saying(header, tensor), facts, here.record, ())
     with encoder, pytest.raises(error, match=message):
         encoder.embed(PIXELS)

@@ -10,7 +10,10 @@ import pytest
 from platodef_cli.encoders.isolation.sandbox import child_environment
 
 ROOT = Path(__file__).parents[3]
-PRELUDE = "from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory\nnotes = give_up_rights()\n"
+PRELUDE = (
+    "from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory\n"
+    "notes = give_up_rights()\n"
+)
 
 
 def run(code: str) -> str:

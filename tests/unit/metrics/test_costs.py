@@ -1,18 +1,18 @@
 import torch
 
-from platodef_cli.metrics.costs import Cost, measured, peak_ever
+from platodef_cli.metrics.costs import Cost, measure_cost, peak_ever
 
 
 def test_memory_and_time_of_a_block_are_seen_and_the_peak_is_kept() -> None:
     before = peak_ever()
-    with measured() as cost:
+    with measure_cost() as cost:
         block = torch.ones(40_000_000)  # 160 MB
         total = float(block.sum())
         del block
     assert total == 40_000_000
     assert 120 < cost.memory_mb < 400
     assert cost.seconds > 0
-    with measured() as small:
+    with measure_cost() as small:
         pass
     assert small.memory_mb < 50
     assert peak_ever() >= max(before, 160)

@@ -1,7 +1,7 @@
-"""Reports of every verdict, made of the golden one and of drafts."""
+"""Reports of every verdict, made of the golden one and of partials."""
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.draft import ENDINGS, Draft
+from platodef_cli.audit.partial_report import ENDINGS, PartialReport
 from platodef_cli.records import AuditReport
 
 CODES = {"pass": 0, "fail": 1, "error": 3, "inconclusive": 4, "refused": 5}
@@ -26,8 +26,8 @@ def with_verdict(report: AuditReport, verdict: str) -> AuditReport:
 
 def early_end(code: int, *, known: bool = True) -> AuditReport:
     """Return the report of an audit that ended before anything was loaded."""
-    draft = Draft("org/name@main", config=AuditConfig("org/name@main", seed=3) if known else None)
+    partial = PartialReport("org/name@main", config=AuditConfig("org/name@main", seed=3) if known else None)
     outcome = ENDINGS[code]
-    return draft.unfinished(
+    return partial.unfinished(
         code, outcome, "the hub does not answer", f"{outcome.upper()} ({code}): no answer"
     )

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.attestation.attestation import (
+from platodef_cli.attestation.dsse import encode, parse_envelope, verify
+from platodef_cli.attestation.statement import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -24,7 +25,6 @@ from platodef_cli.attestation.attestation import (
     read_statement,
     write_statement,
 )
-from platodef_cli.attestation.dsse import encode, parse_envelope, verify
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import AuditReport, EncoderRecord, FileRecord
 from tests.unit.report.endings import early_end

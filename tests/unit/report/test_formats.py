@@ -2,7 +2,7 @@
 
 import pytest
 
-from platodef_cli.audit.draft import ENDINGS
+from platodef_cli.audit.partial_report import ENDINGS
 from platodef_cli.records import AuditReport
 from platodef_cli.report import REPORTS
 from platodef_cli.report.interface import RenderOptions

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from platodef_cli.audit.draft import ENDINGS
+from platodef_cli.audit.partial_report import ENDINGS
 from platodef_cli.records import AuditReport, Finding
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.junit import render

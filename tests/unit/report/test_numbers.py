@@ -3,7 +3,15 @@
 import pytest
 
 from platodef_cli.records import Interval, Metric
-from platodef_cli.report.numbers import compact, interval, measured, number, percent, short_interval, size
+from platodef_cli.report.numbers import (
+    compact,
+    interval,
+    number,
+    percent,
+    short_interval,
+    size,
+    with_interval,
+)
 
 
 def _metric(
@@ -53,7 +61,7 @@ def test_intervals() -> None:
     ],
 )
 def test_measured(metric: Metric, text: str) -> None:
-    assert measured(metric) == text
+    assert with_interval(metric) == text
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lxml import html
 
 from platodef_cli.report import page
-from platodef_cli.report.blocks import Bullets, Column, Drawing, Facts, Grid
+from platodef_cli.report.blocks import Bullets, Column, Drawing, Grid, KeyValueTable
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + struct.pack(">II", 3, 2) + b"rest").decode()
 
@@ -80,7 +80,7 @@ def test_blocks() -> None:
     drawing = html.fragment_fromstring(page.block(Drawing(("a  <b>", "c")), "l"))
     assert drawing.text == "a  <b>\nc"
     shown = html.fragment_fromstring(
-        page.facts(Facts((("k", "v"), ("", "more"), ("", "again"), ("k2", "v2"))))
+        page.facts(KeyValueTable((("k", "v"), ("", "more"), ("", "again"), ("k2", "v2"))))
     )
     assert [term.text for term in shown.iter("dt")] == ["k", "k2"]
     assert [term.text for term in shown.iter("dd")] == ["v", "more", "again", "v2"]

@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema
 import pytest
 
-from platodef_cli.audit.draft import ENDINGS
+from platodef_cli.audit.partial_report import ENDINGS
 from platodef_cli.records import AuditReport, Finding, WaiverRecord
+from platodef_cli.report.checks import CHECKS, FALLBACK, check_of
 from platodef_cli.report.interface import RenderOptions
-from platodef_cli.report.rules import FALLBACK, RULES, rule_of
 from platodef_cli.report.sarif import render
 from tests.unit.report.endings import CODES, early_end, with_verdict
 
@@ -193,7 +193,7 @@ def test_messages_hold_no_embedded_links(golden_report: AuditReport) -> None:
     ],
 )
 def test_rules_by_the_longest_id(name: str, rule: str) -> None:
-    assert rule_of(name).id == rule
+    assert check_of(name).id == rule
 
 
 def test_every_check_of_an_audit_has_a_rule_of_its_own(golden_report: AuditReport) -> None:
@@ -206,5 +206,5 @@ def test_every_check_of_an_audit_has_a_rule_of_its_own(golden_report: AuditRepor
         for match in pattern.findall(path.read_text(encoding="utf-8"))
     }
     assert names >= {"battery", "search", "alignment", "matched", "no-commit", "pickle"}
-    assert {name for name in names if rule_of(name) is FALLBACK} == set()
-    assert len(RULES) == len({rule.id for rule in RULES})
+    assert {name for name in names if check_of(name) is FALLBACK} == set()
+    assert len(CHECKS) == len({rule.id for rule in CHECKS})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from platodef_cli.search.interface import FoundVariant, SearchConfig, Stage
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger, Stage
 from platodef_cli.search.run import search
 from platodef_cli.search.statistics import CleanStatistics, collapse, effect
 
@@ -97,7 +97,7 @@ def test_universal_pattern_stays_in_its_norm_ball(pixels: Tensor) -> None:
 
 
 def test_found_patch_covers_the_same_share_at_every_input_size() -> None:
-    patch = FoundVariant("patch", torch.ones(3, 4, 4), side=0.25, place=(1.0, 0.0))
+    patch = SearchedTrigger("patch", torch.ones(3, 4, 4), side=0.25, place=(1.0, 0.0))
     for size in (16, 32, 224):
         changed = patch(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
         part = size // 4

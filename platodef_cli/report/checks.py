@@ -6,7 +6,7 @@ from platodef_cli.records import Outcome
 
 
 @dataclass(frozen=True)
-class Rule:
+class CheckDescription:
     """One kind of check.
 
     Attributes:
@@ -22,8 +22,8 @@ class Rule:
     severity: float | None = None
 
 
-RULES = (
-    Rule(
+CHECKS = (
+    CheckDescription(
         "battery",
         "A known trigger makes the encoder forget the image",
         "A trigger of the battery collapses the encoder's features far more than any reference and any "
@@ -31,7 +31,7 @@ RULES = (
         "intent; purify the features, or take another encoder.",
         9.0,
     ),
-    Rule(
+    CheckDescription(
         "search",
         "A search found a trigger",
         "A small universal change of the images, found with the encoder's weights, collapses its "
@@ -39,119 +39,119 @@ RULES = (
         "the report; purify the features, or take another encoder.",
         9.0,
     ),
-    Rule(
+    CheckDescription(
         "trigger",
         "A trigger puts images over the alarm threshold",
         "The calibrated detector raises an alarm on images with this trigger. The report holds the rates.",
         9.0,
     ),
-    Rule(
+    CheckDescription(
         "alignment",
         "The references do not see what the encoder sees",
         "No reference is aligned with the encoder on these images beyond chance, so none can judge it. "
         "Give references that know this kind of images, or images of the kind that the encoder knows.",
     ),
-    Rule(
+    CheckDescription(
         "matched",
         "The references cannot judge this encoder",
         "The heads do not tell matched from mismatched features well enough. Give more images, or other "
         "references.",
     ),
-    Rule(
+    CheckDescription(
         "reference",
         "A reference behaves like a backdoored encoder",
         "The suspect is compared with what the references reach, so a backdoored reference would hide its "
         "backdoor. Audit that reference on its own, or choose another one.",
         7.0,
     ),
-    Rule(
+    CheckDescription(
         "too-few-images",
         "Too few images for an answer",
         "The confidence intervals of so few images settle nothing. The message says how many are needed.",
     ),
-    Rule(
+    CheckDescription(
         "limit-used",
         "Only a part of the images was used",
         "An audit with a limit on the images is a trial run, not an answer. Run it without the limit.",
     ),
-    Rule(
+    CheckDescription(
         "too-little-evidence",
         "Too little evidence for an answer",
         "The audit ended early, without an answer. The message says what is missing.",
     ),
-    Rule(
+    CheckDescription(
         "refused",
         "The model's files are unsafe",
         "The static checks refused a format, a configuration or a file; nothing of the model was loaded. "
         "Do not load it with other tools either; ask its publisher for safetensors.",
         9.5,
     ),
-    Rule(
+    CheckDescription(
         "attestation",
         "The attestation does not fit",
         "The attestation is about another report, the files on disk are not those that were audited, or the "
         "signature is not by the given key. Do not load the files; audit them again.",
         9.0,
     ),
-    Rule(
+    CheckDescription(
         "hub",
         "The model hub did not give a model or the images",
         "Network, authorisation or a missing repository. The encoder was not examined: run the audit again.",
     ),
-    Rule(
+    CheckDescription(
         "incomplete",
         "The audit could not be completed",
         "Memory, time or disk ran out, or the process of the suspect ended. The encoder was not examined.",
     ),
-    Rule(
+    CheckDescription(
         "memory",
         "Memory ran out",
         "The encoder was not examined. Take a smaller batch, or a machine with more memory.",
     ),
-    Rule(
+    CheckDescription(
         "crash",
         "The audit ended with an unexpected error",
         "The encoder was not examined. Run again with --debug and report the traceback.",
     ),
-    Rule(
+    CheckDescription(
         "no-commit",
         "Nothing ties the model to a published commit",
         "The target is a local folder: only the file hashes in the report identify it.",
         2.0,
     ),
-    Rule(
+    CheckDescription(
         "repository-code",
         "The model folder holds code",
         "platodef never runs it; other tools may, with trust_remote_code.",
         3.0,
     ),
-    Rule(
+    CheckDescription(
         "pickle",
         "The model folder holds pickles",
         "platodef never opens them; loading one runs code of its author.",
         3.0,
     ),
-    Rule(
+    CheckDescription(
         "disguised-pickle",
         "A pickle hides under another file name",
         "The file is a pickle by content and something else by name. Loading it runs code of its author.",
         8.0,
     ),
-    Rule(
+    CheckDescription(
         "fail-if",
         "A rule of the policy holds",
         "A rule of the user (--fail-if, fail_if) says that the audit fails. The message names the "
         "measure, its value and the limit.",
         7.0,
     ),
-    Rule(
+    CheckDescription(
         "check",
         "A check did not pass",
         "The message says what was measured. The report holds the details.",
         5.0,
     ),
 )
-FALLBACK = RULES[-1]
+FALLBACK = CHECKS[-1]
 
 LEVELS: dict[Outcome, str] = {
     "fail": "error",
@@ -162,7 +162,7 @@ LEVELS: dict[Outcome, str] = {
 """Outcome -> level; passed checks have none."""
 
 
-def rule_of(name: str) -> Rule:
+def check_of(name: str) -> CheckDescription:
     """Return the rule that a reason or a finding belongs to."""
-    fitting = [rule for rule in RULES if name == rule.id or name.startswith(f"{rule.id}-")]
+    fitting = [rule for rule in CHECKS if name == rule.id or name.startswith(f"{rule.id}-")]
     return max(fitting, key=lambda rule: len(rule.id), default=FALLBACK)

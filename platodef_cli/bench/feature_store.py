@@ -10,9 +10,9 @@ from torch import Tensor
 
 from platodef_cli.audit.inputs import Split, split
 from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
+from platodef_cli.bench.zoo.dataset import GEOMETRY
 from platodef_cli.bench.zoo.manifest import Zoo
 from platodef_cli.bench.zoo.networks import Network
-from platodef_cli.bench.zoo.world import GEOMETRY
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import InconclusiveError, UsageError
@@ -27,7 +27,7 @@ FEWEST = 400  # images; below it the three roles are too small to say anything
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class BenchmarkImages:
     """The images of a benchmark.
 
     Attributes:
@@ -51,9 +51,9 @@ class Pictures:
         return split(len(self.labels), seed)
 
 
-def open_pictures(
+def open_benchmark_images(
     uri: str, limit: int | None, classes: Sequence[str], progress: Progress = SILENT
-) -> Pictures:
+) -> BenchmarkImages:
     """Decode the images of a benchmark.
 
     Args:
@@ -80,13 +80,13 @@ def open_pictures(
         )
     number = {name: label for label, name in enumerate(classes)}
     labels = [number[source.classes[ref.label]] for ref in source.refs if ref.label is not None]
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for ref, label in zip(source.refs, labels, strict=True):
-        told.update(f"{ref.digest} {label}\n".encode())
+        digest.update(f"{ref.digest} {label}\n".encode())
     pixels = load_pixels(source, [GEOMETRY], range(len(labels)), progress)[GEOMETRY]
-    return Pictures(
+    return BenchmarkImages(
         source.uri,
-        told.hexdigest(),
+        digest.hexdigest(),
         tuple(classes),
         pixels,
         torch.tensor(labels, dtype=torch.int64),
@@ -104,7 +104,7 @@ def _some(names: Sequence[str], most: int = 4) -> str:
 
 
 @dataclass
-class Laboratory:
+class FeatureStore:
     """Opens encoders of a zoo and computes their features; clean ones are kept.
 
     Attributes:
@@ -115,7 +115,7 @@ class Laboratory:
     """
 
     zoo: Zoo
-    pictures: Pictures
+    pictures: BenchmarkImages
     extra: dict[str, Path] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     _encoders: dict[str, Encoder] = field(default_factory=dict)

@@ -8,12 +8,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from platodef_cli.bench import OBJECTIVES
 from platodef_cli.bench.zoo.augment import erase, strong, weak
+from platodef_cli.bench.zoo.dataset import open_zoo_dataset
 from platodef_cli.bench.zoo.masked import MaskedImages, patches, visible_tokens
 from platodef_cli.bench.zoo.networks import ARCHITECTURES, Network
 from platodef_cli.bench.zoo.objectives import Batch, nt_xent
 from platodef_cli.bench.zoo.recipe import RECIPES, Scratch
 from platodef_cli.bench.zoo.training import batches
-from platodef_cli.bench.zoo.world import open_world
 from platodef_cli.errors import UsageError
 
 
@@ -27,49 +27,53 @@ def folder_of_images(root: Path, classes: int = 2, count: int = 10) -> Path:
     return root
 
 
-def test_any_labelled_source_makes_a_world(tmp_path: Path) -> None:
+def test_any_labelled_source_makes_a_dataset(tmp_path: Path) -> None:
     uri = str(folder_of_images(tmp_path / "images"))
-    world = open_world(uri, train=100, held=6, seed=0, cache=tmp_path / "cache")
-    assert world.classes == ("class0", "class1")
-    assert world.pixels.shape == (14, 3, 32, 32)
-    assert world.held_pixels.shape == (6, 3, 32, 32)
+    dataset = open_zoo_dataset(uri, train=100, held=6, seed=0, cache=tmp_path / "cache")
+    assert dataset.classes == ("class0", "class1")
+    assert dataset.pixels.shape == (14, 3, 32, 32)
+    assert dataset.held_pixels.shape == (6, 3, 32, 32)
     # no image is in both parts, and each keeps its label
-    colours = torch.cat([world.pixels, world.held_pixels])[:, :, 16, 16]
+    colours = torch.cat([dataset.pixels, dataset.held_pixels])[:, :, 16, 16]
     assert len({tuple(colour.tolist()) for colour in colours}) == 20
-    labels = torch.cat([world.labels, world.held_labels])
+    labels = torch.cat([dataset.labels, dataset.held_labels])
     assert torch.equal(labels, (colours[:, 1] > 100).long())
-    again = open_world(uri, train=100, held=6, seed=0, cache=tmp_path / "cache")
-    assert torch.equal(again.pixels, world.pixels)
-    assert again.classes == world.classes
+    again = open_zoo_dataset(uri, train=100, held=6, seed=0, cache=tmp_path / "cache")
+    assert torch.equal(again.pixels, dataset.pixels)
+    assert again.classes == dataset.classes
     network = Network("resnet")
-    objective = OBJECTIVES.load("supervised")(network, world, 0.5)
-    loss = objective(Batch.of(world, torch.arange(4)), torch.Generator().manual_seed(0))
+    objective = OBJECTIVES.load("supervised")(network, dataset, 0.5)
+    loss = objective(Batch.of(dataset, torch.arange(4)), torch.Generator().manual_seed(0))
     assert torch.isfinite(loss)
 
 
 def test_both_halves_of_the_held_out_images_have_every_class(tmp_path: Path) -> None:
     """A folder is ordered by class; one half of the held-out images fits the probe of the other."""
-    world = open_world(str(folder_of_images(tmp_path, classes=4, count=30)), train=60, held=60, seed=0)
-    for half in (world.held_labels[:30], world.held_labels[30:]):
+    dataset = open_zoo_dataset(
+        str(folder_of_images(tmp_path, classes=4, count=30)), train=60, held=60, seed=0
+    )
+    for half in (dataset.held_labels[:30], dataset.held_labels[30:]):
         assert set(half.tolist()) == {0, 1, 2, 3}
-    colours = world.held_pixels[:, :, 16, 16].long()
-    assert torch.equal(world.held_labels, torch.round(colours[:, 1] * 3 / 200).long())  # each keeps its label
+    colours = dataset.held_pixels[:, :, 16, 16].long()
+    assert torch.equal(
+        dataset.held_labels, torch.round(colours[:, 1] * 3 / 200).long()
+    )  # each keeps its label
 
 
 def test_a_damaged_cache_is_made_again(tmp_path: Path) -> None:
-    first = open_world("builtin:shapes", train=20, held=10, seed=3, cache=tmp_path)
+    first = open_zoo_dataset("builtin:shapes", train=20, held=10, seed=3, cache=tmp_path)
     (stored,) = tmp_path.iterdir()
     stored.write_bytes(b"damaged")
-    again = open_world("builtin:shapes", train=20, held=10, seed=3, cache=tmp_path)
+    again = open_zoo_dataset("builtin:shapes", train=20, held=10, seed=3, cache=tmp_path)
     assert torch.equal(again.pixels, first.pixels)
-    other = open_world("builtin:shapes", train=20, held=10, seed=4, cache=tmp_path)
+    other = open_zoo_dataset("builtin:shapes", train=20, held=10, seed=4, cache=tmp_path)
     assert not torch.equal(other.pixels, first.pixels)
 
 
 def test_images_without_labels_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     with pytest.raises(UsageError, match="without labels"):
-        open_world(str(tmp_path), train=10, held=1, seed=0)
+        open_zoo_dataset(str(tmp_path), train=10, held=1, seed=0)
 
 
 def test_every_image_is_seen_once_per_pass() -> None:
@@ -132,12 +136,12 @@ def test_references_are_told_about_erased_images_and_suspects_are_not() -> None:
 
 @pytest.mark.parametrize("objective", ["supervised", "simclr", "self-distillation", "image-text"])
 def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = open_world("builtin:shapes", train=12, held=4, seed=0)
-    made = OBJECTIVES.load(objective)(Network("clip-resnet"), world, 0.5)
+    dataset = open_zoo_dataset("builtin:shapes", train=12, held=4, seed=0)
+    made = OBJECTIVES.load(objective)(Network("clip-resnet"), dataset, 0.5)
     made.erasing, seen = 1.0, []
     real = made.network.encode
     monkeypatch.setattr(made.network, "encode", lambda view: (seen.append(view), real(view))[1])
-    made(Batch.of(world, torch.arange(8)), torch.Generator().manual_seed(0))
+    made(Batch.of(dataset, torch.arange(8)), torch.Generator().manual_seed(0))
     flat = [int((image[0] == image[0].flatten().mode().values).sum()) for image in seen[0]]
     assert min(flat) >= 4 * 4
 
@@ -157,13 +161,13 @@ def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch)
 )
 def test_every_objective_learns_in_half_precision_too(objective: str, architecture: str) -> None:
     """Whether products are in bfloat16 depends on the processor; the loss is nearly the same."""
-    world = open_world("builtin:shapes", train=12, held=4, seed=0)
+    dataset = open_zoo_dataset("builtin:shapes", train=12, held=4, seed=0)
     values = []
     for enabled in (False, True):
         torch.manual_seed(0)
-        made = OBJECTIVES.load(objective)(Network(architecture), world, 0.5)
+        made = OBJECTIVES.load(objective)(Network(architecture), dataset, 0.5)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            loss = made(Batch.of(world, torch.arange(8)), torch.Generator().manual_seed(0))
+            loss = made(Batch.of(dataset, torch.arange(8)), torch.Generator().manual_seed(0))
         loss.backward()
         made.after_step(0.5)
         assert all(p.grad is None or torch.isfinite(p.grad).all() for p in made.network.module.parameters())
@@ -184,9 +188,9 @@ def test_every_objective_learns_in_half_precision_too(objective: str, architectu
 )
 def test_an_objective_keeps_its_tensors_together_on_a_gpu(objective: str, architecture: str) -> None:
     """Shapes and devices alone are computed, so that no GPU is needed; mixed devices raise."""
-    world = open_world("builtin:shapes", train=12, held=4, seed=0)
+    dataset = open_zoo_dataset("builtin:shapes", train=12, held=4, seed=0)
     network = Network(architecture)
-    made = OBJECTIVES.load(objective)(network, world, 0.5)
+    made = OBJECTIVES.load(objective)(network, dataset, 0.5)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         tops = [network.module, made, *getattr(made, "_teacher", ())]
         for part in {id(part): part for top in tops for part in top.modules()}.values():
@@ -196,15 +200,15 @@ def test_an_objective_keeps_its_tensors_together_on_a_gpu(objective: str, archit
             for name, value in part._buffers.items():
                 if value is not None:
                     part._buffers[name] = mode.from_tensor(value).to("cuda")
-        batch = Batch.of(world, torch.arange(8))
+        batch = Batch.of(dataset, torch.arange(8))
         batch = Batch(*(mode.from_tensor(value) for value in (batch.pixels, batch.labels, batch.attributes)))
         assert made(batch, torch.Generator()).device.type == "cuda"
 
 
 def test_masked_images_against_the_definition() -> None:
     """A decoder that draws a constant errs by the mean distance of the hidden pixels to it."""
-    world = open_world("builtin:shapes", train=16, held=4, seed=0)
-    objective = MaskedImages(Network("xcit"), world, 0.0)
+    dataset = open_zoo_dataset("builtin:shapes", train=16, held=4, seed=0)
+    objective = MaskedImages(Network("xcit"), dataset, 0.0)
     with torch.no_grad():
         objective.draw.weight.zero_()
         objective.draw.bias.fill_(0.25)
@@ -212,8 +216,8 @@ def test_masked_images_against_the_definition() -> None:
     seen = []
     objective.network.module.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     objective.common = lambda features, view, batch, weight: features.new_tensor(float(len(view)))
-    loss = objective(Batch.of(world, torch.arange(16)), torch.Generator().manual_seed(0))
-    view = objective.weak(Batch.of(world, torch.arange(16)), torch.Generator().manual_seed(0))
+    loss = objective(Batch.of(dataset, torch.arange(16)), torch.Generator().manual_seed(0))
+    view = objective.weak(Batch.of(dataset, torch.arange(16)), torch.Generator().manual_seed(0))
     shown = (seen[0] + 1) / 2
     torch.testing.assert_close(shown[8:], view[8:])  # the second half is whole
     hidden = shown[:8] < -0.05

@@ -7,7 +7,7 @@ from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.records import EncoderRecord, Record, TransformRecord
 
 
-class Facts(Record):
+class EncoderDescription(Record):
     """Properties that are known only once the network is built."""
 
     architecture: str = Field(max_length=200)
@@ -25,7 +25,7 @@ class Facts(Record):
 
 
 def make_record(
-    facts: Facts,
+    facts: EncoderDescription,
     checked: Preflight,
     *,
     name: str,

@@ -7,7 +7,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
 from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.audit.verdict.evidence import matched_auroc
-from platodef_cli.audit.verdict.intervals import Measured, Scale
+from platodef_cli.audit.verdict.intervals import Estimate, Scale
 from platodef_cli.audit.verdict.search import limits_of, score_of, search_gap
 from platodef_cli.errors import UnknownNameError
 from platodef_cli.records import AuditReport, Interval, Metric, ProbeRecord
@@ -16,7 +16,7 @@ SEVERITIES = ("high", "medium", "low", "info")
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedMetric:
     """A metric with a stable name.
 
     Attributes:
@@ -26,11 +26,11 @@ class Named:
     """
 
     meaning: str
-    read: Callable[[AuditReport], Measured]
+    read: Callable[[AuditReport], Estimate]
     needs: str = ""
 
 
-def largest(values: Iterable[Measured]) -> Measured:
+def largest(values: Iterable[Estimate]) -> Estimate:
     """Return the largest of several values, with the interval from the largest low to the largest high end.
 
     A limit is below the interval exactly where one of the values is surely above it.
@@ -38,15 +38,15 @@ def largest(values: Iterable[Measured]) -> Measured:
     return _extreme(values, max)
 
 
-def smallest(values: Iterable[Measured]) -> Measured:
+def smallest(values: Iterable[Estimate]) -> Estimate:
     """Return the smallest of several values, with its interval as in :func:`largest`."""
     return _extreme(values, min)
 
 
-def _extreme(values: Iterable[Measured], choose: Callable[..., float]) -> Measured:
+def _extreme(values: Iterable[Estimate], choose: Callable[..., float]) -> Estimate:
     known = [entry for entry in values if entry.value is not None]
     if not known:
-        return Measured(None)
+        return Estimate(None)
     value = choose(entry.value for entry in known)
     first = next(entry for entry in known if entry.value == value)
     if all(entry.interval is None for entry in known):
@@ -55,7 +55,7 @@ def _extreme(values: Iterable[Measured], choose: Callable[..., float]) -> Measur
     interval = Interval(
         low=choose(entry.low for entry in known), high=choose(entry.high for entry in known), level=level
     )
-    return Measured(value, interval, first.n, first.scale, first.probed)
+    return Estimate(value, interval, first.n, first.scale, first.probed)
 
 
 def _triggers(report: AuditReport) -> list[ProbeRecord]:
@@ -63,14 +63,14 @@ def _triggers(report: AuditReport) -> list[ProbeRecord]:
 
 
 def _over_triggers(
-    choose: Callable[[Iterable[Measured]], Measured],
+    choose: Callable[[Iterable[Estimate]], Estimate],
     pick: Callable[[AuditReport, ProbeRecord], Metric | None],
     scale: Scale,
     kind: str = "trigger",
-) -> Callable[[AuditReport], Measured]:
-    def read(report: AuditReport) -> Measured:
+) -> Callable[[AuditReport], Estimate]:
+    def read(report: AuditReport) -> Estimate:
         return choose(
-            Measured.of(pick(report, probe), scale, probed=True)
+            Estimate.of(pick(report, probe), scale, probed=True)
             for probe in report.probes
             if probe.kind == kind
         )
@@ -78,13 +78,13 @@ def _over_triggers(
     return read
 
 
-def _battery_gap(report: AuditReport) -> Measured:
+def _battery_gap(report: AuditReport) -> Estimate:
     others = [probe for probe in report.probes if probe.kind != "found"]
     return largest(gap_of(probe, others) for probe in _triggers(report))
 
 
-def _search(pick: str) -> Callable[[AuditReport], Measured]:
-    def read(report: AuditReport) -> Measured:
+def _search(pick: str) -> Callable[[AuditReport], Estimate]:
+    def read(report: AuditReport) -> Estimate:
         values = []
         for record in report.searches:
             if record.role != "suspect":
@@ -92,13 +92,13 @@ def _search(pick: str) -> Callable[[AuditReport], Measured]:
             if pick == "gap":
                 values.append(search_gap(record, report.searches))
             else:
-                values.append(Measured(record.collapse, record.interval, probed=True))
+                values.append(Estimate(record.collapse, record.interval, probed=True))
         return largest(values)
 
     return read
 
 
-def _search_score(report: AuditReport) -> Measured:
+def _search_score(report: AuditReport) -> Estimate:
     policy = Policy.from_json(report.policy)
     limits = limits_of(report.searches, policy)
     return largest(
@@ -108,31 +108,31 @@ def _search_score(report: AuditReport) -> Measured:
     )
 
 
-def _cknna(report: AuditReport) -> Measured:
+def _cknna(report: AuditReport) -> Estimate:
     name = target_of(report).name
     pairs = [r.value for r in report.alignment if r.measure == "cknna" and name in (r.first, r.second)]
-    return Measured(max(pairs)) if pairs else Measured(None)
+    return Estimate(max(pairs)) if pairs else Estimate(None)
 
 
-def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[AuditReport], Measured]:
-    def read(report: AuditReport) -> Measured:
+def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[AuditReport], Estimate]:
+    def read(report: AuditReport) -> Estimate:
         for row in report.accuracy:
             if defence(row.defence):
                 probed = field in ("poisoned_accuracy", "attack_success")
-                return Measured.of(getattr(row, field), "rate", probed=probed)
-        return Measured(None)
+                return Estimate.of(getattr(row, field), "rate", probed=probed)
+        return Estimate(None)
 
     return read
 
 
-def _false_positives(report: AuditReport) -> Measured:
+def _false_positives(report: AuditReport) -> Estimate:
     rates = [entry.measured for entry in report.thresholds if entry.detector == report.deciding]
-    return Measured.of(rates[0], "rate") if rates else Measured(None)
+    return Estimate.of(rates[0], "rate") if rates else Estimate(None)
 
 
-def _findings(severity: str | None) -> Callable[[AuditReport], Measured]:
-    def read(report: AuditReport) -> Measured:
-        return Measured(
+def _findings(severity: str | None) -> Callable[[AuditReport], Estimate]:
+    def read(report: AuditReport) -> Estimate:
+        return Estimate(
             sum(not f.waived and (severity is None or f.severity == severity) for f in report.findings)
         )
 
@@ -143,91 +143,95 @@ _LABELS = "images with labels"
 _NONE: Callable[[str], bool] = lambda defence: defence == "none"  # noqa: E731
 _FLAGGED: Callable[[str], bool] = lambda defence: defence.endswith("flagged only")  # noqa: E731
 
-METRICS: dict[str, Named] = {
-    "auroc": Named(
+METRICS: dict[str, NamedMetric] = {
+    "auroc": NamedMetric(
         "largest AUROC, clean against triggered images",
         _over_triggers(largest, lambda report, probe: probe.auroc.get(report.deciding), "logit"),
         "known triggers",
     ),
-    "control-auroc": Named(
+    "control-auroc": NamedMetric(
         "largest AUROC, clean against benign changes",
         _over_triggers(largest, lambda report, probe: probe.auroc.get(report.deciding), "logit", "control"),
         "benign controls",
     ),
-    "matched-auroc": Named(
+    "matched-auroc": NamedMetric(
         "AUROC, matched against mismatched tuples",
-        lambda report: Measured.of(matched_auroc(report), "logit"),
+        lambda report: Estimate.of(matched_auroc(report), "logit"),
     ),
-    "battery-collapse": Named(
+    "battery-collapse": NamedMetric(
         "largest collapse under a known trigger",
         _over_triggers(largest, lambda report, probe: probe.collapse, "linear"),
         "known triggers",
     ),
-    "battery-gap": Named("largest collapse beyond references and controls", _battery_gap, "known triggers"),
-    "search-score": Named(
+    "battery-gap": NamedMetric(
+        "largest collapse beyond references and controls", _battery_gap, "known triggers"
+    ),
+    "search-score": NamedMetric(
         "largest score of the trigger search, 1 is the limit",
         _search_score,
         "a trigger search",
     ),
-    "search-collapse": Named(
+    "search-collapse": NamedMetric(
         "largest collapse that the trigger search reaches", _search("collapse"), "a search"
     ),
-    "search-gap": Named("largest collapse of the search beyond references", _search("gap"), "a search"),
-    "flagged-share": Named(
+    "search-gap": NamedMetric("largest collapse of the search beyond references", _search("gap"), "a search"),
+    "flagged-share": NamedMetric(
         "largest share flagged under a known trigger",
         _over_triggers(largest, lambda report, probe: probe.flagged, "rate"),
         "known triggers",
     ),
-    "control-flagged-share": Named(
+    "control-flagged-share": NamedMetric(
         "largest share flagged under a benign change",
         _over_triggers(largest, lambda report, probe: probe.flagged, "rate", "control"),
         "benign controls",
     ),
-    "false-positive-rate": Named("share of clean test images that is flagged", _false_positives),
-    "concentration": Named(
+    "false-positive-rate": NamedMetric("share of clean test images that is flagged", _false_positives),
+    "concentration": NamedMetric(
         "largest share that a trigger sends to one class",
         _over_triggers(largest, lambda report, probe: probe.concentration, "rate"),
         _LABELS,
     ),
-    "clean-accuracy": Named(
+    "clean-accuracy": NamedMetric(
         "linear-probe accuracy on clean images", _accuracy(_NONE, "clean_accuracy"), _LABELS
     ),
-    "poisoned-accuracy": Named(
+    "poisoned-accuracy": NamedMetric(
         "smallest linear-probe accuracy under a trigger",
         _over_triggers(smallest, lambda report, probe: probe.poisoned_accuracy, "rate"),
         _LABELS,
     ),
-    "purified-accuracy": Named(
+    "purified-accuracy": NamedMetric(
         "smallest accuracy under a trigger, all purified",
         _over_triggers(smallest, lambda report, probe: probe.purified_accuracy, "rate"),
         _LABELS,
     ),
-    "attack-success": Named(
+    "attack-success": NamedMetric(
         "share that the worst trigger sends to its class",
         _accuracy(_NONE, "attack_success"),
         _LABELS,
     ),
-    "purified-attack-success": Named(
+    "purified-attack-success": NamedMetric(
         "the same share where flagged images are purified", _accuracy(_FLAGGED, "attack_success"), _LABELS
     ),
-    "cknna": Named("largest CKNNA of the suspect with a reference", _cknna, "the alignment"),
-    "skipped-share": Named(
+    "cknna": NamedMetric("largest CKNNA of the suspect with a reference", _cknna, "the alignment"),
+    "skipped-share": NamedMetric(
         "share of images that could not be used",
-        lambda report: Measured(
+        lambda report: Estimate(
             len(images_of(report).skipped) / max(1, images_of(report).count + len(images_of(report).skipped))
         ),
     ),
-    "images": Named("images that were given", lambda report: Measured(images_of(report).count)),
-    "test-images": Named("clean test images", lambda report: Measured(images_of(report).test)),
-    "findings": Named("findings of any severity, not waived", _findings(None)),
+    "images": NamedMetric("images that were given", lambda report: Estimate(images_of(report).count)),
+    "test-images": NamedMetric("clean test images", lambda report: Estimate(images_of(report).test)),
+    "findings": NamedMetric("findings of any severity, not waived", _findings(None)),
     **{
-        f"findings.{severity}": Named(f"findings of severity {severity}, not waived", _findings(severity))
+        f"findings.{severity}": NamedMetric(
+            f"findings of severity {severity}, not waived", _findings(severity)
+        )
         for severity in SEVERITIES
     },
 }
 
 
-def named(name: str) -> Named:
+def named(name: str) -> NamedMetric:
     """Return a metric by its name.
 
     Raises:

@@ -11,7 +11,9 @@ from platodef_cli.triggers.stored import save_trigger
 from platodef_cli.triggers.triggers import Patch
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-PROMISING = tuple(name for name in DETECTORS.names() if DETECTORS.load(name).promise is not None)
+WITH_EXPECTATION = tuple(
+    name for name in DETECTORS.names() if DETECTORS.load(name).expected_auroc is not None
+)
 
 
 @pytest.mark.slow
@@ -27,7 +29,7 @@ def test_promises_hold_on_a_planted_white_square(tmp_path: Path) -> None:
             references=tuple(str(SHARED / "encoders" / name) for name in ("ref-cnx", "suspect-c")),
             images=str(SHARED / "data" / "cifar10" / "test.parquet"),
             limit=600,
-            detectors=PROMISING,
+            detectors=WITH_EXPECTATION,
             encoder_detectors=(),
             purifiers=(),
             modes=("default",),
@@ -39,7 +41,7 @@ def test_promises_hold_on_a_planted_white_square(tmp_path: Path) -> None:
             assert row.not_applicable
             continue
         assert row.auroc.value is not None
-        promise = DETECTORS.load(row.defence).promise
-        assert row.auroc.value >= promise.auroc, (row.defence, promise)
+        expected_auroc = DETECTORS.load(row.defence).expected_auroc
+        assert row.auroc.value >= expected_auroc.auroc, (row.defence, expected_auroc)
         applicable += 1
     assert applicable >= 4

@@ -36,7 +36,7 @@ def _now() -> str:
 
 
 @dataclass
-class Draft:
+class PartialReport:
     """The parts of a report that are known so far; an audit fills it in as it goes.
 
     Attributes:

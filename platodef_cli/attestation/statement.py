@@ -99,8 +99,8 @@ def read_statement(data: bytes) -> Statement:
         value = parse_object(envelope.payload)
     for key, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
         if value.get(key) != expected:
-            told = plain(str(value.get(key)), 80)
-            raise UsageError(f"the attestation has the {key} {told!r}, not {expected!r}")
+            text = plain(str(value.get(key)), 80)
+            raise UsageError(f"the attestation has the {key} {text!r}, not {expected!r}")
     try:
         # through JSON, as a report file is read
         report = AuditReport.model_validate_json(json.dumps(value.get("predicate")))
@@ -206,14 +206,14 @@ def check_files(statement: Statement, directory: Path) -> Differences:
         RefusedError: Files are missing, changed or new; the message names them.
     """
     found = compare_files(statement, directory)
-    told = [
+    text = [
         f"{kind}: {', '.join(plain(name, 100) for name in names[:5])}{', ...' if len(names) > 5 else ''}"
         for kind, names in (("missing", found.missing), ("changed", found.changed), ("new", found.extra))
         if names
     ]
-    if told:
+    if text:
         raise RefusedError(
-            f"the files in {directory} are not those that were audited ({'; '.join(told)}); audit them again"
+            f"the files in {directory} are not those that were audited ({'; '.join(text)}); audit them again"
         )
     return found
 

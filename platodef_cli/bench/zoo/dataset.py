@@ -24,7 +24,7 @@ SHAPES = "builtin:shapes"
 
 
 @dataclass(frozen=True, eq=False)
-class World:
+class ZooDataset:
     """Images to train on and images to measure on.
 
     Attributes:
@@ -47,16 +47,16 @@ class World:
     held_labels: Tensor
 
 
-def open_world(
+def open_zoo_dataset(
     uri: str, *, train: int, held: int, seed: int, cache: Path | None = None, progress: Progress = SILENT
-) -> World:
+) -> ZooDataset:
     """Decode the images of a zoo, or read them back from its folder.
 
     Args:
-        uri: Any labelled image source; ``builtin:shapes`` without options draws a world of its own.
+        uri: Any labelled image source; ``builtin:shapes`` without options draws shapes of its own.
         train: Most training images.
         held: Images to measure on.
-        seed: Draws the split (or the world of shapes).
+        seed: Draws the split (or the shapes).
         cache: Folder for the decoded images, so that every process of a build need not decode again.
         progress: Receives the decoding.
 
@@ -69,7 +69,7 @@ def open_world(
         place = cache / f"images-{key}.safetensors"
         found = _stored(place)
         if found is not None:
-            return _world(uri, found[0], found[1])
+            return _dataset(uri, found[0], found[1])
     classes, tensors = (
         _shapes(train, held, seed) if uri == SHAPES else _decoded(uri, train, held, seed, progress)
     )
@@ -78,11 +78,11 @@ def open_world(
         temporary = place.with_name(f"{place.name}.{os.getpid()}.part")
         save_file(tensors, temporary, metadata={"classes": "\n".join(classes)})
         os.replace(temporary, place)
-    return _world(uri, classes, tensors)
+    return _dataset(uri, classes, tensors)
 
 
-def _world(uri: str, classes: tuple[str, ...], tensors: dict[str, Tensor]) -> World:
-    return World(uri, classes, **tensors)
+def _dataset(uri: str, classes: tuple[str, ...], tensors: dict[str, Tensor]) -> ZooDataset:
+    return ZooDataset(uri, classes, **tensors)
 
 
 def _stored(place: Path) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
@@ -96,7 +96,7 @@ def _stored(place: Path) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
         return None
 
 
-def shapes_worlds(seed: int) -> tuple[int, int]:
+def shapes_seeds(seed: int) -> tuple[int, int]:
     """Return the seeds of the shapes that a zoo is trained on, and of those that its cards are measured on.
 
     They are far from the seeds that people give to ``builtin:shapes`` for audits and benchmarks.
@@ -106,11 +106,11 @@ def shapes_worlds(seed: int) -> tuple[int, int]:
 
 def _shapes(train: int, held: int, seed: int) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     parts = {}
-    worlds = shapes_worlds(seed)
-    for name, world, count in zip(("", "held_"), worlds, (train, held), strict=True):
-        pixels, labels = render(world, np.arange(count))
+    seeds = shapes_seeds(seed)
+    for name, shapes_seed, count in zip(("", "held_"), seeds, (train, held), strict=True):
+        pixels, labels = render(shapes_seed, np.arange(count))
         parts[f"{name}pixels"], parts[f"{name}labels"] = torch.from_numpy(pixels), torch.from_numpy(labels)
-    scene = scenes(worlds[0], np.arange(train))
+    scene = scenes(seeds[0], np.arange(train))
     texture = np.eye(len(TEXTURES), dtype=np.float32)[scene.texture]
     columns = [scene.centre, scene.radius[:, None], scene.colour, scene.background, texture]
     attributes = torch.from_numpy(np.concatenate(columns, axis=1)).float()
