@@ -33,7 +33,7 @@ def block(name: str) -> str:
 def changelog() -> str:
     """Check that the newest version in the changelog is the version of the package."""
     version = re.search(
-        r'__version__ = "([^"]+)"', (ROOT / "platodef_cli/__init__.py").read_text(encoding="utf-8")
+        r'__version__ = "([^"]+)"', (ROOT / "platodef_cli/version.py").read_text(encoding="utf-8")
     )
     headings = re.findall(
         r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE

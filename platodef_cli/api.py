@@ -2,40 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from platodef_cli import environment
-from platodef_cli.audit import AuditConfig, Policy
-from platodef_cli.audit.policy.sources import policy_of
-from platodef_cli.encoders.checks.preflight import Preflight
-from platodef_cli.errors import (
-    HubError,
-    IncompleteError,
-    InconclusiveError,
-    PlatodefError,
-    RefusedError,
-    UsageError,
-)
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import AuditReport
-from platodef_cli.report import REPORTS
-from platodef_cli.report.interface import RenderOptions
-from platodef_cli.report.reading import read_report
 
-__all__ = [
-    "AuditReport",
-    "HubError",
-    "IncompleteError",
-    "InconclusiveError",
-    "PlatodefError",
-    "Policy",
-    "Preflight",
-    "RefusedError",
-    "UsageError",
-    "audit",
-    "preflight",
-    "read_report",
-    "render",
-]
+if TYPE_CHECKING:
+    from platodef_cli.encoders.checks.preflight import Preflight
+    from platodef_cli.records import AuditReport
+    from platodef_cli.report.interface import RenderOptions
 
 
 def audit(
@@ -55,7 +32,7 @@ def audit(
     cache_dir: Path | None = None,
     use_cache: bool = True,
     progress: Progress = SILENT,
-) -> AuditReport:
+) -> "AuditReport":
     """Audit a vision encoder, as ``platodef audit`` does; nothing is printed.
 
     Libraries that load models are set to send no telemetry and to convert no pickles, through environment
@@ -91,6 +68,8 @@ def audit(
         InconclusiveError: There are too few images to begin.
     """
     environment.prepare()
+    from platodef_cli.audit.policy.sources import policy_of
+
     limits = policy_of(Path(policy)) if isinstance(policy, str | Path) else policy
     config = AuditConfig(
         model=str(model),
@@ -116,7 +95,7 @@ def audit(
 
 def preflight(
     model: str | Path, *, revision: str | None = None, offline: bool = False, progress: Progress = SILENT
-) -> Preflight:
+) -> "Preflight":
     """Check the files of a model without loading anything of it, as ``platodef preflight`` does.
 
     Args:
@@ -142,7 +121,18 @@ def preflight(
         return check(resolve(parse(str(model), revision), offline=offline, progress=progress).directory)
 
 
-def render(report: AuditReport, form: str, options: RenderOptions | None = None) -> str:
+def read_report(path: str | Path) -> "AuditReport":
+    """Read a JSON report of this or an earlier version.
+
+    Raises:
+        UsageError: The file is missing, too large, of a newer version, or is not a report.
+    """
+    from platodef_cli.report.reading import read_report as read
+
+    return read(Path(path))
+
+
+def render(report: "AuditReport", form: str, options: "RenderOptions | None" = None) -> str:
     """Return a report as text.
 
     Args:
@@ -153,5 +143,8 @@ def render(report: AuditReport, form: str, options: RenderOptions | None = None)
     Raises:
         UsageError: There is no such format; the message lists the choices.
     """
+    from platodef_cli.report import REPORTS
+    from platodef_cli.report.interface import RenderOptions
+
     text: str = REPORTS.load(form)(report, options or RenderOptions())
     return text

@@ -1,10 +1,15 @@
-"""Canonical text and atomic writes; no torch, so that looking at the cache stays quick."""
+"""Files: canonical text, atomic writes, and careful opening of files that others wrote; no torch."""
 
 import json
 import os
 import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from platodef_cli.errors import RefusedError
 
 
 class DamagedError(Exception):
@@ -30,3 +35,48 @@ def write_atomically(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def open_regular(path: Path) -> Iterator[tuple[int, int]]:
+    """Open a regular file without following a link; yields ``(descriptor, size)``.
+
+    Raises:
+        RefusedError: The path is a link, a pipe, a device or a folder, or it cannot be read.
+    """
+    try:
+        # Non-blocking, so that a named pipe under the name of a weight file cannot hang the check.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise RefusedError(f"{path}: cannot be read ({error.strerror}); do not use this model") from None
+    try:
+        info = os.fstat(descriptor)
+        if not stat.S_ISREG(info.st_mode):
+            raise RefusedError(f"{path}: not a regular file; do not use this model")
+        yield descriptor, info.st_size
+    finally:
+        os.close(descriptor)
+
+
+def resolve_inside(directory: Path, name: str) -> Path:
+    """Return the real path of ``directory/name`` and check where it leads.
+
+    Links may lead to the folder itself, or from ``snapshots/COMMIT`` of a Hub cache into the ``blobs`` of the
+    same repository.
+
+    Raises:
+        RefusedError: The name is a path, or the link leads elsewhere.
+    """
+    if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
+        raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
+    root = directory.resolve()
+    real = (root / name).resolve()
+    roots = [root]
+    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
+        # The second one is the store that the repositories of a cache share.
+        roots += [root.parent.parent / "blobs", root.parent.parent.parent / "blobs"]
+    if not any(real.is_relative_to(allowed) for allowed in roots):
+        raise RefusedError(
+            f"{directory / name}: a link out of the model folder, to {real}; do not use this model"
+        )
+    return real

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from platodef_cli.attestation.dsse import Envelope, parse_envelope
-from platodef_cli.encoders.checks.weights import open_regular, resolve_inside
+from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import AuditReport
 from platodef_cli.report.escaping import plain

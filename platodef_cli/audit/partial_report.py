@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
-from platodef_cli import __version__
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.errors import EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_REFUSED
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
+from platodef_cli.version import __version__
 
 ENDINGS: dict[int, Outcome] = {
     EXIT_INCOMPLETE: "error",

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 
 import torch
 
-from platodef_cli import __version__
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.describing import device_name, image_set, listed, not_examined, peak_memory
 from platodef_cli.audit.inputs import Inputs, Split, open_inputs, split
@@ -44,6 +43,7 @@ from platodef_cli.records import AuditReport, FoundTrigger, ProbeRecord, SearchR
 from platodef_cli.search.interface import SearchResult
 from platodef_cli.search.statistics import CleanStatistics
 from platodef_cli.triggers.battery import BatteryItem, battery
+from platodef_cli.version import __version__
 
 
 def audit(

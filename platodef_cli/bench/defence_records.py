@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-from platodef_cli import __version__
 from platodef_cli.records import Metric
+from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
     from platodef_cli.bench.defences import DefenceConfig

@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from platodef_cli.audit import AuditConfig, audit
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.run import audit
 from platodef_cli.bench.context import BenchmarkTable, Context
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,

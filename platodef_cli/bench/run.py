@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from platodef_cli import __version__
 from platodef_cli.bench import TABLES
 from platodef_cli.bench.config import BenchConfig
 from platodef_cli.bench.context import BenchmarkTable, CellStore, Context, library_versions
@@ -19,6 +18,7 @@ from platodef_cli.bench.zoo.dataset import SHAPES, shapes_seeds
 from platodef_cli.bench.zoo.manifest import Zoo, open_zoo
 from platodef_cli.errors import UsageError
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.version import __version__
 
 SHAPES_IMAGES = "builtin:shapes?seed=11&count=4000"
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from platodef_cli import __version__, environment
+from platodef_cli import environment
 from platodef_cli.cli import bench_defences, bench_run, bench_trigger, bench_zoo, cache, heads, policy
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
@@ -27,6 +27,7 @@ from platodef_cli.cli.score import score
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.versions import library_versions
 from platodef_cli.errors import EXIT_INTERRUPTED, EXIT_PASS
+from platodef_cli.version import __version__
 
 _EPILOG = (
     "Exit codes: 0 pass, 1 suspicious, 2 usage, 3 could not complete, 4 inconclusive, 5 refused, "

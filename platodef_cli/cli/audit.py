@@ -77,10 +77,11 @@ def audit(
     without_network = options.offline(offline)
     if without_network:
         environment.go_offline()
-    import platodef_cli.audit as room
+    from platodef_cli.audit.config import AuditConfig
+    from platodef_cli.audit.run import audit as run
 
-    defaults = room.AuditConfig(model=model)
-    config = room.AuditConfig(
+    defaults = AuditConfig(model=model)
+    config = AuditConfig(
         model=model,
         revision=revision,
         references=tuple(reference or ()),
@@ -106,7 +107,7 @@ def audit(
         policy=limits,
     )
     session.mention_idle_gpu(device)
-    report = room.audit(config, progress=session.progress, partial=partial())
+    report = run(config, progress=session.progress, partial=partial())
     session.on_error = None
     explain_run(session, report)
     if exceptions != Exceptions():

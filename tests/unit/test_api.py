@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 def test_the_public_surface_is_exactly_this() -> None:
     assert set(platodef_cli.__all__) == PUBLIC
-    assert set(api.__all__) == PUBLIC - {"__version__"}
-    for name in api.__all__:
-        assert inspect.getdoc(getattr(platodef_cli, name))
+    for name in PUBLIC - {"__version__"}:
+        assert inspect.getdoc(getattr(platodef_cli, name)), name
     with pytest.raises(AttributeError, match="has no attribute 'torch'"):
         platodef_cli.torch  # noqa: B018
 
@@ -34,7 +34,8 @@ def test_importing_is_light_and_audit_can_be_called_in_any_order() -> None:
     code = (
         "import sys\n"
         "import platodef_cli\n"
-        "assert [name for name in sys.modules if name.startswith('platodef_cli')] == ['platodef_cli']\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'timm', 'datasets', 'matplotlib', 'rich'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "from platodef_cli import AuditReport, PlatodefError, Policy, audit, preflight, read_report, render\n"
         "assert callable(audit)\n"
         "from platodef_cli.audit.config import AuditConfig\n"
@@ -63,7 +64,7 @@ def test_every_argument_reaches_the_audit(
         return golden_report
 
     monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
-    monkeypatch.setattr("platodef_cli.audit.run.audit", run)
+    monkeypatch.setattr(import_module("platodef_cli.audit.run"), "audit", run)
     policy = platodef_cli.Policy(name="mine")
     given: dict[str, Any] = {
         "images": tmp_path, "references": ["a", tmp_path], "revision": "v1", "policy": policy,

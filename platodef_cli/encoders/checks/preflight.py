@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import Field
 
+from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
 from platodef_cli.encoders.checks.layout import PICKLES, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
-from platodef_cli.encoders.checks.weights import files_digest, open_regular, resolve_inside
+from platodef_cli.encoders.checks.weights import files_digest
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import FileRecord, Finding, Record
 

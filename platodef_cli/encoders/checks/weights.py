@@ -3,13 +3,11 @@
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES, header_length, parse_header
@@ -20,51 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 2**22
-
-
-@contextmanager
-def open_regular(path: Path) -> Iterator[tuple[int, int]]:
-    """Open a regular file without following a link; yields ``(descriptor, size)``.
-
-    Raises:
-        RefusedError: The path is a link, a pipe, a device or a folder, or it cannot be read.
-    """
-    try:
-        # Non-blocking, so that a named pipe under the name of a weight file cannot hang the check.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise RefusedError(f"{path}: cannot be read ({error.strerror}); do not use this model") from None
-    try:
-        info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode):
-            raise RefusedError(f"{path}: not a regular file; do not use this model")
-        yield descriptor, info.st_size
-    finally:
-        os.close(descriptor)
-
-
-def resolve_inside(directory: Path, name: str) -> Path:
-    """Return the real path of ``directory/name`` and check where it leads.
-
-    Links may lead to the folder itself, or from ``snapshots/COMMIT`` of a Hub cache into the ``blobs`` of the
-    same repository.
-
-    Raises:
-        RefusedError: The name is a path, or the link leads elsewhere.
-    """
-    if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
-        raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
-    root = directory.resolve()
-    real = (root / name).resolve()
-    roots = [root]
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        # The second one is the store that the repositories of a cache share.
-        roots += [root.parent.parent / "blobs", root.parent.parent.parent / "blobs"]
-    if not any(real.is_relative_to(allowed) for allowed in roots):
-        raise RefusedError(
-            f"{directory / name}: a link out of the model folder, to {real}; do not use this model"
-        )
-    return real
 
 
 def read_verified(directory: Path, record: FileRecord) -> bytearray:

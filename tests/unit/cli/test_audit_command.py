@@ -4,12 +4,15 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from platodef_cli.audit import AuditConfig, Draft, Policy
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.partial_report import PartialReport
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.errors import HubError, IncompleteError, InconclusiveError, RefusedError, UsageError
 from platodef_cli.records import AuditReport
 from platodef_cli.report import REPORTS
@@ -28,7 +31,7 @@ def audit(platodef: Call, monkeypatch: pytest.MonkeyPatch) -> Audit:
     def call(outcome: AuditReport | BaseException, *words: object) -> tuple[Result, list[AuditConfig]]:
         seen: list[AuditConfig] = []
 
-        def fake(config: AuditConfig, *, progress: Any, partial: Draft) -> AuditReport:
+        def fake(config: AuditConfig, *, progress: Any, partial: PartialReport) -> AuditReport:
             seen.append(config)
             with progress.step("extracting", 1) as task:
                 task.advance()
@@ -38,7 +41,7 @@ def audit(platodef: Call, monkeypatch: pytest.MonkeyPatch) -> Audit:
                 raise outcome
             return outcome
 
-        monkeypatch.setattr("platodef_cli.audit.audit", fake)
+        monkeypatch.setattr(import_module("platodef_cli.audit.run"), "audit", fake)
         return platodef("audit", *words), seen
 
     return call
