@@ -1,12 +1,13 @@
 """The Python API: what ``from platodef_cli import ...`` gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from platodef_cli import environment
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -14,46 +15,52 @@ if TYPE_CHECKING:
     from platodef_cli.records import AuditReport
     from platodef_cli.report.interface import RenderOptions
 
+P = ParamSpec("P")
 
-def audit(
-    model: str | Path,
-    *,
-    images: str | Path | None = None,
-    references: Sequence[str | Path] = (),
-    revision: str | None = None,
-    policy: Policy | str | Path | None = None,
-    head: str | Path | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    offline: bool = False,
-    device: str = "cpu",
-    batch_size: int = 64,
-    battery: str = "standard",
-    cache_dir: Path | None = None,
-    use_cache: bool = True,
-    progress: Progress = SILENT,
-) -> "AuditReport":
+
+@dataclass(frozen=True, kw_only=True)
+class _Call(AuditConfig):
+    """The arguments of :func:`audit`: every field of the configuration, and where progress goes."""
+
+    progress: Progress = SILENT
+
+
+def _called_like(
+    arguments: Callable[P, _Call],
+) -> "Callable[[Callable[[_Call], AuditReport]], Callable[P, AuditReport]]":
+    """Give a function the typed keyword arguments of a dataclass, so that they are stated there only."""
+
+    def decorate(function: "Callable[[_Call], AuditReport]") -> "Callable[P, AuditReport]":
+        def call(*values: P.args, **options: P.kwargs) -> "AuditReport":
+            return function(arguments(*values, **options))
+
+        call.__name__ = call.__qualname__ = function.__name__
+        call.__module__ = function.__module__
+        lines = "\n".join(
+            f"        {entry.name}: {'If false: ' * entry.metadata['option'].switches_off}"
+            f"{entry.metadata['option'].help}"
+            for entry in fields(AuditConfig)
+            if entry.metadata
+        )
+        call.__doc__ = (function.__doc__ or "").replace("        OPTIONS", lines)
+        call.__signature__ = signature(arguments).replace(  # type: ignore[attr-defined]
+            return_annotation="AuditReport"
+        )
+        return call
+
+    return decorate
+
+
+@_called_like(_Call)
+def audit(call: _Call) -> "AuditReport":  # noqa: D417
     """Audit a vision encoder, as ``platodef audit`` does; nothing is printed.
 
     Libraries that load models are set to send no telemetry and to convert no pickles, through environment
     variables of this process.
 
     Args:
-        model: Folder, ``org/name[@revision]``, ``hf://org/name[@revision]`` or ``builtin:NAME``.
-        images: Folder, ``.parquet`` file, ``hf://datasets/org/name@revision`` or ``builtin:shapes``; may be
-            left out for ``builtin:`` models only.
-        references: Trusted encoders; empty takes the defaults.
-        revision: Branch, tag or commit of ``model``.
+        OPTIONS
         policy: Limits of the verdict, or a TOML file of them.
-        head: Folder of fitted heads; None fits them.
-        limit: Use that many images only; the answer is then inconclusive at best.
-        seed: Of every random choice.
-        offline: Never use the network.
-        device: ``cpu`` or ``cuda``.
-        batch_size: Images per call of an encoder.
-        battery: ``standard`` or ``quick``.
-        cache_dir: Feature cache; None takes the user's.
-        use_cache: Read and write the cache.
         progress: Receives steps and warnings.
 
     Returns:
@@ -68,29 +75,11 @@ def audit(
         InconclusiveError: There are too few images to begin.
     """
     environment.prepare()
-    from platodef_cli.audit.policy.sources import policy_of
-
-    limits = policy_of(Path(policy)) if isinstance(policy, str | Path) else policy
-    config = AuditConfig(
-        model=str(model),
-        revision=revision,
-        references=tuple(map(str, references)),
-        images=None if images is None else str(images),
-        limit=limit,
-        seed=seed,
-        head=None if head is None else str(head),
-        cache_dir=cache_dir,
-        use_cache=use_cache,
-        offline=offline,
-        device=device,
-        batch_size=batch_size,
-        battery=battery,
-        policy=limits or Policy(),
-    )
+    config = AuditConfig(**{entry.name: getattr(call, entry.name) for entry in fields(AuditConfig)})
     from platodef_cli.audit.run import audit as run
 
-    with environment.offline_while(offline):
-        return run(config, progress=progress)
+    with environment.offline_while(config.offline):
+        return run(config, progress=call.progress)
 
 
 def preflight(

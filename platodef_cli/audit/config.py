@@ -1,82 +1,253 @@
-"""What an audit is asked to do."""
+"""What an audit is asked to do: every option is stated here, for the command line and for the Python API."""
 
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.errors import UsageError
+from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
+from platodef_cli.errors import UnknownNameError, UsageError
 
-DEFAULT_DETECTOR = "platonic"
 PROBE_IMAGES = 400
+DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
+Panel = Literal["Models", "Images", "Running", "Result"]
+_DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What the command line shows of a field.
+
+    Attributes:
+        help: One line.
+        panel: Group in the help.
+        flags: Spellings; the field's name with dashes where there are none.
+        metavar: What stands for the value.
+        low: Smallest value.
+        high: Largest value.
+        variable: Environment variable that gives the value too.
+        completion: Function of :mod:`platodef_cli.cli.completion` that offers values.
+        argument: It is a positional argument.
+        switches_off: The flag sets the field, which is true, to false.
+    """
+
+    help: str
+    panel: Panel = "Running"
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    low: float | None = None
+    high: float | None = None
+    variable: str | None = None
+    completion: str | None = None
+    argument: bool = False
+    switches_off: bool = False
+
+
+def _option(default: Any, help: str, panel: Panel = "Running", *flags: str, **shown: Any) -> Any:
+    return field(default=default, metadata={"option": Option(help, panel, flags, **shown)})
 
 
 @dataclass(frozen=True)
 class AuditConfig:
     """Everything that an audit depends on.
 
+    Every field with an :class:`Option` is an option of ``platodef audit`` and a keyword of
+    :func:`platodef_cli.audit`; the help of the option says what it means. Paths are kept as text.
+
     Attributes:
-        model: The suspect: folder, ``org/name[@revision]``, ``hf://org/name[@revision]``, ``builtin:NAME``.
-        revision: Branch, tag or commit of the suspect.
-        references: Trusted encoders; empty takes the defaults (the embedded ones for ``builtin:`` models).
-        images: Image source; may be left out for ``builtin:`` models only.
-        limit: Use a random part of the images only; the answer is then inconclusive at best.
-        seed: Draws splits, negatives, starts.
-        head: Folder of fitted heads, or None to fit (or take from the cache).
-        cache_dir: Feature cache; None takes the user's.
-        use_cache: Read and write the cache.
-        offline: Never use the network.
-        device: ``cpu``, ``cuda``.
-        dtype: ``float32`` or ``bfloat16`` inside the encoders.
-        batch_size: Images per call of an encoder.
-        memory_limit_gb: Memory of the suspect's child process.
-        time_limit_s: Longest time of one call of the suspect.
-        false_positive_rate: What the conformal threshold guarantees on clean images.
-        detectors: Detectors to report; the deciding one is always among them.
-        encoder_detectors: Encoder-level detectors to report, on the suspect and on the references.
-        purifier: Purifier of the purification table.
-        max_broken_share: Largest share of unusable images.
-        battery: ``standard`` or ``quick``.
-        probe_images: Test images that every trigger and control is tried on.
-        policy: Limits of the verdict.
+        policy: Limits of the verdict, or a TOML file of them; on the command line ``--policy``, ``--set`` and
+            ``--fail-if``.
+
+    Raises:
+        UsageError: A value is out of range, or the policy cannot be read.
+        UnknownNameError: There is no such detector, purifier, battery or precision.
     """
 
-    model: str
-    revision: str | None = None
-    references: tuple[str, ...] = ()
-    images: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    head: str | None = None
-    cache_dir: Path | None = None
-    use_cache: bool = True
-    offline: bool = False
-    device: str = "cpu"
-    dtype: str = "float32"
-    batch_size: int = 64
-    memory_limit_gb: float = 8.0
-    time_limit_s: float | None = None
-    false_positive_rate: float = 0.05
-    detectors: tuple[str, ...] = ("energy", "ridge", DEFAULT_DETECTOR)
-    encoder_detectors: tuple[str, ...] = ()
-    purifier: str = "mean"
-    max_broken_share: float = 0.05
-    battery: str = "standard"
-    probe_images: int = PROBE_IMAGES
-    policy: Policy = field(default_factory=Policy)
+    model: str | Path = field(
+        metadata={
+            "option": Option(
+                "Folder, org/name, org/name@revision, hf://org/name or builtin:NAME.",
+                metavar="MODEL",
+                completion="encoders",
+                argument=True,
+            )
+        }
+    )
+    _: KW_ONLY
+    revision: str | None = _option(
+        None,
+        "Commit, branch or tag of MODEL; resolved once to a commit. Not together with MODEL@REVISION.",
+        "Models",
+    )
+    references: Sequence[str | Path] = _option(
+        (),
+        "A trusted encoder; repeat it. Default: DINOv2 and SigLIP2, pinned.",
+        "Models",
+        "--reference",
+        "-r",
+        metavar="ID[@SHA]",
+        completion="encoders",
+    )
+    head: str | Path | None = _option(
+        None,
+        "Heads to use instead of fitting new ones.",
+        "Models",
+        metavar="NAME|DIR",
+        completion="heads",
+    )
+    images: str | Path | None = _option(
+        None,
+        "Folder, FILE.parquet, hf://datasets/NAME@REVISION or builtin:shapes.",
+        "Images",
+        "--images",
+        "-i",
+        metavar="SOURCE",
+        completion="images",
+    )
+    limit: int | None = _option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
+    max_broken_share: float = _option(
+        0.05,
+        "Tolerated share of unusable images.",
+        "Images",
+        "--max-broken",
+        metavar="SHARE",
+        low=0.0,
+        high=1.0,
+    )
+    seed: int = _option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
+    cache_dir: Path | None = _option(
+        None, "Feature and model cache. Default: the user's cache folder.", variable="PLATODEF_CACHE_DIR"
+    )
+    use_cache: bool = _option(
+        True, "Neither read nor write cached features.", "Running", "--no-cache", switches_off=True
+    )
+    offline: bool = _option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
+    device: str = _option("cpu", "cpu, cuda, cuda:N or mps.")
+    dtype: Literal["float32", "bfloat16"] = _option("float32", "Precision of the encoders.")
+    batch_size: int = _option(64, "Images per forward pass.", low=1, high=65536)
+    memory_limit_gb: float = _option(
+        8.0,
+        "Limit of the process that runs the suspect.",
+        "Running",
+        "--memory-limit",
+        metavar="GB",
+        low=0.5,
+    )
+    time_limit_s: float | None = _option(
+        None, "Limit for the suspect's process.", "Running", "--time-limit", metavar="SECONDS", low=1.0
+    )
+    false_positive_rate: float = _option(
+        0.05, "False alarms that the thresholds are calibrated to.", "Result", "--fpr", metavar="RATE"
+    )
+    detectors: Sequence[str] = _option(
+        (),
+        "Detectors to compare, between commas or repeated: "
+        f"{', '.join((*DETECTORS.names(), *ENCODER_DETECTORS.names()))}.",
+        "Result",
+        "--detector",
+        "--detectors",
+        metavar="A,B",
+        completion="detectors",
+    )
+    purifier: str = _option(
+        DEFAULT_PURIFIER, f"One of {', '.join(PURIFIERS.names())}.", "Result", completion="purifiers"
+    )
+    battery: Literal["standard", "quick"] = _option("standard", "Triggers and controls to try.", "Result")
+    probe_images: int = _option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
+    policy: Policy | str | Path = field(default_factory=Policy)
 
     def __post_init__(self) -> None:
-        if not 0 < self.false_positive_rate < 1:
-            raise UsageError(
-                f"the false positive rate is {self.false_positive_rate}; give a number between 0 and 1"
-            )
+        _normalise(self)
+        check_device(self.device)
+        check_rate(self.false_positive_rate)
         if self.seed < 0:
             raise UsageError(f"the seed is {self.seed}; give a whole number from 0 on")
         if self.probe_images < 20:
             raise UsageError(f"{self.probe_images} probe images are too few; give at least 20")
+        for name in self.detectors:
+            if name not in DETECTORS and name not in ENCODER_DETECTORS:
+                choices = (*DETECTORS.names(), *ENCODER_DETECTORS.names())
+                raise UnknownNameError(DETECTORS.kind, name, choices)
+        check_purifier(self.purifier)
+
+    @property
+    def limits(self) -> Policy:
+        """The policy."""
+        assert isinstance(self.policy, Policy)
+        return self.policy
+
+    @property
+    def sample_detectors(self) -> tuple[str, ...]:
+        """Per-sample detectors to report; the deciding one is reported always."""
+        return tuple(name for name in self.detectors if name in DETECTORS) or DEFAULT_DETECTORS
+
+    @property
+    def encoder_detectors(self) -> tuple[str, ...]:
+        """Encoder-level detectors to report, on the suspect and on the references."""
+        return tuple(name for name in self.detectors if name in ENCODER_DETECTORS)
 
     def to_json(self) -> dict[str, float | int | str | bool | None | tuple[str, ...]]:
         """Return what changes the result, for the report (paths of caches do not)."""
-        values = asdict(self)
-        for name in ("cache_dir", "use_cache", "policy"):
-            del values[name]
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name in ("cache_dir", "use_cache", "policy"):
+                continue
+            if name == "detectors":
+                values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}
+            else:
+                values[name] = value
         return values
+
+
+def _normalise(config: AuditConfig) -> None:
+    """Turn paths into text, lists into tuples and a policy file into a policy."""
+    policy = config.policy
+    if not isinstance(policy, Policy):
+        from platodef_cli.audit.policy.sources import policy_of
+
+        policy = policy_of(Path(policy))
+    values = {
+        "model": str(config.model),
+        "references": tuple(map(str, config.references)),
+        "head": None if config.head is None else str(config.head),
+        "images": None if config.images is None else str(config.images),
+        "detectors": tuple(config.detectors),
+        "policy": policy,
+    }
+    for name, value in values.items():
+        object.__setattr__(config, name, value)
+
+
+def check_device(value: str) -> str:
+    """Return the name of a device.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not _DEVICE.match(value):
+        raise UsageError(f"unknown device {value!r}; choose cpu, cuda, cuda:N or mps")
+    return value
+
+
+def check_rate(value: float) -> float:
+    """Return a false positive rate.
+
+    Raises:
+        UsageError: It is 0, 1 or beyond.
+    """
+    if not 0 < value < 1:
+        raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
+    return value
+
+
+def check_purifier(value: str) -> str:
+    """Return the name of a purifier.
+
+    Raises:
+        UnknownNameError: It is not in the table; the message lists the choices.
+    """
+    if value not in PURIFIERS:
+        PURIFIERS.load(value)
+    return value

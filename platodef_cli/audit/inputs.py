@@ -1,9 +1,8 @@
 """Opens what an audit works on: the suspect in its child process, the references, the images, the heads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -66,16 +65,19 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
     Raises:
         PlatodefError: Any of the inputs is wrong, unsafe or out of reach.
     """
-    target = parse(config.model, config.revision)
-    embedded = config.model.startswith(BUILTIN)
-    references = config.references or (BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES)
+    model = str(config.model)
+    target = parse(model, config.revision)
+    embedded = model.startswith(BUILTIN)
+    references = tuple(map(str, config.references)) or (
+        BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES
+    )
     images = BUILTIN_IMAGES if config.images is None and embedded else config.images
     if images is None:
         raise UsageError(
             "no images: give --images FOLDER, FILE.parquet or hf://datasets/org/name; a few thousand "
             "unlabelled images of the kind that the encoder will see are enough"
         )
-    source = open_source(images, limit=config.limit, seed=config.seed, offline=config.offline)
+    source = open_source(str(images), limit=config.limit, seed=config.seed, offline=config.offline)
     resolved = resolve(target, offline=config.offline, progress=progress)
     checked = preflight(resolved.directory)
     with ExitStack() as stack:
@@ -102,7 +104,7 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
                 task.advance()
             suspect = open_encoder(
                 # the commit that was checked, whatever the branch says by now
-                f"{target.repository}@{resolved.commit}" if resolved.commit else config.model,
+                f"{target.repository}@{resolved.commit}" if resolved.commit else model,
                 name=_free_name(target.short_name, opened, "suspect"),
                 offline=config.offline,
                 device=config.device,
@@ -126,14 +128,6 @@ def split(count: int, seed: int) -> Split:
     first = int(count * _SPLIT["fit"])
     second = first + int(count * _SPLIT["calibration"])
     return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
-
-
-def digest_of(source: ImageSource, rows: Sequence[int]) -> str:
-    """Return the SHA-256 over the digests of the given images, in order."""
-    total = sha256()
-    for row in rows:
-        total.update(source.refs[row].digest.encode())
-    return total.hexdigest()
 
 
 def _free_name(name: str, taken: dict[str, Encoder], suffix: str) -> str:

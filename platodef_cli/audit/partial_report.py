@@ -1,15 +1,23 @@
 """What is known of an audit while it runs, so that one that ends early still leaves a report."""
 
 import platform
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.errors import EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_REFUSED
+from platodef_cli.images.interface import ImageSource, digest_of
+from platodef_cli.metrics.costs import peak_ever
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
 from platodef_cli.version import __version__
+
+if TYPE_CHECKING:
+    from platodef_cli.audit.inputs import Inputs
+    from platodef_cli.audit.state import AuditState
 
 ENDINGS: dict[int, Outcome] = {
     EXIT_INCOMPLETE: "error",
@@ -63,6 +71,13 @@ class PartialReport:
     seconds: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=_now)
 
+    def note(self, inputs: "Inputs") -> None:
+        """Keep what opening the inputs made known."""
+        self.target = inputs.suspect.record
+        self.references = tuple(encoder.record for encoder in inputs.references.values())
+        self.findings, self.not_examined = inputs.checked.findings, inputs.checked.not_examined
+        self.images = listed(inputs.images)
+
     def unfinished(self, code: int, reason: str, message: str, summary: str) -> AuditReport:
         """Return the report of an audit that an error ended.
 
@@ -86,7 +101,7 @@ class PartialReport:
             references=self.references,
             images=self.images,
             seed=0 if config is None else config.seed,
-            policy={} if config is None else config.policy.to_json(),
+            policy={} if config is None else config.limits.to_json(),
             configuration={"model": self.model} if config is None else config.to_json(),
             libraries=libraries(),
             device="unknown" if config is None else config.device,
@@ -103,3 +118,58 @@ def libraries() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+NOT_EXAMINED = (
+    "triggers outside the battery and the budgets of the search",
+    "triggers that act through text, a downstream head, or only on images unlike the given ones",
+    "the references themselves: they are trusted as given",
+    "the training data and the training code of the suspect",
+)
+
+
+def not_examined(state: "AuditState") -> tuple[str, ...]:
+    """Return what nobody looked at, always and in this audit."""
+    notes = tuple(getattr(state.inputs.suspect, "notes", ()))
+    unlabelled = (
+        ()
+        if state.labelled
+        else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
+    )
+    return (*NOT_EXAMINED, *unlabelled, *notes, *state.inputs.checked.not_examined)
+
+
+def listed(images: ImageSource) -> ImageSetRecord:
+    """Return the images of a source, before they have roles."""
+    return ImageSetRecord(
+        uri=images.uri,
+        count=len(images.refs),
+        classes=images.classes,
+        digest=digest_of(images, range(len(images.refs))),
+        skipped=tuple((name, reason) for name, reason in images.skipped),
+    )
+
+
+def image_set(state: "AuditState") -> ImageSetRecord:
+    """Return the images and their roles."""
+    roles = {
+        "fit": 0 if state.head.origin == "loaded" else len(state.features.tuples(state.parts.fit)[0]),
+        "calibration": state.defences.thresholds[0].calibration,
+        "test": len(state.test),
+    }
+    return listed(state.inputs.images).model_copy(update=roles)
+
+
+def device_name(device: str) -> str:
+    """Return a device with the name of its hardware."""
+    if device.startswith("cuda"):
+        import torch
+
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({platform.machine()})"
+
+
+def peak_memory() -> float:
+    """Return the peak of this process and its largest child together, MB."""
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return round(peak_ever() + child / 1024, 1)

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from torch import Tensor
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
-from platodef_cli.audit.steps.battery import Labelled
-from platodef_cli.audit.steps.scoring import CalibratedDefences, Features
+from platodef_cli.audit.steps.samples import Features, Labelled
+from platodef_cli.audit.steps.scoring import CalibratedDefences
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
@@ -36,6 +37,7 @@ class ProgressRecorder:
         self._progress = progress
         self.messages: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.started, self.clock = datetime.now(UTC), time.perf_counter()
         self.step = progress.step
 
     def warn(self, message: str) -> None:
@@ -66,7 +68,7 @@ class AuditState:
         features: Features of the clean images and of the battery.
         heads: The heads.
         head: Their identity.
-        judge: Calibrated detectors and the purifier.
+        defences: Calibrated detectors and the purifier.
         test: Clean test tuples.
         rows: Their rows of the source.
         labelled: A linear probe, where there are labels.
@@ -83,7 +85,7 @@ class AuditState:
     features: Features
     heads: Heads
     head: HeadRecord
-    judge: CalibratedDefences
+    defences: CalibratedDefences
     test: FeatureTuples
     rows: Tensor
     labelled: Labelled | None

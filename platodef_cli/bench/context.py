@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from pydantic import BaseModel, ValidationError
 
-from platodef_cli.audit.steps.scoring import HEADS_VERSION
+from platodef_cli.audit.steps.heads import HEADS_VERSION
 from platodef_cli.bench.attacks import make_adversarial
 from platodef_cli.bench.config import BenchConfig
 from platodef_cli.bench.defending import Classifier, EvaluationData, ZeroShot

@@ -148,7 +148,7 @@ def _audited(context: Context, card: ZooCard) -> Audited:
     key = {
         **context.key(card.name, references, seed),
         "audit": {k: str(v) for k, v in values.items()},
-        "policy": asked.policy.to_json(),
+        "policy": asked.limits.to_json(),
         "search": SEARCH_VERSION,
     }
     return context.store.get(f"audit-{card.name}", key, Audited, compute)

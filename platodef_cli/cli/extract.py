@@ -55,7 +55,7 @@ def extract(
     no_cache: options.NoCache = False,
     offline: options.Offline = False,
     device: options.Device = "cpu",
-    dtype: options.Precision = options.Dtype.float32,
+    dtype: options.Precision = "float32",
     batch_size: options.BatchSize = 64,
     memory_limit: options.MemoryLimit = 8.0,
     time_limit: options.TimeLimit = None,
@@ -84,7 +84,7 @@ def extract(
     common: dict[str, Any] = {
         "offline": without_network,
         "device": device,
-        "dtype": dtype.value,
+        "dtype": dtype,
         "progress": session.progress,
     }
     with ExitStack() as stack:

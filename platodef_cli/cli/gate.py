@@ -82,11 +82,11 @@ def apply(session: Session, report: "AuditReport", policy: "Policy", exceptions:
     Raises:
         UsageError: The policy does not fit the report, or the baseline cannot be compared.
     """
-    from platodef_cli.audit.verdict import Gate, judge
+    from platodef_cli.audit.verdict import Gate, judge_again
     from platodef_cli.audit.verdict.waivers import warning
 
     today = datetime.now(UTC).date()
-    judged = judge(report, Gate(policy, exceptions.waivers, today, exceptions.baseline))
+    judged = judge_again(report, Gate(policy, exceptions.waivers, today, exceptions.baseline))
     for record in judged.waiver_records:
         message = warning(record)
         if message is not None:

@@ -1,14 +1,16 @@
 """Options that several commands share, each with its help text and its check."""
 
-import re
-from enum import StrEnum
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from platodef_cli.audit.config import AuditConfig, Option, check_device, check_purifier, check_rate
 from platodef_cli.cli import completion
-from platodef_cli.defences import DETECTORS, PURIFIERS
+from platodef_cli.defences import DETECTORS
 from platodef_cli.environment import offline_requested
 from platodef_cli.errors import UsageError
 from platodef_cli.report import REPORTS
@@ -18,47 +20,6 @@ IMAGES = "Images"
 RUN = "Running"
 RESULT = "Result"
 JUDGING = "Judging"
-
-_DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
-
-
-class Dtype(StrEnum):
-    """Precision of the encoders."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-
-
-class BatteryKind(StrEnum):
-    """Triggers and controls that an audit tries."""
-
-    standard = "standard"
-    quick = "quick"
-
-
-def _check_device(value: str) -> str:
-    if not _DEVICE.match(value):
-        raise UsageError(f"unknown device {value!r}; choose cpu, cuda, cuda:N or mps")
-    return value
-
-
-def _check_rate(value: float) -> float:
-    if not 0 < value < 1:
-        raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
-    return value
-
-
-def check_purifier(value: str) -> str:
-    """Return the name of a purifier that is in the table."""
-    if value not in PURIFIERS:
-        PURIFIERS.load(value)
-    return value
-
-
-def _check_detector(value: str) -> str:
-    if value not in DETECTORS:
-        DETECTORS.load(value)
-    return value
 
 
 def _check_anchor(value: str | None) -> str | None:
@@ -70,135 +31,63 @@ def _check_anchor(value: str | None) -> str | None:
     return value
 
 
+def _check_detector(value: str) -> str:
+    if value not in DETECTORS:
+        DETECTORS.load(value)
+    return value
+
+
 def offline(flag: bool) -> bool:
     """Return whether to work without network: the flag, or HF_HUB_OFFLINE as the hub client reads it."""
     return flag or offline_requested()
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Folder, org/name, org/name@revision, hf://org/name or builtin:NAME.",
-        autocompletion=completion.encoders,
-    ),
-]
-Revision = Annotated[
-    str | None,
-    typer.Option(
-        help="Commit, branch or tag of MODEL; resolved once to a commit. Not together with MODEL@REVISION.",
-        rich_help_panel=MODELS,
-    ),
-]
-References = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--reference",
-        "-r",
-        metavar="ID[@SHA]",
-        help="A trusted encoder; repeat it. Default: DINOv2 and SigLIP2, pinned.",
-        autocompletion=completion.encoders,
-        rich_help_panel=MODELS,
-    ),
-]
-Head = Annotated[
-    str | None,
-    typer.Option(
-        "--head",
-        metavar="NAME|DIR",
-        autocompletion=completion.heads,
-        help="Heads to use instead of fitting new ones.",
-        rich_help_panel=MODELS,
-    ),
-]
-Images = Annotated[
-    str | None,
-    typer.Option(
-        "--images",
-        "-i",
-        metavar="SOURCE",
-        help="Folder, FILE.parquet, hf://datasets/NAME@REVISION or builtin:shapes.",
-        autocompletion=completion.images,
-        rich_help_panel=IMAGES,
-    ),
-]
-Limit = Annotated[
-    int | None,
-    typer.Option(min=1, help="Use at most this many images, drawn with --seed.", rich_help_panel=IMAGES),
-]
-MaxBroken = Annotated[
-    float,
-    typer.Option(
-        "--max-broken",
-        min=0.0,
-        max=1.0,
-        metavar="SHARE",
-        help="Tolerated share of unusable images.",
-        rich_help_panel=IMAGES,
-    ),
-]
-Seed = Annotated[
-    int, typer.Option(min=0, max=2**31 - 1, help="Seed of every random choice.", rich_help_panel=RUN)
-]
-CacheDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Feature and model cache. Default: the user's cache folder.",
-        envvar="PLATODEF_CACHE_DIR",
-        file_okay=False,
-        rich_help_panel=RUN,
-    ),
-]
-NoCache = Annotated[
-    bool, typer.Option("--no-cache", help="Neither read nor write cached features.", rich_help_panel=RUN)
-]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Never use the network (also: HF_HUB_OFFLINE).", rich_help_panel=RUN)
-]
-Device = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:N or mps.", callback=_check_device, rich_help_panel=RUN)
-]
-Precision = Annotated[Dtype, typer.Option("--dtype", help="Precision of the encoders.", rich_help_panel=RUN)]
-BatchSize = Annotated[
-    int, typer.Option(min=1, max=65536, help="Images per forward pass.", rich_help_panel=RUN)
-]
-MemoryLimit = Annotated[
-    float,
-    typer.Option(
-        "--memory-limit",
-        min=0.5,
-        metavar="GB",
-        help="Limit of the process that runs the suspect.",
-        rich_help_panel=RUN,
-    ),
-]
-TimeLimit = Annotated[
-    float | None,
-    typer.Option(
-        "--time-limit",
-        min=1.0,
-        metavar="SECONDS",
-        help="Limit for the suspect's process.",
-        rich_help_panel=RUN,
-    ),
-]
-FalsePositiveRate = Annotated[
-    float,
-    typer.Option(
-        "--fpr",
-        metavar="RATE",
-        help="False alarms that the thresholds are calibrated to.",
-        callback=_check_rate,
-        rich_help_panel=RESULT,
-    ),
-]
-Battery = Annotated[BatteryKind, typer.Option(help="Triggers and controls to try.", rich_help_panel=RESULT)]
-ProbeImages = Annotated[
-    int,
-    typer.Option(
-        "--probe-images", min=20, metavar="N", help="Test images for every trigger.", rich_help_panel=RESULT
-    ),
-]
+_OPTIONS = {entry.name: entry.metadata["option"] for entry in fields(AuditConfig) if entry.metadata}
+_CHECKS: dict[str, Callable[..., Any]] = {
+    "device": check_device,
+    "false_positive_rate": check_rate,
+    "purifier": check_purifier,
+}
+
+
+def shared(name: str) -> Any:
+    """Return the typer option, or argument, for a field of :class:`AuditConfig`."""
+    option: Option = _OPTIONS[name]
+    presentation: dict[str, Any] = {
+        "help": option.help,
+        "metavar": option.metavar,
+        "autocompletion": None if option.completion is None else getattr(completion, option.completion),
+    }
+    if option.argument:
+        return typer.Argument(**presentation)
+    flags = option.flags or (f"--{name.replace('_', '-')}",)
+    return typer.Option(
+        *flags,
+        min=option.low,
+        max=option.high,
+        envvar=option.variable,
+        file_okay=name != "cache_dir",
+        callback=_CHECKS.get(name),
+        rich_help_panel=option.panel,
+        **presentation,
+    )
+
+
+Revision = Annotated[str | None, shared("revision")]
+References = Annotated[list[str] | None, shared("references")]
+Images = Annotated[str | None, shared("images")]
+Limit = Annotated[int | None, shared("limit")]
+MaxBroken = Annotated[float, shared("max_broken_share")]
+Seed = Annotated[int, shared("seed")]
+CacheDir = Annotated[Path | None, shared("cache_dir")]
+NoCache = Annotated[bool, shared("use_cache")]
+Offline = Annotated[bool, shared("offline")]
+Device = Annotated[str, shared("device")]
+Precision = Annotated[Literal["float32", "bfloat16"], shared("dtype")]
+BatchSize = Annotated[int, shared("batch_size")]
+MemoryLimit = Annotated[float, shared("memory_limit_gb")]
+TimeLimit = Annotated[float | None, shared("time_limit_s")]
+FalsePositiveRate = Annotated[float, shared("false_positive_rate")]
 PolicyFile = Annotated[
     Path | None,
     typer.Option(
@@ -273,16 +162,6 @@ ExitZero = Annotated[
         "--exit-zero", help="Exit with 0 instead of 1 on FAIL; other codes stay.", rich_help_panel=JUDGING
     ),
 ]
-PURIFIER_HELP = f"One of {', '.join(PURIFIERS.names())}."
-Purifier = Annotated[
-    str,
-    typer.Option(
-        help=PURIFIER_HELP,
-        callback=check_purifier,
-        autocompletion=completion.purifiers,
-        rich_help_panel=RESULT,
-    ),
-]
 Detector = Annotated[
     str,
     typer.Option(
@@ -332,3 +211,57 @@ ReferenceKeys = Annotated[
 AsJson = Annotated[
     bool, typer.Option("--json", help="JSON on stdout instead of a table.", rich_help_panel=RESULT)
 ]
+
+
+_PARSED_AS = {
+    "model": str,
+    "references": list[str] | None,
+    "head": str | None,
+    "images": str | None,
+    "detectors": list[str] | None,
+}
+"""Fields whose type on the command line is not that of the configuration."""
+
+
+def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per field of :class:`AuditConfig`, in front of its own.
+
+    Args:
+        command: Takes ``session``, ``given`` (field -> value of :class:`AuditConfig`) and its own options.
+    """
+    types = inspect.get_annotations(AuditConfig, eval_str=True)
+    parameters = []
+    for entry in fields(AuditConfig):
+        if not entry.metadata:
+            continue
+        kind, option = _PARSED_AS.get(entry.name, types[entry.name]), entry.metadata["option"]
+        default: Any = False if option.switches_off else entry.default
+        if default is MISSING:
+            default = inspect.Parameter.empty
+        if entry.name in _PARSED_AS and default == ():
+            default = None
+        annotation = Annotated[kind, shared(entry.name)]  # type: ignore[valid-type]
+        parameters.append(
+            inspect.Parameter(
+                entry.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+        )
+
+    def run(session: Any, **arguments: Any) -> None:
+        given = {parameter.name: arguments.pop(parameter.name) for parameter in parameters}
+        for name, option in _OPTIONS.items():
+            if option.switches_off:
+                given[name] = not given[name]
+            elif given[name] is None and name in ("references", "detectors"):
+                given[name] = ()
+        command(session, given, **arguments)
+
+    own = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(command, eval_str=True).parameters.items()
+        if name not in ("session", "given")
+    ]
+    session = inspect.Parameter("session", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    run.__signature__ = inspect.Signature([session, *parameters, *own])  # type: ignore[attr-defined]
+    return run

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from platodef_cli.audit.config import check_purifier
 from platodef_cli.cli import completion, options
 from platodef_cli.cli.features import calibrated, features_target, read_pair, write_features
 from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
-from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER
+from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, PURIFIERS
 
 METHOD = "Method"
 
@@ -26,8 +27,8 @@ def purify(
         typer.Option(
             "--method",
             "-m",
-            help=options.PURIFIER_HELP,
-            callback=options.check_purifier,
+            help=f"One of {', '.join(PURIFIERS.names())}.",
+            callback=check_purifier,
             autocompletion=completion.purifiers,
             rich_help_panel=METHOD,
         ),

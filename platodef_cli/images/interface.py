@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol
 
 from PIL import Image
@@ -44,3 +45,11 @@ class ImageSource(Protocol):
             ImageError: The image is broken, too large or of a format that is not allowed;
                 the message names the image and the reason. Callers count it and go on.
         """
+
+
+def digest_of(source: ImageSource, rows: Sequence[int]) -> str:
+    """Return the SHA-256 over the digests of the given images, in order."""
+    total = sha256()
+    for row in rows:
+        total.update(source.refs[row].digest.encode())
+    return total.hexdigest()

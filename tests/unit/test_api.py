@@ -1,5 +1,6 @@
 """The public Python API: small, light to import, the same as the command."""
 
+import dataclasses
 import inspect
 import os
 import re
@@ -69,7 +70,9 @@ def test_every_argument_reaches_the_audit(
     given: dict[str, Any] = {
         "images": tmp_path, "references": ["a", tmp_path], "revision": "v1", "policy": policy,
         "head": tmp_path, "limit": 7, "seed": 5, "offline": True, "device": "cuda", "batch_size": 3,
-        "battery": "quick", "cache_dir": tmp_path, "use_cache": False,
+        "battery": "quick", "cache_dir": tmp_path, "use_cache": False, "dtype": "bfloat16",
+        "detectors": ["knn", "decree"], "false_positive_rate": 0.1, "max_broken_share": 0.2,
+        "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report
@@ -81,6 +84,25 @@ def test_every_argument_reaches_the_audit(
     for path in (tmp_path / "strict.toml", str(tmp_path / "strict.toml")):
         platodef_cli.audit("org/name", policy=path)
         assert seen[-1].policy.auroc == 0.7
+
+
+def test_every_option_is_stated_once_and_reaches_command_and_function() -> None:
+    """The command, the function and the configuration have the same options with the same defaults."""
+    from platodef_cli.cli.audit import audit as command
+
+    fields = {entry.name: entry for entry in dataclasses.fields(AuditConfig)}
+    called = inspect.signature(platodef_cli.audit).parameters
+    assert set(called) == {*fields, "progress"}
+    assert {name for name, entry in called.items() if entry.kind is not entry.KEYWORD_ONLY} == {"model"}
+    typed = inspect.signature(command).parameters
+    assert {name for name, entry in fields.items() if entry.metadata} <= set(typed)
+    for name, entry in fields.items():
+        if entry.metadata:
+            assert entry.metadata["option"].help in inspect.getdoc(platodef_cli.audit)
+            switched = entry.metadata["option"].switches_off
+            default = not entry.default if switched else entry.default
+            if default is not dataclasses.MISSING and default != ():
+                assert typed[name].default == default, name
 
 
 def test_preflight_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,34 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from platodef_cli.audit.steps.scoring import CalibratedDefences, Features
+from platodef_cli.audit.state import AuditState
+from platodef_cli.audit.steps.samples import Features, Labelled
+from platodef_cli.audit.steps.scoring import CalibratedDefences
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
-from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import Metric, ProbeRecord
 from platodef_cli.search.resampling import collapse_draws, interval_of
 from platodef_cli.search.statistics import CleanStatistics, Effect, effect
-from platodef_cli.triggers.battery import BatteryItem
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A linear probe on the suspect's clean features, where the images have labels.
-
-    Attributes:
-        probe: Fitted on the fit images.
-        labels: int64 label of every row of the source.
-        classes: Class names.
-    """
-
-    probe: LinearProbe
-    labels: Tensor
-    classes: tuple[str, ...]
-
-    def name(self, number: int | None) -> str | None:
-        """Return the name of a class."""
-        return None if number is None else self.classes[number] if number < len(self.classes) else str(number)
+from platodef_cli.triggers.battery import BatteryItem, battery
 
 
 @dataclass(frozen=True)
@@ -56,11 +38,25 @@ class _Collapses:
     count: int
 
 
+def try_battery(state: AuditState) -> tuple[ProbeRecord, ...]:
+    """Return what every known trigger and control does to the suspect and to the references."""
+    return tuple(
+        measure(
+            battery(state.config.battery),
+            state.features,
+            state.statistics,
+            state.defences,
+            state.labelled,
+            progress=state.recorder,
+        )
+    )
+
+
 def measure(
     items: Sequence[BatteryItem],
     features: Features,
     statistics: Mapping[str, CleanStatistics],
-    judge: CalibratedDefences,
+    defences: CalibratedDefences,
     labelled: Labelled | None,
     kind: Literal["found"] | None = None,
     progress: Progress = SILENT,
@@ -79,7 +75,7 @@ def measure(
         records = []
         for item, entry in zip(items, effects, strict=True):
             gap = _gap(entry, controls) if kind is None and item.kind == "trigger" else None
-            records.append(_record(item, entry, gap, features, judge, labelled, kind))
+            records.append(_record(item, entry, gap, features, defences, labelled, kind))
             task.advance(note=item.variant.name)
     return records
 
@@ -89,25 +85,25 @@ def _record(
     entry: _Collapses,
     gap: Metric | None,
     features: Features,
-    judge: CalibratedDefences,
+    defences: CalibratedDefences,
     labelled: Labelled | None,
     kind: Literal["found"] | None,
 ) -> ProbeRecord:
     changed, rows = features.samples(None, item.variant.name)
-    scored = judge.score(changed)
+    scored = defences.score(changed)
     return ProbeRecord(
         name=item.variant.name,
         family=item.family,
         kind=kind or item.kind,
         parameters=item.parameters,
-        auroc=judge.against_clean(scored, "triggered" if item.kind == "trigger" else "changed"),
+        auroc=defences.against_clean(scored, "triggered" if item.kind == "trigger" else "changed"),
         flagged=scored.flagged,
         collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
         control_collapse=entry.references,
         gap=gap,
         effect=Metric(name="shift", value=entry.own.shift, direction="higher is more suspicious"),
         suspicious=False,
-        **_with_labels(changed, rows, judge, labelled),
+        **_with_labels(changed, rows, defences, labelled),
     )
 
 
@@ -160,14 +156,14 @@ def collapse_metric(value: float, count: int, draws: Tensor) -> Metric:
 
 
 def _with_labels(
-    changed: FeatureTuples, rows: Tensor, judge: CalibratedDefences, labelled: Labelled | None
+    changed: FeatureTuples, rows: Tensor, defences: CalibratedDefences, labelled: Labelled | None
 ) -> dict[str, Any]:
     if labelled is None:
         return {}
     labels = labelled.labels[rows]
     predicted = labelled.probe.predict(changed.source)
     share, target = concentration(predicted, labels)
-    purified = labelled.probe.predict(judge.purify(changed))
+    purified = labelled.probe.predict(defences.purify(changed))
     return {
         "concentration": share,
         "concentration_class": labelled.name(target),

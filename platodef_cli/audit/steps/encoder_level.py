@@ -1,7 +1,7 @@
-"""What defences look at beside features in an audit: images as the suspect sees them, whole encoders."""
+"""Encoder-level detectors, on the suspect and on the references as their control group."""
 
 from platodef_cli.audit.state import AuditState
-from platodef_cli.audit.steps.scoring import SuspectImages
+from platodef_cli.audit.steps.samples import SuspectImages
 from platodef_cli.defences import make_encoder_detector
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import EncoderAccess
@@ -11,20 +11,20 @@ from platodef_cli.records import Metric
 _EXAMINED = 256
 
 
-def encoder_statistics(run: AuditState) -> tuple[tuple[Metric, ...], dict[str, str]]:
+def encoder_statistics(state: AuditState) -> tuple[tuple[Metric, ...], dict[str, str]]:
     """Run the encoder-level detectors on the suspect and, as control group, on the references.
 
     Returns:
         One metric per detector and encoder, and the detectors that were asked for and are not applicable,
         per-sample ones included, with the reason.
     """
-    config, inputs = run.config, run.inputs
+    config, inputs = state.config, state.inputs
     metrics: list[Metric] = []
-    reasons = dict(run.judge.not_applicable)
+    reasons = dict(state.defences.not_applicable)
     # fit images: nothing that was searched with may test a result
-    rows = run.features.tuples(run.parts.fit)[1][:_EXAMINED]
+    rows = state.features.tuples(state.parts.fit)[1][:_EXAMINED]
     for name in config.encoder_detectors:
-        tool = make_encoder_detector(name, seed=config.seed, progress=run.recorder)
+        tool = make_encoder_detector(name, seed=config.seed, progress=state.recorder)
         for encoder in inputs.encoders.values():
             images = SuspectImages(inputs.images, encoder.geometry, {}).load(rows, CLEAN)
             try:

@@ -47,8 +47,8 @@ def suspicious_images(run: AuditState) -> tuple[SuspiciousImage, ...]:
 
     The p-value of a test image is conformal; that of a calibration image leaves the image itself out.
     """
-    name = run.judge.deciding
-    calibration, test = run.judge.calibration[name], run.judge.clean.scores[name]
+    name = run.defences.deciding
+    calibration, test = run.defences.calibration[name], run.defences.clean.scores[name]
     # an image is as high as itself: without it both counts of the fraction are one less
     n = len(calibration)
     own = (conformal_pvalues(calibration, calibration) * (n + 1) - 1) / n

@@ -1,38 +1,24 @@
-"""The heads of an audit, and everything that only needs features: detectors, thresholds, purifiers."""
+"""Detectors with calibrated thresholds, and a purifier: everything that only needs samples and heads."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from platodef_cli.audit.config import DEFAULT_DETECTOR, AuditConfig
-from platodef_cli.audit.inputs import Inputs, Split, digest_of
-from platodef_cli.defences import DETECTORS, PURIFIERS, make_detector, make_purifier
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.defences import DEFAULT_DETECTOR, DETECTORS, make_detector, make_purifier
 from platodef_cli.defences.calibrate import conformal_threshold
 from platodef_cli.defences.interface import Detector
 from platodef_cli.defences.platonic import MEMBERS, PlatonicDetector
-from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import Access, ModelAccess
-from platodef_cli.features.cache import FeatureCache
-from platodef_cli.features.extract import CLEAN, Extraction, image_seeds, load_pixels
-from platodef_cli.features.interface import FeatureTuples, Samples, Variant
-from platodef_cli.heads.card import HeadCard
-from platodef_cli.heads.config import FitConfig, preset_name
+from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import COMPONENTS
-from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
-from platodef_cli.heads.pretrained import check_match, load_heads, read_description, save_heads
-from platodef_cli.images.interface import ImageSource
 from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.metrics.detection import auroc_metric, histogram, rate_metric
-from platodef_cli.progress import Progress
-from platodef_cli.records import DefenceCost, HeadRecord, Histogram, Metric, Threshold
-from platodef_cli.triggers.battery import BatteryItem
+from platodef_cli.records import DefenceCost, Histogram, Metric, Threshold
 
 
 def build_detectors(
@@ -67,131 +53,6 @@ def build_detectors(
             continue
         detectors[name] = detector
     return detectors, reasons
-
-
-HEADS_VERSION = 2  # part of the cache key: raise it when the same tuples give other heads
-
-
-class Images(Protocol):
-    """Gives the images of rows, changed by a variant."""
-
-    def load(self, rows: Tensor, variant: str) -> Tensor:
-        """Return uint8 ``[n, 3, H, W]`` of rows of the source ``[n]``."""
-
-
-@dataclass(frozen=True)
-class Features:
-    """Feature tuples of one extraction, by variant and rows of the source.
-
-    Attributes:
-        extraction: Features of all encoders.
-        suspect: Name of the suspect among them.
-        references: Names of the references, in order.
-        images: The suspect's images, where a detector or purifier looks at them.
-    """
-
-    extraction: Extraction
-    suspect: str
-    references: tuple[str, ...]
-    images: Images | None = None
-
-    def tuples(self, rows: tuple[int, ...] | None, variant: str = CLEAN) -> tuple[FeatureTuples, Tensor]:
-        """Return the tuples of the usable images among ``rows`` (None: all), and their rows ``[n]``."""
-        indices, source = self.extraction.features(self.suspect, variant)
-        keep = torch.arange(len(indices))
-        if rows is not None:
-            place = {int(row): position for position, row in enumerate(indices.tolist())}
-            keep = torch.tensor([place[row] for row in rows if row in place], dtype=torch.int64)
-        references = {name: self.extraction.features(name, variant)[1][keep] for name in self.references}
-        return FeatureTuples(source[keep], references), indices[keep]
-
-    def samples(
-        self, rows: tuple[int, ...] | None, variant: str = CLEAN, most: int | None = None
-    ) -> tuple[FeatureTuples, Tensor]:
-        """Return the same as :meth:`tuples`, with images where somebody looks at them.
-
-        Args:
-            rows: Rows of the source, or None for all.
-            variant: Name of the change.
-            most: Largest number of samples with images.
-        """
-        tuples, usable = self.tuples(rows, variant)
-        if self.images is None:
-            return tuples, usable
-        if most is not None and len(usable) > most:
-            tuples, usable = tuples.select(torch.arange(most)), usable[:most]
-        return Samples.of(tuples, self.images.load(usable, variant)), usable
-
-
-def obtain_heads(
-    inputs: Inputs,
-    features: Features,
-    split: Split,
-    config: AuditConfig,
-    cache: FeatureCache | None,
-    progress: Progress,
-) -> tuple[Heads, HeadRecord]:
-    """Load the given heads, take them from the cache, or fit them on the fit images.
-
-    Raises:
-        UsageError: The given heads are damaged or belong to other encoders.
-    """
-    references = [encoder.record for encoder in inputs.references.values()]
-    if inputs.head is not None:
-        heads = load_heads(inputs.head, device=config.device)
-        check_match(heads, inputs.suspect.record, references)
-        return heads, _record(inputs.head.name, "loaded", inputs.head, heads)
-    tuples, rows = features.tuples(split.fit)
-    fit_config = FitConfig()
-    digest = digest_of(inputs.images, rows.tolist())
-    card = HeadCard(
-        name=f"{inputs.suspect.record.name}-{digest[:8]}",
-        source=inputs.suspect.record,
-        references=tuple(references),
-        trained_on=f"{len(tuples)} images of {inputs.images.uri} (sha256 {digest})",
-    )
-    key = {
-        "version": HEADS_VERSION,
-        "torch": torch.__version__,
-        "encoders": [
-            # where an encoder lies does not change its heads
-            record.model_dump(mode="json", exclude={"uri", "isolated"})
-            for record in (inputs.suspect.record, *references)
-        ],
-        "images": digest,
-        "uri": inputs.images.uri,
-        "config": fit_config.to_json(),
-        "seed": config.seed,
-        "device": config.device,
-        "batch_size": config.batch_size,
-    }
-    stored = cache.load_artifact("heads", key) if cache else None
-    if stored is not None:
-        heads = load_heads(stored, device=config.device)
-        return heads, _record(card.name, "fitted", stored, heads)
-    heads = fit_heads(tuples, fit_config, seed=config.seed, device=config.device, progress=progress)
-    if cache is None:
-        with tempfile.TemporaryDirectory() as folder:
-            save_heads(Path(folder), heads, card=card)
-            return heads, _record(card.name, "fitted", Path(folder), heads)
-    stored = cache.store_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
-    return heads, _record(card.name, "fitted", stored, heads)
-
-
-def _record(name: str, origin: Literal["fitted", "loaded"], folder: Path, heads: Heads) -> HeadRecord:
-    """Describe heads that lie in ``folder``; fresh and cached ones alike, so that reports do not differ."""
-    description = read_description(folder)
-    return HeadRecord(
-        name=name,
-        origin=origin,
-        digest=description.sha256,
-        trained_on=description.card.trained_on,
-        fit_samples=heads.rows,
-        preset=preset_name(heads.config),
-        metrics=tuple(
-            Metric(name=f"held-out {key}", value=value) for key, value in sorted(heads.metrics.items())
-        ),
-    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +101,7 @@ class CalibratedDefences:
     ) -> None:
         self.deciding = DEFAULT_DETECTOR
         self._seed, self._heads = config.seed, heads
-        names = tuple(dict.fromkeys((*config.detectors, self.deciding)))
+        names = tuple(dict.fromkeys((*config.sample_detectors, self.deciding)))
         self._detectors, self.not_applicable = build_detectors(
             names, heads, bank, calibration, config.seed, model
         )
@@ -329,41 +190,3 @@ class CalibratedDefences:
             )
             for name in names
         )
-
-
-BANK_MOST = 2000
-"""Clean samples with images that detectors get at most: images are large."""
-
-
-@dataclass(frozen=True)
-class SuspectImages:
-    """The images of an audit as the suspect sees them.
-
-    Attributes:
-        source: The images.
-        geometry: Resize and crop of the suspect.
-        variants: Name -> change, for all that are not clean.
-    """
-
-    source: ImageSource
-    geometry: Geometry
-    variants: Mapping[str, Variant]
-
-    @classmethod
-    def of(cls, source: ImageSource, geometry: Geometry, items: Sequence[BatteryItem]) -> "SuspectImages":
-        """Return the images with the variants of a battery."""
-        return cls(source, geometry, {item.variant.name: item.variant for item in items})
-
-    def load(self, rows: Tensor, variant: str) -> Tensor:
-        """Return uint8 ``[n, 3, H, W]`` of usable rows of the source ``[n]``, changed by a variant."""
-        indices = rows.tolist()
-        pixels = load_pixels(self.source, [self.geometry], indices)[self.geometry]
-        if variant == CLEAN:
-            return pixels
-        return self.variants[variant](pixels, image_seeds([self.source.refs[row] for row in indices]))
-
-
-def wants_images(config: AuditConfig) -> bool:
-    """Return whether a detector or the purifier of an audit looks at images."""
-    kinds = [*(DETECTORS.load(name) for name in config.detectors), PURIFIERS.load(config.purifier)]
-    return any(Access.images in kind.needs for kind in kinds)

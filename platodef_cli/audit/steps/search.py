@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
-from platodef_cli.audit.inputs import Inputs, Split, digest_of
+from platodef_cli.audit.inputs import Inputs, Split
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import load_pixels
+from platodef_cli.images.interface import digest_of
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult

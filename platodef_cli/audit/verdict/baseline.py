@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from platodef_cli.audit.verdict.case import Judged
 from platodef_cli.audit.verdict.complete import images_of, is_unfinished, target_of
 from platodef_cli.audit.verdict.decide import is_indicator
 from platodef_cli.audit.verdict.intervals import Estimate
@@ -34,7 +35,7 @@ class _Entry:
     topic: tuple[str, str | None]
 
 
-def check_comparable(report: AuditReport, baseline: AuditReport) -> None:
+def check_comparable(report: Judged, baseline: AuditReport) -> None:
     """Refuse a baseline that measured something else.
 
     Raises:
@@ -75,7 +76,7 @@ def record_of(baseline: AuditReport) -> BaselineRecord:
     )
 
 
-def changes_between(report: AuditReport, baseline: AuditReport, recorded: AuditReport) -> tuple[Change, ...]:
+def changes_between(report: Judged, baseline: Judged, recorded: AuditReport) -> tuple[Change, ...]:
     """Return what differs beyond the intervals, worst first.
 
     Args:
@@ -105,7 +106,7 @@ def changes_between(report: AuditReport, baseline: AuditReport, recorded: AuditR
     return tuple(sorted((*changes, *_other(report, recorded)), key=lambda change: order.index(change.kind)))
 
 
-def tolerated(report: AuditReport, baseline: AuditReport) -> tuple[Reason, ...]:
+def tolerated(report: Judged, baseline: Judged) -> tuple[Reason, ...]:
     """Return the reasons of a report; ``known`` is set on indicators no worse than in the baseline.
 
     Evidence that cannot carry a verdict is never tolerated.
@@ -162,7 +163,7 @@ def _trend(now: _Entry, before: _Entry) -> Literal["better", "worse"] | None:
     return None
 
 
-def _entries(report: AuditReport) -> dict[str, _Entry]:
+def _entries(report: Judged) -> dict[str, _Entry]:
     entries = {}
     for probe in report.probes:
         if probe.kind == "trigger":
@@ -192,7 +193,7 @@ def _of_probe(probe: ProbeRecord, detector: str) -> dict[str, Estimate]:
     }
 
 
-def _appeared(report: AuditReport, baseline: AuditReport) -> list[Change]:
+def _appeared(report: Judged, baseline: Judged) -> list[Change]:
     """Return reasons and findings that only one of the reports has."""
     ours, theirs = _open_points(report), _open_points(baseline)
     changes = [Change(id=key, kind="new", message=text) for key, text in ours.items() if key not in theirs]
@@ -201,7 +202,7 @@ def _appeared(report: AuditReport, baseline: AuditReport) -> list[Change]:
     ]
 
 
-def _open_points(report: AuditReport) -> dict[str, str]:
+def _open_points(report: Judged) -> dict[str, str]:
     points = {
         reason.id if reason.subject is None else f"{reason.id}:{reason.subject}": reason.message
         for reason in report.reasons
@@ -212,7 +213,7 @@ def _open_points(report: AuditReport) -> dict[str, str]:
     return points
 
 
-def _other(report: AuditReport, baseline: AuditReport) -> list[Change]:
+def _other(report: Judged, baseline: Judged) -> list[Change]:
     """Return what else differs and may explain a change."""
     facts = {
         "target": ("model", target_of(report).digest[:12], target_of(baseline).digest[:12]),
@@ -238,7 +239,7 @@ def _other(report: AuditReport, baseline: AuditReport) -> list[Change]:
     return [*changes, *_tried(report.probes, baseline.probes)]
 
 
-def _head(report: AuditReport) -> str:
+def _head(report: Judged) -> str:
     return report.head.digest[:12] if report.head else "none"
 
 

@@ -1,7 +1,25 @@
 """What every report of a finished audit holds."""
 
+from typing import Protocol
+
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, EncoderRecord, ImageSetRecord
+
+
+class HasTarget(Protocol):
+    """A report, or what becomes one."""
+
+    @property
+    def target(self) -> EncoderRecord | None:
+        """The audited encoder."""
+
+
+class HasImages(Protocol):
+    """A report, or what becomes one."""
+
+    @property
+    def images(self) -> ImageSetRecord | None:
+        """The images of the audit."""
 
 
 def is_unfinished(report: AuditReport) -> bool:
@@ -12,7 +30,7 @@ def is_unfinished(report: AuditReport) -> bool:
     return report.verdict == "inconclusive" and nothing
 
 
-def target_of(report: AuditReport) -> EncoderRecord:
+def target_of(report: HasTarget) -> EncoderRecord:
     """Return the audited encoder.
 
     Raises:
@@ -23,7 +41,7 @@ def target_of(report: AuditReport) -> EncoderRecord:
     return report.target
 
 
-def images_of(report: AuditReport) -> ImageSetRecord:
+def images_of(report: HasImages) -> ImageSetRecord:
     """Return the images of an audit.
 
     Raises:

@@ -4,14 +4,15 @@ import math
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.verdict.case import Judged
 from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.audit.verdict.intervals import Estimate, Sample
-from platodef_cli.records import AlignmentRecord, AuditReport, Metric, Reason
+from platodef_cli.records import AlignmentRecord, Metric, Reason
 
 _TEST_SHARE, _CALIBRATION_SHARE = 0.3, 0.2  # of the images that an audit is given
 
 
-def evidence_of(report: AuditReport, policy: Policy, sample: Sample) -> list[Reason]:
+def evidence_of(report: Judged, policy: Policy, sample: Sample) -> list[Reason]:
     """Return :func:`judge_evidence` of what a report records."""
     limit = report.configuration.get("limit")
     return judge_evidence(
@@ -26,7 +27,7 @@ def evidence_of(report: AuditReport, policy: Policy, sample: Sample) -> list[Rea
     )
 
 
-def matched_auroc(report: AuditReport) -> Metric | None:
+def matched_auroc(report: Judged) -> Metric | None:
     """Return the matched AUROC of the energy, or of the deciding detector where that was left out."""
     named = {metric.name: metric for metric in report.metrics}
     what = "matched against mismatched"

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
+from platodef_cli.audit.verdict.case import Judged
 from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.audit.verdict.evidence import matched_auroc
 from platodef_cli.audit.verdict.intervals import Estimate, Scale
 from platodef_cli.audit.verdict.search import limits_of, score_of, search_gap
 from platodef_cli.errors import UnknownNameError
-from platodef_cli.records import AuditReport, Interval, Metric, ProbeRecord
+from platodef_cli.records import Interval, Metric, ProbeRecord
 
 SEVERITIES = ("high", "medium", "low", "info")
 
@@ -26,7 +27,7 @@ class NamedMetric:
     """
 
     meaning: str
-    read: Callable[[AuditReport], Estimate]
+    read: Callable[[Judged], Estimate]
     needs: str = ""
 
 
@@ -58,17 +59,17 @@ def _extreme(values: Iterable[Estimate], choose: Callable[..., float]) -> Estima
     return Estimate(value, interval, first.n, first.scale, first.probed)
 
 
-def _triggers(report: AuditReport) -> list[ProbeRecord]:
+def _triggers(report: Judged) -> list[ProbeRecord]:
     return [probe for probe in report.probes if probe.kind == "trigger"]
 
 
 def _over_triggers(
     choose: Callable[[Iterable[Estimate]], Estimate],
-    pick: Callable[[AuditReport, ProbeRecord], Metric | None],
+    pick: Callable[[Judged, ProbeRecord], Metric | None],
     scale: Scale,
     kind: str = "trigger",
-) -> Callable[[AuditReport], Estimate]:
-    def read(report: AuditReport) -> Estimate:
+) -> Callable[[Judged], Estimate]:
+    def read(report: Judged) -> Estimate:
         return choose(
             Estimate.of(pick(report, probe), scale, probed=True)
             for probe in report.probes
@@ -78,13 +79,13 @@ def _over_triggers(
     return read
 
 
-def _battery_gap(report: AuditReport) -> Estimate:
+def _battery_gap(report: Judged) -> Estimate:
     others = [probe for probe in report.probes if probe.kind != "found"]
     return largest(gap_of(probe, others) for probe in _triggers(report))
 
 
-def _search(pick: str) -> Callable[[AuditReport], Estimate]:
-    def read(report: AuditReport) -> Estimate:
+def _search(pick: str) -> Callable[[Judged], Estimate]:
+    def read(report: Judged) -> Estimate:
         values = []
         for record in report.searches:
             if record.role != "suspect":
@@ -98,7 +99,7 @@ def _search(pick: str) -> Callable[[AuditReport], Estimate]:
     return read
 
 
-def _search_score(report: AuditReport) -> Estimate:
+def _search_score(report: Judged) -> Estimate:
     policy = Policy.from_json(report.policy)
     limits = limits_of(report.searches, policy)
     return largest(
@@ -108,14 +109,14 @@ def _search_score(report: AuditReport) -> Estimate:
     )
 
 
-def _cknna(report: AuditReport) -> Estimate:
+def _cknna(report: Judged) -> Estimate:
     name = target_of(report).name
     pairs = [r.value for r in report.alignment if r.measure == "cknna" and name in (r.first, r.second)]
     return Estimate(max(pairs)) if pairs else Estimate(None)
 
 
-def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[AuditReport], Estimate]:
-    def read(report: AuditReport) -> Estimate:
+def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[Judged], Estimate]:
+    def read(report: Judged) -> Estimate:
         for row in report.accuracy:
             if defence(row.defence):
                 probed = field in ("poisoned_accuracy", "attack_success")
@@ -125,13 +126,13 @@ def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[AuditRepo
     return read
 
 
-def _false_positives(report: AuditReport) -> Estimate:
+def _false_positives(report: Judged) -> Estimate:
     rates = [entry.measured for entry in report.thresholds if entry.detector == report.deciding]
     return Estimate.of(rates[0], "rate") if rates else Estimate(None)
 
 
-def _findings(severity: str | None) -> Callable[[AuditReport], Estimate]:
-    def read(report: AuditReport) -> Estimate:
+def _findings(severity: str | None) -> Callable[[Judged], Estimate]:
+    def read(report: Judged) -> Estimate:
         return Estimate(
             sum(not f.waived and (severity is None or f.severity == severity) for f in report.findings)
         )

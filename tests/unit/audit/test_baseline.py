@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict import Gate, judge
+from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, Interval, Metric
 from tests.unit.audit.test_judge import recorded
@@ -14,7 +14,7 @@ BAD, CLEAN = recorded("backdoored"), recorded("clean")
 
 
 def judged(report: AuditReport, baseline: AuditReport, **policy: Any) -> AuditReport:
-    return judge(report, Gate(Policy(**policy), baseline=baseline))
+    return judge_again(report, Gate(Policy(**policy), baseline=baseline))
 
 
 def moved(report: AuditReport, name: str, shift: float) -> AuditReport:
@@ -30,7 +30,7 @@ def moved(report: AuditReport, name: str, shift: float) -> AuditReport:
         p.model_copy(update={"collapse": shifted(p.collapse), "gap": shifted(p.gap)}) if p.name == name else p
         for p in report.probes
     )
-    return judge(report.model_copy(update={"probes": probes}), Gate(Policy()))
+    return judge_again(report.model_copy(update={"probes": probes}), Gate(Policy()))
 
 
 TOP = "patch-white-0.3125-top-right"
@@ -97,7 +97,7 @@ def test_thin_evidence_is_never_tolerated() -> None:
 
 
 def test_both_are_judged_by_one_policy() -> None:
-    strict = judge(BAD, Gate(Policy(name="other", auroc=0.9)))
+    strict = judge_again(BAD, Gate(Policy(name="other", auroc=0.9)))
     report = judged(BAD, strict)
     assert report.exit_code == 0
     assert any(change.id == "policy" for change in report.changes)
@@ -121,7 +121,7 @@ def test_what_cannot_be_compared_is_refused(field: str, value: Any, told: str) -
 
 
 def test_a_report_without_baseline_forgets_an_earlier_one() -> None:
-    assert judge(judged(BAD, BAD), Gate(Policy())) == BAD
+    assert judge_again(judged(BAD, BAD), Gate(Policy())) == BAD
 
 
 def test_what_is_no_longer_measured_is_not_tolerated() -> None:

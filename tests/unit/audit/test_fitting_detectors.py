@@ -3,7 +3,8 @@
 import pytest
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.steps.scoring import CalibratedDefences, build_detectors, wants_images
+from platodef_cli.audit.steps.samples import wants_images
+from platodef_cli.audit.steps.scoring import CalibratedDefences, build_detectors
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 from tests.toy_model import ToyModel, pictures, samples

@@ -18,19 +18,19 @@ def table(clean_classes, changed_classes, labels, names):
 
     rows = torch.arange(len(labels))
     scored = Scored({}, torch.ones(len(labels), dtype=torch.bool))
-    run = SimpleNamespace(
+    state = SimpleNamespace(
         labelled=SimpleNamespace(
             probe=SimpleNamespace(predict=lambda features: features.argmax(dim=1)),
             labels=torch.tensor(labels),
             classes=names,
         ),
-        judge=SimpleNamespace(purify=lambda tuples: tuples.source, clean=scored),
+        defences=SimpleNamespace(purify=lambda tuples: tuples.source, clean=scored),
         config=SimpleNamespace(purifier="mean"),
         recorder=SILENT,
         test=tuples(clean_classes),
         rows=rows,
     )
-    return accuracies(run, SimpleNamespace(name="patch"), tuples(changed_classes), scored, rows)
+    return accuracies(state, SimpleNamespace(name="patch"), tuples(changed_classes), scored, rows)
 
 
 def test_images_of_one_class_have_no_attack_success():
@@ -48,8 +48,8 @@ def test_curves_of_mismatches_and_of_the_trigger_are_told_apart():
         Scored({"energy": torch.tensor(values)}, torch.ones(2, dtype=torch.bool))
         for values in ([0.0, 1.0], [2.0, 3.0], [0.0, 3.0])
     )
-    run = SimpleNamespace(judge=SimpleNamespace(clean=clean))
-    curves = roc_curves(run, wrong, SimpleNamespace(name="patch", auroc={"energy": None}), changed)
+    state = SimpleNamespace(defences=SimpleNamespace(clean=clean))
+    curves = roc_curves(state, wrong, SimpleNamespace(name="patch", auroc={"energy": None}), changed)
     assert [(curve.group, curve.auroc.positive, curve.auroc.value) for curve in curves] == [
         ("mismatched", "mismatched", 1.0),
         ("patch", "triggered", 0.625),  # 3 above both, 0 ties with one and is below the other

@@ -66,7 +66,7 @@ def test_most_suspicious_images_with_conformal_p_values() -> None:
     calibration, test = torch.tensor([0.0, 5.0, 3.0, 3.0]), torch.tensor([9.0, 4.0, -1.0, 3.0])
     rows = {"calibration": torch.tensor([10, 11, 12, 13]), "test": torch.tensor([4, 5, 6, 7])}
     run = SimpleNamespace(
-        judge=SimpleNamespace(
+        defences=SimpleNamespace(
             deciding="platonic",
             calibration={"platonic": calibration},
             clean=Scored({"platonic": test}, test > 4),

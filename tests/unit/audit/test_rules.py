@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict import Gate, judge
+from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.audit.verdict.intervals import Estimate
 from platodef_cli.audit.verdict.metric_names import METRICS, largest, smallest
 from platodef_cli.audit.verdict.rules import OPERATORS, Rule, parse_rule
@@ -109,7 +109,7 @@ def test_every_metric_is_read_from_a_recorded_report(name: str) -> None:
 
 
 def judged(name: str, *rules: str, **changes: object) -> AuditReport:
-    return judge(recorded(name).model_copy(update=changes), Gate(Policy(fail_if=rules)))
+    return judge_again(recorded(name).model_copy(update=changes), Gate(Policy(fail_if=rules)))
 
 
 def test_values_are_those_of_the_records() -> None:

@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import pytest
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict import Gate, judge
+from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.audit.verdict.waivers import Waiver
 from platodef_cli.records import AuditReport
 from tests.unit.audit.test_judge import recorded
@@ -22,7 +22,7 @@ def waiver(identity: str = "battery-patch", **changes: object) -> Waiver:
 
 
 def judged(*waivers: Waiver, report: AuditReport = BAD, policy: Policy | None = None) -> AuditReport:
-    return judge(report, Gate(policy or Policy(), waivers, TODAY))
+    return judge_again(report, Gate(policy or Policy(), waivers, TODAY))
 
 
 def test_a_waived_reason_stays_and_does_not_decide() -> None:

@@ -1,0 +1,133 @@
+"""Extracts every feature in one decoding pass, obtains the heads, calibrates the detectors."""
+
+from collections.abc import Sequence
+
+import torch
+
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.inputs import Inputs, Split, split
+from platodef_cli.audit.state import AuditState, ProgressRecorder
+from platodef_cli.audit.steps.heads import obtain_heads
+from platodef_cli.audit.steps.samples import BANK_MOST, Features, Labelled, SuspectImages, wants_images
+from platodef_cli.audit.steps.scoring import CalibratedDefences
+from platodef_cli.audit.verdict.evidence import needed
+from platodef_cli.errors import InconclusiveError
+from platodef_cli.features.access import EncoderAccess
+from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.extract import Extraction, Request, extract
+from platodef_cli.heads.fit import FEWEST_ROWS
+from platodef_cli.metrics.linear_probe import LinearProbe
+from platodef_cli.progress import Progress
+from platodef_cli.search.statistics import CleanStatistics
+from platodef_cli.triggers.battery import battery
+
+
+def prepare(
+    config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, recorder: ProgressRecorder
+) -> AuditState:
+    """Return an audit that is ready to probe: features, heads, thresholds.
+
+    Raises:
+        InconclusiveError: There are too few usable images.
+        PlatodefError: An encoder or the images fail.
+    """
+    parts = split(len(inputs.images.refs), config.seed)
+    counts = tuple(len(rows) for rows in (parts.fit, parts.calibration, parts.test))
+    _enough(counts, inputs, config)
+    probed = parts.test[: config.probe_images]
+    requests = [Request(None), *(Request(item.variant, probed) for item in battery(config.battery))]
+    with recorder.timed("extract"):
+        extraction = extract_variants(inputs, requests, config, cache, recorder)
+    pictures = None
+    if wants_images(config):
+        pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, battery(config.battery))
+    features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references), pictures)
+    usable = set(features.tuples(None)[1].tolist())
+    # broken images have dropped out
+    counts = tuple(len(usable.intersection(rows)) for rows in (parts.fit, parts.calibration, parts.test))
+    _enough(counts, inputs, config)
+    with recorder.timed("heads"):
+        heads, head = obtain_heads(inputs, features, parts, config, cache, recorder)
+        test, rows = features.samples(parts.test)
+        bank, calibration = (
+            features.samples(parts.fit, most=BANK_MOST)[0],
+            features.samples(parts.calibration)[0],
+        )
+        model = None if pictures is None else EncoderAccess(inputs.suspect, config.batch_size)
+        with recorder.step("calibrating detectors", 2) as task:
+            defences = CalibratedDefences(heads, bank, calibration, test, config, model)
+            task.advance()
+            labelled = _labelled(inputs, features, parts, config)
+            task.advance()
+    clean, clean_rows = features.tuples(None)
+    statistics = {
+        features.suspect: CleanStatistics.of(clean.source),
+        **{name: CleanStatistics.of(values) for name, values in clean.references.items()},
+    }
+    return AuditState(
+        config=config,
+        inputs=inputs,
+        parts=parts,
+        features=features,
+        heads=heads,
+        head=head,
+        defences=defences,
+        test=test,
+        rows=rows,
+        labelled=labelled,
+        statistics=statistics,
+        cache=cache,
+        recorder=recorder,
+        hits=extraction.hits,
+        misses=extraction.misses,
+    )
+
+
+def _enough(counts: tuple[int, ...], inputs: Inputs, config: AuditConfig) -> None:
+    """Check that so many images to fit, calibrate and test carry heads, thresholds and measurements at all.
+
+    Raises:
+        InconclusiveError: They are too few.
+    """
+    fit, calibration, test = counts
+    fits = inputs.head is not None or fit >= FEWEST_ROWS
+    if fits and calibration >= 1 / config.false_positive_rate and test >= 20:
+        return
+    enough = needed(config.limits, config.false_positive_rate)
+    raise InconclusiveError(
+        f"{sum(counts)} images are too few for an audit with a false positive rate of "
+        f"{config.false_positive_rate:g}; give at least {enough} (a few thousand are better)"
+    )
+
+
+def extract_variants(
+    inputs: Inputs,
+    requests: Sequence[Request],
+    config: AuditConfig,
+    cache: FeatureCache | None,
+    progress: Progress,
+) -> Extraction:
+    """Return the features of all encoders under every request, decoding each image once."""
+    return extract(
+        inputs.images,
+        inputs.encoders,
+        requests,
+        cache=cache,
+        batch_size=config.batch_size,
+        max_broken_share=config.max_broken_share,
+        progress=progress,
+    )
+
+
+def _labelled(inputs: Inputs, features: Features, parts: Split, config: AuditConfig) -> Labelled | None:
+    """Fit a linear probe on the fit images, where all images have labels of at least two classes."""
+    refs = inputs.images.refs
+    if inputs.images.classes is None or any(ref.label is None for ref in refs):
+        return None
+    labels = torch.tensor([ref.label for ref in refs], dtype=torch.int64)
+    tuples, rows = features.tuples(parts.fit)
+    if len(set(labels[rows].tolist())) < 2:
+        return None
+    return Labelled(
+        LinearProbe.fit(tuples.source, labels[rows], seed=config.seed), labels, inputs.images.classes
+    )

@@ -1,0 +1,53 @@
+"""Measurements with what a policy says of them: what rules and baselines read before there is an outcome."""
+
+from dataclasses import dataclass, fields
+
+from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.verdict.indicators import Indicators
+from platodef_cli.audit.verdict.measurements import Measurements
+from platodef_cli.audit.verdict.waivers import Waivers
+from platodef_cli.records import AuditReport, Finding, ProbeRecord, Reason
+
+
+@dataclass(frozen=True)
+class Case(Measurements):
+    """Measurements whose searches have scores, and whose findings include those of the indicators.
+
+    Attributes:
+        probes: All triggers and controls, with their marks; found ones first.
+        policy: The limits, as a report records them.
+        reasons: Without those of the rules while the rules are judged.
+    """
+
+    probes: tuple[ProbeRecord, ...]
+    policy: dict[str, float | int | str | bool]
+    reasons: tuple[Reason, ...] = ()
+
+    @classmethod
+    def made_of(
+        cls, measurements: Measurements, indicators: Indicators, policy: Policy, waivers: Waivers
+    ) -> "Case":
+        """Join measurements and indicators; findings are marked as waived."""
+        values = {entry.name: getattr(measurements, entry.name) for entry in fields(Measurements)}
+        findings = (*measurements.findings, *indicators.findings, *_local(measurements))
+        values["findings"] = waivers.findings(findings, indicators.topics())
+        values["searches"] = indicators.searches
+        probes = (*indicators.marked(measurements.found_triggers), *indicators.triggers)
+        return cls(**values, probes=probes, policy=policy.to_json())
+
+
+Judged = AuditReport | Case
+"""What rules, named metrics and baselines are read from."""
+
+
+def _local(measurements: Measurements) -> tuple[Finding, ...]:
+    """Return the finding that a folder is tied to no published commit."""
+    if measurements.target.commit is not None:
+        return ()
+    return (
+        Finding(
+            id="no-commit",
+            severity="low",
+            message="the target is a local folder: only the file hashes tie it to a published commit",
+        ),
+    )
