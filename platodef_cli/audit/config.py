@@ -90,13 +90,6 @@ class AuditConfig:
         metavar="ID[@SHA]",
         completion="encoders",
     )
-    head: str | Path | None = _option(
-        None,
-        "Heads to use instead of fitting new ones.",
-        "Models",
-        metavar="NAME|DIR",
-        completion="heads",
-    )
     images: str | Path | None = _option(
         None,
         "Folder, FILE.parquet, hf://datasets/NAME@REVISION or builtin:shapes.",
@@ -107,16 +100,14 @@ class AuditConfig:
         completion="images",
     )
     limit: int | None = _option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
-    max_broken_share: float = _option(
-        0.05,
-        "Tolerated share of unusable images.",
-        "Images",
-        "--max-broken",
-        metavar="SHARE",
-        low=0.0,
-        high=1.0,
-    )
     seed: int = _option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
+    head: str | Path | None = _option(
+        None,
+        "Heads to use instead of fitting new ones.",
+        "Models",
+        metavar="NAME|DIR",
+        completion="heads",
+    )
     cache_dir: Path | None = _option(
         None, "Feature and model cache. Default: the user's cache folder.", variable="PLATODEF_CACHE_DIR"
     )
@@ -153,6 +144,15 @@ class AuditConfig:
     )
     purifier: str = _option(
         DEFAULT_PURIFIER, f"One of {', '.join(PURIFIERS.names())}.", "Result", completion="purifiers"
+    )
+    max_broken_share: float = _option(
+        0.05,
+        "Tolerated share of unusable images.",
+        "Images",
+        "--max-broken",
+        metavar="SHARE",
+        low=0.0,
+        high=1.0,
     )
     battery: Literal["standard", "quick"] = _option("standard", "Triggers and controls to try.", "Result")
     probe_images: int = _option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
