@@ -1,24 +1,105 @@
-"""The default detector: the head's components, each put on its clean scale, added up."""
+"""Scores of the paper's heads: does the source agree with what trusted references see in the same image?
+
+Every score here asks for features of the suspect and of the references, and for heads fitted on clean
+tuples (:mod:`platodef_cli.heads`). Members of :data:`~platodef_cli.heads.evaluate.COMPONENTS` become
+detectors of their own; :class:`PlatonicDetector` adds three of them up and is the default.
+"""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, ExpectedAuroc, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
 from platodef_cli.errors import UsageError
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.evaluate import (
-    COMPONENTS,
-    denoiser_scores,
-    energy_scores,
-    gaussian_scores,
-    ridge_scores,
-    robust_scores,
-)
+from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.heads import Heads
 
 MEMBERS = ("energy", "gaussian", "robust")
+"""Components that the default detector adds up."""
+
+
+class ComponentDetector:
+    """One component of the heads as a detector; :func:`component_detector` makes one class per row.
+
+    Nothing is random, and both modes are the same.
+
+    Args:
+        heads: Fitted heads.
+        clean: Not used.
+        setup: Not used.
+    """
+
+    name: ClassVar[str]
+    needs = frozenset({Access.features, Access.references})
+    bank = 0
+    description: ClassVar[str]
+    use_when: ClassVar[str]
+    published = ""
+    expected_auroc: ClassVar[ExpectedAuroc | None]
+
+    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
+        self._heads = heads
+
+    def score(self, tuples: FeatureTuples) -> Tensor:
+        """Return float64 ``[N]``; higher is more suspicious."""
+        return COMPONENTS[self.name](self._heads, tuples)
+
+
+def component_detector(
+    name: str, description: str, *, use_when: str, expected_auroc: ExpectedAuroc | None = None
+) -> type[ComponentDetector]:
+    """Return the detector of one row.
+
+    Args:
+        name: A name in :data:`~platodef_cli.heads.evaluate.COMPONENTS`.
+        description: What it measures and where it is blind.
+        use_when: Who should choose it.
+        expected_auroc: What it reaches.
+    """
+    facts = {
+        "name": name,
+        "description": description,
+        "use_when": use_when,
+        "expected_auroc": expected_auroc,
+        "__doc__": description,
+    }
+    return type(f"{name.title()}Detector", (ComponentDetector,), facts)
+
+
+EnergyDetector = component_detector(
+    "energy",
+    "Negative logit of the contrastive head: sees any feature that the references contradict.",
+    use_when="You want the paper's platonic energy (Eq. 12) by itself, to compare with the paper.",
+    expected_auroc=ExpectedAuroc("white square", 0.90),
+)
+GaussianDetector = component_detector(
+    "gaussian",
+    "Closed-form density ratio (CCA): sees any feature that the references contradict.",
+    use_when="You have references and want a score without a trained network, exact and fast.",
+    expected_auroc=ExpectedAuroc("white square", 0.90),
+)
+RidgeDetector = component_detector(
+    "ridge",
+    "Ridge residual: sees any feature that the references contradict linearly.",
+    use_when="You want the cheapest score that uses references, as a baseline.",
+    expected_auroc=ExpectedAuroc("white square", 0.80),
+)
+RobustDetector = component_detector(
+    # if one reference lies, the score without it is the honest one, and a clean source looks clean there;
+    # an attacked source disagrees with every set of honest references, so its minimum stays high
+    "robust",
+    "Closed form without the least agreeing reference: survives one corrupted reference.",
+    use_when="You have three references or more and do not trust every one of them.",
+)
+DenoiserDetector = component_detector(
+    "denoiser",
+    "Residual of the denoiser's conditional mean: sees any feature that the references contradict.",
+    use_when="You want to know how much the denoiser behind the purifiers sees; for comparison only.",
+)
 
 
 class PlatonicDetector:
@@ -40,6 +121,7 @@ class PlatonicDetector:
     needs = frozenset({Access.features, Access.references})
     bank = 0
     description = "Energy, closed form and robust score together: the default."
+    use_when = "The default: you have at least one reference encoder and no reason for another detector."
     published = ""
     expected_auroc = ExpectedAuroc("white square", 0.90)
 
@@ -61,130 +143,3 @@ class PlatonicDetector:
         """Return float64 ``[N]`` from the members' scores ``[N]`` of the same tuples."""
         parts = [(scores[member] - middle) / spread for member, (middle, spread) in self._scales.items()]
         return torch.stack(parts).mean(dim=0)
-
-
-class DenoiserDetector:
-    """Mahalanobis length of the source around the denoiser's one-shot mean D(.; sigma_max).
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "denoiser"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = (
-        "Residual of the denoiser's conditional mean: sees any feature that the references contradict."
-    )
-    published = ""
-    expected_auroc = None
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return denoiser_scores(self._heads, tuples)
-
-
-class EnergyDetector:
-    """The platonic energy: the negative logit of the NCE head (paper, Eq. 12).
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "energy"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Negative logit of the contrastive head: sees any feature that the references contradict."
-    published = ""
-    expected_auroc = ExpectedAuroc("white square", 0.90)
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return energy_scores(self._heads, tuples)
-
-
-class GaussianDetector:
-    """Negative joint-Gaussian log density ratio (CCA): the energy head's closed-form start.
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "gaussian"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Closed-form density ratio (CCA): sees any feature that the references contradict."
-    published = ""
-    expected_auroc = ExpectedAuroc("white square", 0.90)
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return gaussian_scores(self._heads, tuples)
-
-
-class RidgeDetector:
-    """Mahalanobis length of the ridge residual: how far the source lies from what the references predict.
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "ridge"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Ridge residual: sees any feature that the references contradict linearly."
-    published = ""
-    expected_auroc = ExpectedAuroc("white square", 0.80)
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return ridge_scores(self._heads, tuples)
-
-
-class RobustDetector:
-    """Minimum over the references of the closed-form score without that reference.
-
-    If one reference lies, the score without it is the honest one, and a clean source looks clean there.
-    An attacked source disagrees with every pair of honest references, so its minimum stays high.
-
-    With a single reference it is the ``gaussian`` detector.
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "robust"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Closed form without the least agreeing reference: survives one corrupted reference."
-    published = ""
-    expected_auroc = None
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return robust_scores(self._heads, tuples)
