@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import PurifyOptions
+from platodef_cli.defences.interface import PurifyOptions, from_row
 from platodef_cli.defences.samplers import SAMPLERS, DenoiseFunction, Sampler, karras_sigmas
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
@@ -132,7 +132,7 @@ class RidgePurifier:
 
 
 class SampledPurifier:
-    """Draws from the conditional diffusion; :func:`sampled_purifier` makes one class per row.
+    """Draws from the conditional diffusion by one sampler; every row below is one.
 
     Args:
         heads: Fitted heads.
@@ -143,7 +143,7 @@ class SampledPurifier:
     needs = frozenset({Access.features, Access.references})
     description: ClassVar[str]
     sampler: ClassVar[Sampler]
-    averages: ClassVar[bool]
+    averages: ClassVar[bool] = False
 
     def __init__(self, heads: Heads, options: PurifyOptions):
         self._heads, self._options = heads, options
@@ -180,30 +180,16 @@ class SampledPurifier:
 
 
 ONE_SAMPLE = "A sample of the denoiser: keeps the spread of clean features, costs accuracy against the mean."
-SEVERAL_SAMPLES = "Mean of several samples of the denoiser: close to its conditional mean."
 
-
-def sampled_purifier(name: str, sampler: Sampler, *, averages: bool = False) -> type[SampledPurifier]:
-    """Return the purifier of one row.
-
-    Args:
-        name: Its name in the table of purifiers.
-        sampler: How it samples.
-        averages: Whether it returns the mean of several samples, an estimate of the posterior mean.
-    """
-    description = SEVERAL_SAMPLES if averages else ONE_SAMPLE
-    facts = {
-        "name": name,
-        "sampler": sampler,
-        "averages": averages,
-        "description": description,
-        "__doc__": description,
-    }
-    return type(f"{name.title()}Purifier", (SampledPurifier,), facts)
-
-
-HeunPurifier = sampled_purifier("heun", SAMPLERS["heun"])  # the paper's sampler: 20 steps, 39 evaluations
-EulerPurifier = sampled_purifier("euler", SAMPLERS["euler"])
-DpmppPurifier = sampled_purifier("dpmpp", SAMPLERS["dpmpp"])
-LangevinPurifier = sampled_purifier("langevin", SAMPLERS["langevin"])
-AveragePurifier = sampled_purifier("average", SAMPLERS["dpmpp"], averages=True)
+# heun is the paper's sampler: 20 steps, 39 evaluations
+HeunPurifier = from_row(SampledPurifier, "heun", ONE_SAMPLE, sampler=SAMPLERS["heun"])
+EulerPurifier = from_row(SampledPurifier, "euler", ONE_SAMPLE, sampler=SAMPLERS["euler"])
+DpmppPurifier = from_row(SampledPurifier, "dpmpp", ONE_SAMPLE, sampler=SAMPLERS["dpmpp"])
+LangevinPurifier = from_row(SampledPurifier, "langevin", ONE_SAMPLE, sampler=SAMPLERS["langevin"])
+AveragePurifier = from_row(
+    SampledPurifier,
+    "average",
+    "Mean of several samples of the denoiser: close to its conditional mean.",
+    sampler=SAMPLERS["dpmpp"],
+    averages=True,
+)

@@ -1,7 +1,7 @@
 """The contracts of defences: detectors of samples, detectors of encoders, purifiers, and what they get."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -217,6 +217,23 @@ class Purifier(Protocol):
         Raises:
             NotApplicable: The samples or the suspect do not give what the purifier needs.
         """
+
+
+Kind = TypeVar("Kind")
+
+
+def from_row(base: type[Kind], name: str, description: str, **attributes: object) -> type[Kind]:
+    """Return a class of its own for one row of methods that differ in data alone.
+
+    Args:
+        base: The class that all rows share.
+        name: Its name in the table of detectors or purifiers.
+        description: What it does, in one line.
+        attributes: Other class attributes, as in the contract.
+    """
+    facts = {"name": name, "description": description, **attributes}
+    facts |= {"__doc__": description, "__module__": base.__module__}
+    return type(f"{name.capitalize()}{base.__name__}", (base,), facts)
 
 
 def check_mode(mode: str) -> None:

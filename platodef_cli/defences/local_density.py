@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, require_bank
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, from_row, require_bank
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
@@ -111,8 +111,16 @@ def dimension_aware_outlierness(query: Neighbourhood, reference: Neighbourhood) 
     return (reference.dimension[query.index] * ratios).mean(dim=1)
 
 
+MEASURES: dict[str, Measure] = {
+    "dao": dimension_aware_outlierness,
+    "slof": simplified_outlier_factor,
+    "kdist": k_distance,
+    "lid": intrinsic_dimension,
+}
+
+
 class LocalDensityDetector:
-    """One measure of local density; :func:`local_density_detector` makes one class per row.
+    """One of :data:`MEASURES` as a detector; every row below is one.
 
     Args:
         heads: Fitted heads, for the standardisation.
@@ -130,7 +138,6 @@ class LocalDensityDetector:
     use_when: ClassVar[str]
     published = "the scored batch is its own reference, so many alike poisons look normal"
     expected_auroc: ClassVar[ExpectedAuroc | None] = None
-    measure: ClassVar[Measure]
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -148,56 +155,35 @@ class LocalDensityDetector:
         if self._reference is not None:
             rows, reference = self._reference
             query = nearest(self._heads.standardise_source(tuples), rows, NEIGHBOURS)
-            return self.measure(query, reference)
+            return MEASURES[self.name](query, reference)
         if not len(tuples):
             return torch.zeros(0, dtype=torch.float64)
         rows = F.normalize(tuples.source.double(), dim=1)
         batch = nearest(rows, rows, NEIGHBOURS, own=True)
-        return self.measure(batch, batch)
+        return MEASURES[self.name](batch, batch)
 
 
-def local_density_detector(
-    name: str, measure: Measure, description: str, *, use_when: str
-) -> type[LocalDensityDetector]:
-    """Return the detector of one row.
-
-    Args:
-        name: Its name in the table of detectors.
-        measure: What it makes of the neighbourhoods.
-        description: What it measures and where it is blind.
-        use_when: Who should choose it.
-    """
-    facts = {
-        "name": name,
-        "measure": staticmethod(measure),
-        "description": description,
-        "use_when": use_when,
-        "__doc__": description,
-    }
-    return type(f"{name.title()}Detector", (LocalDensityDetector,), facts)
-
-
-DaoDetector = local_density_detector(
+DaoDetector = from_row(
+    LocalDensityDetector,
     "dao",
-    dimension_aware_outlierness,
     "Sparser than its neighbours, by dimension: blind where a backdoor lands among clean ones.",
     use_when="You have no reference encoder, or you compare with DetectCLIP.",
 )
-SlofDetector = local_density_detector(
+SlofDetector = from_row(
+    LocalDensityDetector,
     "slof",
-    simplified_outlier_factor,
     "Sparser than its neighbours: blind where a backdoor lands among clean features.",
     use_when="You compare with DetectCLIP's baselines.",
 )
-KDistanceDetector = local_density_detector(
+KDistanceDetector = from_row(
+    LocalDensityDetector,
     "kdist",
-    k_distance,
     "Far from its k-th neighbour: blind where a backdoor lands among clean features.",
     use_when="You have no reference encoder and want the simplest score of the suspect's features alone.",
 )
-LidDetector = local_density_detector(
+LidDetector = from_row(
+    LocalDensityDetector,
     "lid",
-    intrinsic_dimension,
     "Dimension of the neighbourhood: weak alone, and blind where a backdoor lands among clean features.",
     use_when="You compare with DetectCLIP's baselines; too weak to decide by.",
 )

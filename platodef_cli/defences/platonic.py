@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, from_row
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
@@ -23,7 +23,7 @@ MEMBERS = ("energy", "gaussian", "robust")
 
 
 class ComponentDetector:
-    """One component of the heads as a detector; :func:`component_detector` makes one class per row.
+    """One component of the heads as a detector; every row below is one.
 
     Nothing is random, and both modes are the same.
 
@@ -39,7 +39,7 @@ class ComponentDetector:
     description: ClassVar[str]
     use_when: ClassVar[str]
     published = ""
-    expected_auroc: ClassVar[ExpectedAuroc | None]
+    expected_auroc: ClassVar[ExpectedAuroc | None] = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
@@ -49,53 +49,37 @@ class ComponentDetector:
         return COMPONENTS[self.name](self._heads, tuples)
 
 
-def component_detector(
-    name: str, description: str, *, use_when: str, expected_auroc: ExpectedAuroc | None = None
-) -> type[ComponentDetector]:
-    """Return the detector of one row.
-
-    Args:
-        name: A name in :data:`~platodef_cli.heads.evaluate.COMPONENTS`.
-        description: What it measures and where it is blind.
-        use_when: Who should choose it.
-        expected_auroc: What it reaches.
-    """
-    facts = {
-        "name": name,
-        "description": description,
-        "use_when": use_when,
-        "expected_auroc": expected_auroc,
-        "__doc__": description,
-    }
-    return type(f"{name.title()}Detector", (ComponentDetector,), facts)
-
-
-EnergyDetector = component_detector(
+EnergyDetector = from_row(
+    ComponentDetector,
     "energy",
     "Negative logit of the contrastive head: sees any feature that the references contradict.",
     use_when="You want the paper's platonic energy (Eq. 12) by itself, to compare with the paper.",
     expected_auroc=ExpectedAuroc("white square", 0.90),
 )
-GaussianDetector = component_detector(
+GaussianDetector = from_row(
+    ComponentDetector,
     "gaussian",
     "Closed-form density ratio (CCA): sees any feature that the references contradict.",
     use_when="You have references and want a score without a trained network, exact and fast.",
     expected_auroc=ExpectedAuroc("white square", 0.90),
 )
-RidgeDetector = component_detector(
+RidgeDetector = from_row(
+    ComponentDetector,
     "ridge",
     "Ridge residual: sees any feature that the references contradict linearly.",
     use_when="You want the cheapest score that uses references, as a baseline.",
     expected_auroc=ExpectedAuroc("white square", 0.80),
 )
-RobustDetector = component_detector(
-    # if one reference lies, the score without it is the honest one, and a clean source looks clean there;
-    # an attacked source disagrees with every set of honest references, so its minimum stays high
+RobustDetector = from_row(
+    # where one reference lies, the score without it is honest, and there a clean source looks clean; an
+    # attacked one disagrees with every set of honest references, so its minimum stays high
+    ComponentDetector,
     "robust",
     "Closed form without the least agreeing reference: survives one corrupted reference.",
     use_when="You have three references or more and do not trust every one of them.",
 )
-DenoiserDetector = component_detector(
+DenoiserDetector = from_row(
+    ComponentDetector,
     "denoiser",
     "Residual of the denoiser's conditional mean: sees any feature that the references contradict.",
     use_when="You want to know how much the denoiser behind the purifiers sees; for comparison only.",

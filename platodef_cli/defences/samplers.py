@@ -127,12 +127,12 @@ class Sampler:
     """A row of :data:`SAMPLERS`.
 
     Attributes:
-        function: The sampler.
+        function: The sampler, a :class:`SampleFunction`.
         evaluations: Noise levels N -> evaluations of the denoiser in one solve.
-        anchored: ``function`` takes the observed source as ``anchor``.
+        anchored: ``function`` also takes the observed source, as ``anchor``.
     """
 
-    function: SampleFunction
+    function: Callable[..., Tensor]
     evaluations: Callable[[int], int]
     anchored: bool = False
 
