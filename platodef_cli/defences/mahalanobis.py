@@ -7,7 +7,6 @@ from platodef_cli.defences.interface import DEFAULT_SETUP, Setup
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.evaluate import marginal_scores
 from platodef_cli.heads.heads import Heads
 
 
@@ -42,8 +41,10 @@ class MahalanobisDetector:
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
+        source = self._heads.standardise_source(tuples)
         if self._moments is None:
-            return marginal_scores(self._heads, tuples)
+            nothing_known = (False,) * len(self._heads.reference_names)
+            return self._heads.ridge.posterior(nothing_known).mahalanobis(source).double()  # p(s)
         mean, precision = self._moments
-        centred = self._heads.standardise_source(tuples).double() - mean
+        centred = source.double() - mean
         return (centred @ precision * centred).sum(dim=1)

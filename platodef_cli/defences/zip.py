@@ -4,7 +4,7 @@ An unconditional diffusion model draws a picture whose coarse part, the range of
 fixed to that of the suspicious image; the suspect's feature of the new picture replaces the old feature.
 The model is a small one trained on clean images, or a pipeline of diffusers.
 
-Needs images, the suspect, and either small images (at most 64 pixels) or a diffusion model. Nothing else.
+Needs images, the suspect, and either small images (at most 64 pixels) or a diffusion model.
 """
 
 from collections.abc import Callable, Sequence
