@@ -73,8 +73,7 @@ def purify(
     folder = find_heads(head)
     import torch
 
-    from platodef_cli.defences import make_purifier
-    from platodef_cli.defences.diffusion import purify_flagged
+    from platodef_cli.defences import make_purifier, purify_flagged
     from platodef_cli.features.shard import canonical_json
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)

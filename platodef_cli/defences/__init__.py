@@ -1,13 +1,18 @@
-"""Detectors: one suspicion score per sample or per encoder, higher is more suspicious."""
+"""Defences: detectors of samples, detectors of encoders, and purifiers of features.
+
+One file per method holds its network or statistics, its detector and its purifier. Scores are higher where
+something is more suspicious; what a method cannot look at is ``NotApplicable``, never a made-up score.
+"""
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from platodef_cli.errors import UsageError
 from platodef_cli.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from platodef_cli.defences.interface import Detector, EncoderDetector, Purifier
+    from platodef_cli.defences.interface import Detector, EncoderDetector, Mode, Purifier
     from platodef_cli.features.access import ModelAccess
     from platodef_cli.features.interface import FeatureTuples
     from platodef_cli.heads.heads import Heads
@@ -47,7 +52,28 @@ ENCODER_DETECTORS = Registry(
 )
 """Per encoder; rows implement :class:`platodef_cli.defences.interface.EncoderDetector`."""
 
+PURIFIERS = Registry(
+    "purifier",
+    {
+        "mean": "platodef_cli.defences.diffusion:MeanPurifier",
+        "average": "platodef_cli.defences.diffusion:AveragePurifier",
+        "heun": "platodef_cli.defences.diffusion:HeunPurifier",
+        "euler": "platodef_cli.defences.diffusion:EulerPurifier",
+        "dpmpp": "platodef_cli.defences.diffusion:DpmppPurifier",
+        "langevin": "platodef_cli.defences.diffusion:LangevinPurifier",
+        "gaussian": "platodef_cli.defences.diffusion:GaussianPurifier",
+        "ridge": "platodef_cli.defences.diffusion:RidgePurifier",
+        "decomp": "platodef_cli.defences.decomp:DecompPurifier",
+        "dede": "platodef_cli.defences.dede:DedePurifier",
+        "zip": "platodef_cli.defences.zip:ZipPurifier",
+    },
+)
+"""Per feature; rows implement :class:`platodef_cli.defences.interface.Purifier`."""
+
 DEFAULT_DETECTOR = "platonic"
+DEFAULT_PURIFIER = "mean"
+
+Start = Literal["noise", "source"]
 
 
 def make_detector(
@@ -55,7 +81,7 @@ def make_detector(
     heads: "Heads",
     clean: "FeatureTuples | None" = None,
     *,
-    mode: Literal["default", "published"] = "default",
+    mode: "Mode" = "default",
     seed: int = 0,
     model: "ModelAccess | None" = None,
     progress: "Progress | None" = None,
@@ -78,16 +104,14 @@ def make_detector(
         UsageError: The detector needs clean tuples and there are none, or too few.
     """
     kind: Any = DETECTORS.load(name)
-    from platodef_cli.defences.interface import MODES, Setup
-    from platodef_cli.errors import UnknownNameError, UsageError
+    from platodef_cli.defences.interface import Setup, check_mode, require_bank
     from platodef_cli.features.access import check_access, granted_by
     from platodef_cli.progress import SILENT
 
-    if mode not in MODES:
-        raise UnknownNameError("mode", mode, MODES)
+    check_mode(mode)
     check_access(kind, granted_by(clean, model))
-    if mode == "default" and kind.bank and (clean is None or len(clean) < kind.bank):
-        raise UsageError(f"the {name} detector needs a bank of at least {kind.bank} clean tuples")
+    if mode == "default" and kind.bank:
+        require_bank(name, clean, kind.bank)
     detector: Detector = kind(heads, clean, Setup(mode, seed, model, progress or SILENT))
     return detector
 
@@ -95,7 +119,7 @@ def make_detector(
 def make_encoder_detector(
     name: str,
     *,
-    mode: Literal["default", "published"] = "default",
+    mode: "Mode" = "default",
     seed: int = 0,
     progress: "Progress | None" = None,
 ) -> "EncoderDetector":
@@ -105,36 +129,12 @@ def make_encoder_detector(
         UnknownNameError: No such detector or mode; the message lists the choices.
     """
     kind: Any = ENCODER_DETECTORS.load(name)
-    from platodef_cli.defences.interface import MODES, Setup
-    from platodef_cli.errors import UnknownNameError
+    from platodef_cli.defences.interface import Setup, check_mode
     from platodef_cli.progress import SILENT
 
-    if mode not in MODES:
-        raise UnknownNameError("mode", mode, MODES)
+    check_mode(mode)
     detector: EncoderDetector = kind(Setup(mode, seed, None, progress or SILENT))
     return detector
-
-
-PURIFIERS = Registry(
-    "purifier",
-    {
-        "mean": "platodef_cli.defences.diffusion:MeanPurifier",
-        "average": "platodef_cli.defences.diffusion:AveragePurifier",
-        "heun": "platodef_cli.defences.diffusion:HeunPurifier",
-        "euler": "platodef_cli.defences.diffusion:EulerPurifier",
-        "dpmpp": "platodef_cli.defences.diffusion:DpmppPurifier",
-        "langevin": "platodef_cli.defences.diffusion:LangevinPurifier",
-        "gaussian": "platodef_cli.defences.diffusion:GaussianPurifier",
-        "ridge": "platodef_cli.defences.diffusion:RidgePurifier",
-        "decomp": "platodef_cli.defences.decomp:DecompPurifier",
-        "dede": "platodef_cli.defences.dede:DedePurifier",
-        "zip": "platodef_cli.defences.zip:ZipPurifier",
-    },
-)
-
-DEFAULT_PURIFIER = "mean"
-
-Start = Literal["noise", "source"]
 
 
 def make_purifier(
@@ -179,19 +179,17 @@ def make_purifier(
         UsageError: An option is out of range.
     """
     kind: Any = PURIFIERS.load(name)
-    from platodef_cli.defences.diffusion import Given, PurifyOptions
+    from platodef_cli.defences.interface import PurifierInputs, PurifyOptions, require_images
     from platodef_cli.features.access import Access, check_access, granted_by
     from platodef_cli.progress import SILENT
 
     options = PurifyOptions(steps, samples, guidance, start, sigma_start, rate, operator)
-    check_access(kind, granted_by(clean, model))
     purifier: Purifier
     if Access.images in kind.needs:
-        assert clean is not None
-        assert model is not None
-        given = Given(clean, model, seed, diffusion, progress or SILENT)
-        purifier = kind(heads, options, given)
+        bank, suspect = require_images(kind, clean, model)
+        purifier = kind(heads, options, PurifierInputs(bank, suspect, seed, diffusion, progress or SILENT))
     else:
+        check_access(kind, granted_by(clean, model))
         purifier = kind(heads, options)
     return purifier
 
@@ -199,11 +197,25 @@ def make_purifier(
 def purify_flagged(
     purifier: "Purifier", tuples: "FeatureTuples", flagged: "Tensor", generator: "Generator"
 ) -> "Tensor":
-    """Return source features ``[N, D_s]`` with only the ``flagged`` (boolean ``[N]``) rows purified.
+    """Return source features ``[N, D_s]`` float32 with the flagged rows purified and the others untouched.
+
+    Args:
+        purifier: Any purifier.
+        tuples: N feature tuples.
+        flagged: Boolean ``[N]``.
+        generator: Source of randomness.
 
     Raises:
         UsageError: ``flagged`` is not a boolean mask with one entry per tuple.
     """
-    from platodef_cli.defences.diffusion import purify_flagged as purify
+    import torch
 
-    return purify(purifier, tuples, flagged, generator=generator)
+    if flagged.dtype != torch.bool or flagged.shape != (len(tuples),):
+        raise UsageError(
+            f"flagged must be a boolean mask of {len(tuples)} entries, "
+            f"not {flagged.dtype} of shape {tuple(flagged.shape)}"
+        )
+    result = tuples.source.float().clone()
+    if bool(flagged.any()):
+        result[flagged] = purifier.purify(tuples.select(flagged), generator=generator)
+    return result

@@ -28,7 +28,7 @@ def conformal_threshold(clean_scores: Tensor, rate: float = 0.05) -> float:
     """
     if not 0 < rate < 1:
         raise UsageError(f"the false positive rate must lie between 0 and 1, not {rate}")
-    scores = _clean(clean_scores)
+    scores = _checked(clean_scores)
     # the tolerance keeps (n + 1)(1 - rate) from crossing a whole number by rounding
     rank = math.ceil((len(scores) + 1) * (1.0 - rate) - 1e-9)
     if rank > len(scores):
@@ -50,7 +50,7 @@ def conformal_pvalues(clean_scores: Tensor, scores: Tensor) -> Tensor:
     Raises:
         UsageError: No calibration score, or one that is not finite.
     """
-    calibration = _clean(clean_scores).sort().values
+    calibration = _checked(clean_scores).sort().values
     below = torch.searchsorted(calibration, scores.double().contiguous(), right=False)
     return (1.0 + len(calibration) - below).double() / (len(calibration) + 1.0)
 
@@ -66,7 +66,7 @@ def stored_clean_scores(name: str, heads: Heads) -> Tensor | None:
     return heads.clean_scores.get(name)
 
 
-def _clean(scores: Tensor) -> Tensor:
+def _checked(scores: Tensor) -> Tensor:
     if scores.ndim != 1 or not len(scores) or not bool(torch.isfinite(scores).all()):
         raise UsageError("calibration needs a non-empty list of finite clean scores")
     return scores.double()

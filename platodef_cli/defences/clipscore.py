@@ -1,12 +1,15 @@
-"""CLIPScore (Hessel et al. 2021): does the image still say what its text says?"""
+"""CLIPScore (Hessel et al. 2021): does the image still say what its text says?
+
+Needs features of each sample's own text, by an encoder of images and texts.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, Setup
 from platodef_cli.errors import NotApplicable
-from platodef_cli.features.access import TEXT
+from platodef_cli.features.access import TEXT, Access
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
@@ -28,6 +31,7 @@ class ClipScoreDetector:
     description = (
         "Image against its own text, image-text encoders only: blind where captions were poisoned as well."
     )
+    use_when = "Your encoder reads text too, and every image has a caption that you trust."
     published = "cosines below 0 are cut to 0 and tie"
     expected_auroc = None
 

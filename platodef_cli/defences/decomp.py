@@ -1,7 +1,9 @@
-"""Infected attention heads of a Vision Transformer (Decomp, He et al. 2025): prototypes and limits.
+"""Decomp (He et al. 2025): infected attention heads of a Vision Transformer, counted and repaired.
 
 A feature of unit length is a sum of terms, one per attention head and MLP. A head of the last block is
 infected on an image if its dot product with the head's clean mean, the prototype, falls under a limit.
+
+Needs images, and a suspect that is a Vision Transformer whose heads add up.
 """
 
 from dataclasses import dataclass
@@ -9,17 +11,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.diffusion import Given, PurifyOptions
-from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
-from platodef_cli.errors import NotApplicable, UsageError
+from platodef_cli.defences.interface import (
+    DEFAULT_SETUP,
+    ExpectedAuroc,
+    PurifierInputs,
+    PurifyOptions,
+    Setup,
+    require_images,
+)
+from platodef_cli.errors import UsageError
 from platodef_cli.features.access import INTERNALS_BATCH, Access, ModelAccess, images_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
-FEWEST = 32
-
-QUANTILE = 0.02
-
+MIN_IMAGES = 32
+QUANTILE = 0.02  # of clean dot products, under which a head is infected
 PUBLISHED_LIMIT = 0.002
 
 
@@ -72,8 +78,8 @@ class HeadPrototypes:
             NotApplicable: The suspect is no ViT whose heads add up.
             UsageError: There are fewer than 32 images.
         """
-        if len(images) < FEWEST:
-            raise UsageError(f"prototypes of attention heads need at least {FEWEST} clean images")
+        if len(images) < MIN_IMAGES:
+            raise UsageError(f"prototypes of attention heads need at least {MIN_IMAGES} clean images")
         heads = torch.cat([unit_heads(model, part)[0] for part in torch.split(images, INTERNALS_BATCH)])
         prototypes = heads.mean(dim=0)  # [H, D]
         products = torch.einsum("nhd,hd->nh", heads, prototypes)
@@ -102,10 +108,10 @@ class HeadPrototypes:
 
 def unit_heads(model: ModelAccess, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the last block's heads ``[B, H, D]`` of unit-length features, and the features ``[B, D]``."""
-    found = model.head_terms(images)
-    features = found.terms.sum(dim=1)
+    decomposed = model.head_terms(images)
+    features = decomposed.terms.sum(dim=1)
     length = features.norm(dim=1).clamp_min(1e-12)
-    return found.terms[:, found.last_heads] / length[:, None, None], features
+    return decomposed.terms[:, decomposed.last_heads] / length[:, None, None], features
 
 
 class DecompDetector:
@@ -126,26 +132,26 @@ class DecompDetector:
 
     name = "decomp"
     needs = frozenset({Access.images, Access.internals})
-    bank = FEWEST
+    bank = MIN_IMAGES
     description = (
         "Infected heads in a ViT's last block: blind where earlier blocks or MLPs carry the backdoor."
     )
+    use_when = "Your encoder is a pre-norm Vision Transformer and you have no reference encoder."
     published = "one limit of 0.002 for every head instead of its clean quantile, and ties stay"
     expected_auroc = ExpectedAuroc("white square in a ViT", 0.70)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        if clean is None or setup.model is None:
-            raise NotApplicable("needs images and internals")
+        bank, model = require_images(type(self), clean, setup.model)
         self._published = setup.mode == "published"
         limit = PUBLISHED_LIMIT if self._published else None
-        self._prototypes = HeadPrototypes.fit(setup.model, images_of(clean), limit=limit)
+        self._prototypes = HeadPrototypes.fit(model, images_of(bank), limit=limit)
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        found = self._prototypes.examine(images_of(tuples))
-        count = found.infected.double()
+        examination = self._prototypes.examine(images_of(tuples))
+        count = examination.infected.double()
         # a sigmoid stays between 0 and 1, so it never outweighs a head
-        return count if self._published else count + torch.sigmoid(found.margins.double().mean(dim=1))
+        return count if self._published else count + torch.sigmoid(examination.margins.double().mean(dim=1))
 
 
 class DecompPurifier:
@@ -154,7 +160,7 @@ class DecompPurifier:
     Args:
         heads: Not used.
         options: None of them applies.
-        given: The suspect and clean images.
+        inputs: The suspect and clean images.
 
     Raises:
         NotApplicable: The suspect is no ViT whose heads add up.
@@ -168,8 +174,8 @@ class DecompPurifier:
     )
     evaluations = 1
 
-    def __init__(self, heads: Heads, options: PurifyOptions, given: Given):
-        self._prototypes = HeadPrototypes.fit(given.model, images_of(given.clean))
+    def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
+        self._prototypes = HeadPrototypes.fit(inputs.model, images_of(inputs.clean))
 
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return repaired source features ``[N, D_s]`` float32; nothing is random."""

@@ -1,17 +1,27 @@
-"""DECREE (Feng et al. 2023): the smallest patch that makes all features alike."""
+"""DECREE (Feng et al. 2023): the smallest patch that makes all features alike.
+
+Needs gradients of the encoder, and clean images; no trigger, label or reference.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, EncoderStatistic, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, EncoderStatistic, Setup
 from platodef_cli.defences.inversion import invert
-from platodef_cli.features.access import ModelAccess
+from platodef_cli.features.access import Access, ModelAccess
 
 STEPS = 120
 BATCH = 32
-ALIKE = 0.99
-_CLEAN = 256
+ALIKE = 0.99  # mean pairwise cosine that counts as success
+MAX_CLEAN = 256  # images that the clean mean is taken over
+
+
+def pairwise(features: Tensor) -> Tensor:
+    """Return the mean cosine over all pairs of different rows ``[B, D]``."""
+    unit = F.normalize(features, dim=1)
+    count = len(unit)
+    return (unit.sum(dim=0).square().sum() - count) / (count * (count - 1))
 
 
 class DecreeDetector:
@@ -29,6 +39,7 @@ class DecreeDetector:
     description = (
         "Smallest mask that makes features alike: finds patches, weak on triggers of the whole image."
     )
+    use_when = "You ask about a whole encoder and have clean encoders to compare its number with."
     published = "cosines of raw features, which are alike already in encoders with a large mean"
     statistic = "negative area of the smallest mask (fraction of the image)"
 
@@ -38,7 +49,7 @@ class DecreeDetector:
     def examine(self, model: ModelAccess, images: Tensor) -> EncoderStatistic:
         """Return the statistic; see :class:`platodef_cli.defences.interface.EncoderDetector`."""
         setup = self._setup
-        clean = model.features(images[:_CLEAN])
+        clean = model.features(images[:MAX_CLEAN])
         own = float(pairwise(clean))
         centre = torch.zeros(clean.shape[1]) if setup.mode == "published" else clean.mean(dim=0)
 
@@ -48,7 +59,7 @@ class DecreeDetector:
 
         with setup.progress.step(f"inverting a trigger of {model.name} (DECREE)", STEPS) as task:
             generator = torch.Generator().manual_seed(setup.seed)
-            found = invert(
+            trigger = invert(
                 model,
                 images,
                 goal,
@@ -58,12 +69,5 @@ class DecreeDetector:
                 task=task,
                 factor=5**0.5,
             )
-        details = {"mask area": found.area, "succeeded": float(found.success), "clean self-cosine": own}
-        return EncoderStatistic(-found.area, details)
-
-
-def pairwise(features: Tensor) -> Tensor:
-    """Return the mean cosine over all pairs of different rows ``[B, D]``."""
-    unit = F.normalize(features, dim=1)
-    count = len(unit)
-    return (unit.sum(dim=0).square().sum() - count) / (count * (count - 1))
+        details = {"mask area": trigger.area, "succeeded": float(trigger.success), "clean self-cosine": own}
+        return EncoderStatistic(-trigger.area, details)

@@ -1,7 +1,11 @@
-"""DeDe's decoder (2025): an image from its feature and a few visible patches.
+"""DeDe (Hou et al. 2025): does a decoder draw the image that is there from its feature?
 
-Trained on clean images, it believes the feature. Where a trigger has changed what the feature says, the
-image that it draws differs from the one that is there, and the error over the masked pixels is large.
+The decoder draws an image from its feature and a few visible patches. Trained on clean images, it believes
+the feature. Where a trigger has changed what the feature says, the image that it draws differs from the
+one that is there, and the error over the masked pixels is large. The purifier changes the feature until
+the error is small.
+
+Needs images of what is scored, and clean images to train on.
 """
 
 from collections.abc import Sequence
@@ -12,17 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.defences.diffusion import Given, PurifyOptions
-from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
-from platodef_cli.errors import NotApplicable, UsageError
+from platodef_cli.defences.interface import (
+    DEFAULT_SETUP,
+    ExpectedAuroc,
+    PurifierInputs,
+    PurifyOptions,
+    Setup,
+    require_images,
+)
+from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access, images_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.progress import SILENT, Progress
 
-FEWEST = 64
-
-_BLOCK = 256
+MIN_IMAGES = 64
+BLOCK = 256  # images per pass of the decoder
 
 
 @dataclass(frozen=True)
@@ -132,8 +141,8 @@ class MaskedDecoder(nn.Module):
             masks: Boolean ``[P]`` each, the same for all images, or ``[N, P]``.
         """
         results = []
-        for start in range(0, len(images), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for start in range(0, len(images), BLOCK):
+            part = slice(start, start + BLOCK)
             patches = self.to_patches(images[part])
             rows = [mask if mask.ndim == 1 else mask[part] for mask in masks]
             errors = [self.errors(features[part], patches, mask) for mask in rows]
@@ -156,14 +165,14 @@ def fit_masked_decoder(
         images: uint8 ``[N, 3, H, W]``.
         config: Size and training.
         seed: Draws weights, batches and masks.
-        progress: Told the steps.
+        progress: Receives the steps.
 
     Raises:
         UsageError: There are fewer than 64 samples.
     """
     config = config or DecoderConfig()
-    if len(images) < FEWEST:
-        raise UsageError(f"a masked decoder needs at least {FEWEST} clean images, not {len(images)}")
+    if len(images) < MIN_IMAGES:
+        raise UsageError(f"a masked decoder needs at least {MIN_IMAGES} clean images, not {len(images)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = MaskedDecoder(features.shape[1], config)
@@ -201,17 +210,17 @@ class DedeDetector:
 
     name = "dede"
     needs = frozenset({Access.features, Access.images})
-    bank = FEWEST
+    bank = MIN_IMAGES
     description = "Error of the image drawn from the feature: weak where features say little about pixels."
+    use_when = "You compare with DeDe; it sees less than the detectors that use references."
     published = "one random mask per image instead of four fixed ones, threshold at the test set's median"
     expected_auroc = ExpectedAuroc("white square", 0.80)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        if clean is None:
-            raise NotApplicable("needs images")
+        bank, _ = require_images(type(self), clean, setup.model)
         self._heads, self._published, self._seed = heads, setup.mode == "published", setup.seed
         self._decoder = fit_masked_decoder(
-            heads.standardise_source(clean), images_of(clean), seed=setup.seed, progress=setup.progress
+            heads.standardise_source(bank), images_of(bank), seed=setup.seed, progress=setup.progress
         )
 
     def score(self, tuples: FeatureTuples) -> Tensor:
@@ -230,16 +239,13 @@ class DedeDetector:
         return float(scores.median()) if self._published and len(scores) else None
 
 
-_LATENT_BLOCK = 256
-
-
 class DedePurifier:
     """Adam on the feature against the masked reconstruction error (Eq. 28), a new mask at every step.
 
     Args:
         heads: Fitted heads, for the standardisation.
         options: ``steps`` of Adam and its ``rate``.
-        given: Clean samples with images.
+        inputs: Clean samples with images.
 
     Raises:
         UsageError: There are fewer than 64 clean samples.
@@ -251,13 +257,13 @@ class DedePurifier:
         "Fits the feature to the image through a decoder: lowers ASR, but cannot find the true class."
     )
 
-    def __init__(self, heads: Heads, options: PurifyOptions, given: Given):
+    def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
         self._heads, self._options = heads, options
         self._decoder = fit_masked_decoder(
-            heads.standardise_source(given.clean),
-            images_of(given.clean),
-            seed=given.seed,
-            progress=given.progress,
+            heads.standardise_source(inputs.clean),
+            images_of(inputs.clean),
+            seed=inputs.seed,
+            progress=inputs.progress,
         )
 
     @property
@@ -272,8 +278,8 @@ class DedePurifier:
         masks = [decoder.mask(share, generator) for _ in range(self._options.steps)]
         standard = self._heads.standardise_source(tuples)
         results = []
-        for start in range(0, len(images), _LATENT_BLOCK):
-            part = slice(start, start + _LATENT_BLOCK)
+        for start in range(0, len(images), BLOCK):
+            part = slice(start, start + BLOCK)
             patches = decoder.to_patches(images[part])
             latent = standard[part].clone().requires_grad_(True)
             optimiser = torch.optim.Adam([latent], lr=self._options.rate)

@@ -1,21 +1,24 @@
-"""Purification by sampling the conditional diffusion."""
+"""Purifiers of the paper: a source feature that follows from what trusted references see in the image.
+
+They need features of the suspect and of the references, and heads fitted on clean tuples. Three return a
+conditional mean (``mean`` by the denoiser, ``gaussian`` and ``ridge`` in closed form); the others draw
+from the conditional diffusion of the denoiser, one row per sampler (:mod:`platodef_cli.defences.samplers`).
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import Purifier
-from platodef_cli.defences.samplers import LANGEVIN_INNER, DenoiseFunction, dpmpp, euler, heun, langevin
-from platodef_cli.errors import UnknownNameError, UsageError
-from platodef_cli.features.access import Access, ModelAccess
+from platodef_cli.defences.interface import PurifyOptions, from_row
+from platodef_cli.defences.samplers import SAMPLERS, DenoiseFunction, Sampler, karras_sigmas
+from platodef_cli.errors import UsageError
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.denoiser import Condition, Denoiser
 from platodef_cli.heads.evaluate import gaussian_mean
 from platodef_cli.heads.heads import SCORE_BLOCK, Heads
-from platodef_cli.progress import SILENT, Progress
 
 
 def guided(denoiser: Denoiser, references: Sequence[Tensor], guidance: float) -> DenoiseFunction:
@@ -45,92 +48,42 @@ def guided(denoiser: Denoiser, references: Sequence[Tensor], guidance: float) ->
     return denoise
 
 
-def purify_flagged(
-    purifier: Purifier, tuples: FeatureTuples, flagged: Tensor, *, generator: torch.Generator
-) -> Tensor:
-    """Return source features ``[N, D_s]`` float32 with the flagged rows purified and the others untouched.
+class MeanPurifier:
+    """``D(0; sigma_max, r)``: at the largest noise level the denoiser is a regression on the references.
 
     Args:
-        purifier: Any purifier.
-        tuples: N feature tuples.
-        flagged: Boolean ``[N]``.
-        generator: Source of randomness.
+        heads: Fitted heads.
+        options: Only ``guidance`` applies; starting from the source would not change the mean.
 
     Raises:
-        UsageError: ``flagged`` is not a boolean mask with one entry per tuple.
-    """
-    if flagged.dtype != torch.bool or flagged.shape != (len(tuples),):
-        raise UsageError(
-            f"flagged must be a boolean mask of {len(tuples)} entries, "
-            f"not {flagged.dtype} of shape {tuple(flagged.shape)}"
-        )
-    result = tuples.source.float().clone()
-    if bool(flagged.any()):
-        result[flagged] = purifier.purify(tuples.select(flagged), generator=generator)
-    return result
-
-
-STARTS = ("noise", "source")
-
-OPERATORS = ("pool", "grey")
-
-
-@dataclass(frozen=True)
-class PurifyOptions:
-    """Options of a purifier.
-
-    Attributes:
-        steps: Noise levels N of a sampler, at least 1.
-        samples: Samples that ``average`` averages, at least 1.
-        guidance: Classifier-free guidance scale w; 1 is off, 0 ignores the references.
-        start: ``noise`` or ``source``.
-        sigma_start: Noise level to start from, positive; None is the head's largest.
-        rate: Adam's learning rate of ``dede``, in clean standard deviations per step, positive.
-        operator: What ``zip`` keeps of the image: ``pool`` (4x4 averages) or ``grey``.
+        UsageError: ``start`` is ``source``.
     """
 
-    steps: int = 20
-    samples: int = 8
-    guidance: float = 1.0
-    start: str = "noise"
-    sigma_start: float | None = None
-    rate: float = 0.05
-    operator: str = "pool"
+    name = "mean"
+    needs = frozenset({Access.features, Access.references})
+    description = (
+        "Conditional mean of the denoiser: regenerates the feature, loses what references do not know."
+    )
+    evaluations = 1
 
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        if self.steps < 1 or self.samples < 1:
-            raise UsageError("steps and samples of a purifier must be at least 1")
-        if not 0 <= self.guidance < float("inf"):
-            raise UsageError(f"guidance must be a number of at least 0, not {self.guidance}")
-        if self.start not in STARTS:
-            raise UnknownNameError("start", self.start, STARTS)
-        if self.sigma_start is not None and not 0 < self.sigma_start < float("inf"):
-            raise UsageError(f"sigma_start must be a positive number, not {self.sigma_start}")
-        if not 0 < self.rate < float("inf"):
-            raise UsageError(f"rate must be a positive number, not {self.rate}")
-        if self.operator not in OPERATORS:
-            raise UnknownNameError("operator", self.operator, OPERATORS)
+    def __init__(self, heads: Heads, options: PurifyOptions):
+        if options.start != "noise":
+            raise UsageError("the mean purifier ignores the source; use start 'noise' or a sampler")
+        self._heads, self._guidance = heads, options.guidance
 
-
-@dataclass(frozen=True)
-class Given:
-    """What purifiers get that look at more than features.
-
-    Attributes:
-        clean: Clean samples with images, to fit on.
-        model: The suspect.
-        seed: Seed of masks, networks and noise.
-        diffusion: An image diffusion model for ``zip`` (``platodef_cli.defences.zip``); None
-            trains a small one on the images of ``clean``.
-        progress: Receives the steps.
-    """
-
-    clean: FeatureTuples
-    model: ModelAccess
-    seed: int = 0
-    diffusion: Any = None
-    progress: Progress = SILENT
+    @torch.no_grad()
+    def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
+        """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
+        heads = self._heads
+        source, references = heads.standardise(tuples)
+        sigma = torch.tensor(heads.config.sigma_max)
+        means = []
+        for start in range(0, len(source), SCORE_BLOCK):
+            part = slice(start, start + SCORE_BLOCK)
+            rows = [values[part].to(heads.device) for values in references]
+            denoise = guided(heads.denoiser, rows, self._guidance)
+            means.append(denoise(torch.zeros_like(source[part]).to(heads.device), sigma).cpu())
+        return heads.source_standardiser.invert(torch.cat(means) if means else source)
 
 
 class GaussianPurifier:
@@ -153,44 +106,6 @@ class GaussianPurifier:
         """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
         _, mean = gaussian_mean(self._heads, tuples)
         return self._heads.source_standardiser.invert(mean.cpu())
-
-
-class MeanPurifier:
-    """``D(0; sigma_max, r)``: at the largest noise level the denoiser is a regression on the references.
-
-    Args:
-        heads: Fitted heads.
-        options: Only ``guidance`` applies; starting from the source would not change the mean.
-
-    Raises:
-        UsageError: ``start`` is ``source``.
-    """
-
-    name = "mean"
-    needs = frozenset({Access.features, Access.references})
-    description = (
-        "Conditional mean of the denoiser: regenerates the feature, loses what references do not know."
-    )
-    evaluations = 1
-
-    def __init__(self, heads: Heads, options: PurifyOptions):
-        if options.start != "noise":
-            raise UsageError("the mean purifier ignores the source; use start 'noise' or a sampler")
-        self._heads, self._options = heads, options
-
-    @torch.no_grad()
-    def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
-        """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
-        heads = self._heads
-        source, references = heads.standardise(tuples)
-        sigma = torch.tensor(heads.config.sigma_max)
-        means = []
-        for start in range(0, len(source), SCORE_BLOCK):
-            part = slice(start, start + SCORE_BLOCK)
-            rows = [values[part].to(heads.device) for values in references]
-            denoise = guided(heads.denoiser, rows, self._options.guidance)
-            means.append(denoise(torch.zeros_like(source[part]).to(heads.device), sigma).cpu())
-        return heads.source_standardiser.invert(torch.cat(means) if means else source)
 
 
 class RidgePurifier:
@@ -216,40 +131,23 @@ class RidgePurifier:
         return self._heads.source_standardiser.invert(mean)
 
 
-RHO = 7.0
-
-
-def karras_sigmas(steps: int, sigma_min: float, sigma_max: float, *, rho: float = RHO) -> Tensor:
-    """Return ``[steps + 1]`` decreasing noise levels from ``sigma_max`` to ``sigma_min``, then 0.
-
-    Raises:
-        UsageError: ``steps`` is below 1 or the levels are not ordered.
-    """
-    if steps < 1 or not 0 < sigma_min < sigma_max:
-        raise UsageError(f"need steps >= 1 and 0 < {sigma_min} < {sigma_max}")
-    position = torch.linspace(0, 1, steps, dtype=torch.float64)
-    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigmas = (high + position * (low - high)) ** rho
-    return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
-
-
 class SampledPurifier:
-    """Base of the purifiers that solve from a noise level down to 0.
+    """Draws from the conditional diffusion by one sampler; every row below is one.
 
     Args:
         heads: Fitted heads.
-        options: Steps, guidance and start.
+        options: Steps, guidance and start; ``samples`` where they are averaged.
     """
 
-    name = ""
+    name: ClassVar[str]
     needs = frozenset({Access.features, Access.references})
-    description = (
-        "A sample of the denoiser: keeps the spread of clean features, costs accuracy against the mean."
-    )
-    samples = 1
+    description: ClassVar[str]
+    sampler: ClassVar[Sampler]
+    averages: ClassVar[bool] = False
 
     def __init__(self, heads: Heads, options: PurifyOptions):
         self._heads, self._options = heads, options
+        self._samples = options.samples if self.averages else 1
         config = heads.config
         start = config.sigma_max if options.sigma_start is None else options.sigma_start
         self._sigmas = karras_sigmas(options.steps, min(config.sigma_min, start / 2), start)
@@ -258,17 +156,7 @@ class SampledPurifier:
     def evaluations(self) -> int:
         """Network function evaluations per sample; guidance other than 0 and 1 needs two networks each."""
         branches = 1 if self._options.guidance in (0.0, 1.0) else 2
-        return self.solver_evaluations(self._options.steps) * branches * self.samples
-
-    def solver_evaluations(self, steps: int) -> int:
-        """Return the evaluations of one solve with ``steps`` noise levels."""
-        raise NotImplementedError
-
-    def solve(
-        self, denoise: DenoiseFunction, x: Tensor, source: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Return ``x`` ``[B, D_s]`` carried from the first noise level to 0."""
-        raise NotImplementedError
+        return self.sampler.evaluations(self._options.steps) * branches * self._samples
 
     @torch.no_grad()
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
@@ -279,85 +167,29 @@ class SampledPurifier:
         for first in range(0, len(source), SCORE_BLOCK):
             part = slice(first, first + SCORE_BLOCK)
             observed = source[part].to(heads.device)
-            denoise = guided(
-                heads.denoiser, [row[part].to(heads.device) for row in references], self._options.guidance
-            )
+            rows = [values[part].to(heads.device) for values in references]
+            denoise = guided(heads.denoiser, rows, self._options.guidance)
+            sample, sigmas = self.sampler.at(observed), self._sigmas.to(observed)
             total = torch.zeros_like(observed)
-            for _ in range(self.samples):
+            for _ in range(self._samples):
                 noise = torch.randn(observed.shape, generator=generator).to(observed)
                 begin = observed if self._options.start == "source" else torch.zeros_like(observed)
-                x = begin + self._sigmas[0].to(observed) * noise
-                total += self.solve(denoise, x, observed, generator)
-            results.append((total / self.samples).cpu())
+                total += sample(denoise, begin + sigmas[0] * noise, sigmas, generator=generator)
+            results.append((total / self._samples).cpu())
         return heads.source_standardiser.invert(torch.cat(results) if results else source)
 
 
-class HeunPurifier(SampledPurifier):
-    """A sample by Heun's method, the paper's default (20 steps, 39 evaluations)."""
+ONE_SAMPLE = "A sample of the denoiser: keeps the spread of clean features, costs accuracy against the mean."
 
-    name = "heun"
-
-    def solver_evaluations(self, steps: int) -> int:
-        """Return ``2N - 1``."""
-        return 2 * steps - 1
-
-    def solve(
-        self, denoise: DenoiseFunction, x: Tensor, source: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Run :func:`platodef_cli.defences.samplers.heun`."""
-        return heun(denoise, x, self._sigmas.to(x), generator=generator)
-
-
-class EulerPurifier(SampledPurifier):
-    """A sample by Euler's method."""
-
-    name = "euler"
-
-    def solver_evaluations(self, steps: int) -> int:
-        """Return ``N``."""
-        return steps
-
-    def solve(
-        self, denoise: DenoiseFunction, x: Tensor, source: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Run :func:`platodef_cli.defences.samplers.euler`."""
-        return euler(denoise, x, self._sigmas.to(x), generator=generator)
-
-
-class DpmppPurifier(EulerPurifier):
-    """A sample by DPM-Solver++(2M)."""
-
-    name = "dpmpp"
-
-    def solve(
-        self, denoise: DenoiseFunction, x: Tensor, source: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Run :func:`platodef_cli.defences.samplers.dpmpp`."""
-        return dpmpp(denoise, x, self._sigmas.to(x), generator=generator)
-
-
-class AveragePurifier(DpmppPurifier):
-    """The mean of several DPM-Solver++ samples: an estimate of the posterior mean, not a sample of it."""
-
-    name = "average"
-    description = "Mean of several samples of the denoiser: close to its conditional mean."
-
-    def __init__(self, heads: Heads, options: PurifyOptions):
-        super().__init__(heads, options)
-        self.samples = options.samples
-
-
-class LangevinPurifier(SampledPurifier):
-    """A sample of annealed Langevin dynamics, anchored to the observed source."""
-
-    name = "langevin"
-
-    def solver_evaluations(self, steps: int) -> int:
-        """Return the inner steps of all levels and the last denoising."""
-        return LANGEVIN_INNER * steps + 1
-
-    def solve(
-        self, denoise: DenoiseFunction, x: Tensor, source: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        """Run :func:`platodef_cli.defences.samplers.langevin`."""
-        return langevin(denoise, x, self._sigmas.to(x), generator=generator, anchor=source)
+# heun is the paper's sampler: 20 steps, 39 evaluations
+HeunPurifier = from_row(SampledPurifier, "heun", ONE_SAMPLE, sampler=SAMPLERS["heun"])
+EulerPurifier = from_row(SampledPurifier, "euler", ONE_SAMPLE, sampler=SAMPLERS["euler"])
+DpmppPurifier = from_row(SampledPurifier, "dpmpp", ONE_SAMPLE, sampler=SAMPLERS["dpmpp"])
+LangevinPurifier = from_row(SampledPurifier, "langevin", ONE_SAMPLE, sampler=SAMPLERS["langevin"])
+AveragePurifier = from_row(
+    SampledPurifier,
+    "average",
+    "Mean of several samples of the denoiser: close to its conditional mean.",
+    sampler=SAMPLERS["dpmpp"],
+    averages=True,
+)

@@ -1,15 +1,15 @@
-"""Isolation forest (Liu et al. 2008), by scikit-learn."""
+"""Isolation forest (Liu et al. 2008), by scikit-learn; needs source features and a clean bank."""
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Setup
-from platodef_cli.errors import UsageError
+from platodef_cli.defences.interface import DEFAULT_SETUP, Setup, require_bank
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
 TREES = 100
-_FEWEST = 16
+MIN_ROWS = 16
 
 
 class IsolationForestDetector:
@@ -26,8 +26,9 @@ class IsolationForestDetector:
 
     name = "iforest"
     needs = frozenset({Access.features})
-    bank = _FEWEST
+    bank = MIN_ROWS
     description = "Easily cut off from clean sources: blind where a backdoor lands on clean features."
+    use_when = "You have no reference encoder and want a common baseline."
     published = "the forest grows on the scored batch, so many alike poisons look normal"
     expected_auroc = None
 
@@ -37,9 +38,8 @@ class IsolationForestDetector:
         self._heads, self._published = heads, setup.mode == "published"
         self._forest = IsolationForest(n_estimators=TREES, random_state=setup.seed)
         if not self._published:
-            if clean is None or len(clean) < _FEWEST:
-                raise UsageError(f"the iforest detector needs a bank of at least {_FEWEST} clean tuples")
-            self._forest.fit(heads.standardise_source(clean).double().numpy())
+            bank = require_bank(self.name, clean, self.bank)
+            self._forest.fit(heads.standardise_source(bank).double().numpy())
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""

@@ -1,26 +1,15 @@
-"""The contracts of detectors: one score per sample, or one per encoder; higher is more suspicious."""
+"""The contracts of defences: detectors of samples, detectors of encoders, purifiers, and what they get."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from platodef_cli.features.access import Access, ModelAccess
+from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.features.access import Access, ModelAccess, check_access, granted_by
 from platodef_cli.features.interface import FeatureTuples, Samples
 from platodef_cli.progress import SILENT, Progress
-
-__all__ = [
-    "Access",
-    "Detector",
-    "EncoderDetector",
-    "EncoderStatistic",
-    "Mode",
-    "ModelAccess",
-    "ExpectedAuroc",
-    "Samples",
-    "Setup",
-]
 
 Mode = Literal["default", "published"]
 
@@ -62,7 +51,7 @@ DEFAULT_SETUP = Setup()
 
 
 class Detector(Protocol):
-    """Scores samples.
+    """Scores samples; made from ``(heads, clean samples or None, setup)``.
 
     Attributes:
         name: Its row in the table ``platodef_cli.defences.DETECTORS``.
@@ -70,6 +59,7 @@ class Detector(Protocol):
         bank: Fewest clean samples that it needs as a reference bank, 0 for none. Rows of the bank must not
             be scored, nor calibrate a threshold.
         description: What it measures and where it is blind, in one line.
+        use_when: Who should choose it, in one plain sentence.
         published: How the published mode differs, in one line; empty where both modes are the same.
         expected_auroc: What it reaches, or None where nothing can be promised (the description says why).
     """
@@ -78,6 +68,7 @@ class Detector(Protocol):
     needs: ClassVar[frozenset[Access]]
     bank: ClassVar[int]
     description: ClassVar[str]
+    use_when: ClassVar[str]
     published: ClassVar[str]
     expected_auroc: ClassVar[ExpectedAuroc | None]
 
@@ -97,7 +88,7 @@ class Detector(Protocol):
 
 @dataclass(frozen=True)
 class EncoderStatistic:
-    """What an encoder-level detector found.
+    """What an encoder-level detector measured.
 
     Attributes:
         value: The statistic; higher is more suspicious.
@@ -109,12 +100,13 @@ class EncoderStatistic:
 
 
 class EncoderDetector(Protocol):
-    """Judges a whole encoder, without a trigger.
+    """Judges a whole encoder, without a trigger; made from a :class:`Setup`.
 
     Attributes:
         name: Its row in the table ``platodef_cli.defences.ENCODER_DETECTORS``.
         needs: What it looks at.
         description: What it measures and where it is blind, in one line.
+        use_when: Who should choose it, in one plain sentence.
         published: How the published mode differs, in one line.
         statistic: Name of the number, with its unit.
     """
@@ -122,6 +114,7 @@ class EncoderDetector(Protocol):
     name: ClassVar[str]
     needs: ClassVar[frozenset[Access]]
     description: ClassVar[str]
+    use_when: ClassVar[str]
     published: ClassVar[str]
     statistic: ClassVar[str]
 
@@ -138,8 +131,73 @@ class EncoderDetector(Protocol):
         """
 
 
+STARTS = ("noise", "source")
+OPERATORS = ("pool", "grey")
+
+
+@dataclass(frozen=True)
+class PurifyOptions:
+    """Options of a purifier.
+
+    Attributes:
+        steps: Noise levels N of a sampler, at least 1.
+        samples: Samples that ``average`` averages, at least 1.
+        guidance: Classifier-free guidance scale w; 1 is off, 0 ignores the references.
+        start: ``noise`` or ``source``.
+        sigma_start: Noise level to start from, positive; None is the head's largest.
+        rate: Adam's learning rate of ``dede``, in clean standard deviations per step, positive.
+        operator: What ``zip`` keeps of the image: ``pool`` (4x4 averages) or ``grey``.
+
+    Raises:
+        UsageError: A value is out of range.
+    """
+
+    steps: int = 20
+    samples: int = 8
+    guidance: float = 1.0
+    start: str = "noise"
+    sigma_start: float | None = None
+    rate: float = 0.05
+    operator: str = "pool"
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.steps < 1 or self.samples < 1:
+            raise UsageError("steps and samples of a purifier must be at least 1")
+        if not 0 <= self.guidance < float("inf"):
+            raise UsageError(f"guidance must be a number of at least 0, not {self.guidance}")
+        if self.start not in STARTS:
+            raise UnknownNameError("start", self.start, STARTS)
+        if self.sigma_start is not None and not 0 < self.sigma_start < float("inf"):
+            raise UsageError(f"sigma_start must be a positive number, not {self.sigma_start}")
+        if not 0 < self.rate < float("inf"):
+            raise UsageError(f"rate must be a positive number, not {self.rate}")
+        if self.operator not in OPERATORS:
+            raise UnknownNameError("operator", self.operator, OPERATORS)
+
+
+@dataclass(frozen=True)
+class PurifierInputs:
+    """What purifiers get that look at more than features.
+
+    Attributes:
+        clean: Clean samples with images, to fit on.
+        model: The suspect.
+        seed: Seed of masks, networks and noise.
+        diffusion: An image diffusion model for ``zip`` (``platodef_cli.defences.zip.ImageDiffusion``); None
+            trains a small one on the images of ``clean``.
+        progress: Receives the steps.
+    """
+
+    clean: Samples
+    model: ModelAccess
+    seed: int = 0
+    diffusion: Any = None
+    progress: Progress = SILENT
+
+
 class Purifier(Protocol):
-    """Replaces source features.
+    """Replaces source features; made from ``(heads, options)``, and the inputs where it looks at images.
 
     Attributes:
         name: Its row in the table ``platodef_cli.defences.PURIFIERS``.
@@ -159,3 +217,60 @@ class Purifier(Protocol):
         Raises:
             NotApplicable: The samples or the suspect do not give what the purifier needs.
         """
+
+
+Kind = TypeVar("Kind")
+
+
+def from_row(base: type[Kind], name: str, description: str, **attributes: object) -> type[Kind]:
+    """Return a class of its own for one row of methods that differ in data alone.
+
+    Args:
+        base: The class that all rows share.
+        name: Its name in the table of detectors or purifiers.
+        description: What it does, in one line.
+        attributes: Other class attributes, as in the contract.
+    """
+    facts = {"name": name, "description": description, **attributes}
+    facts |= {"__doc__": description, "__module__": base.__module__}
+    return type(f"{name.capitalize()}{base.__name__}", (base,), facts)
+
+
+def check_mode(mode: str) -> None:
+    """Refuse an unknown mode.
+
+    Raises:
+        UnknownNameError: The message lists the modes.
+    """
+    if mode not in MODES:
+        raise UnknownNameError("mode", mode, MODES)
+
+
+def require_bank(name: str, clean: FeatureTuples | None, rows: int) -> FeatureTuples:
+    """Return the clean tuples that the detector ``name`` compares with, at least ``rows`` of them.
+
+    Raises:
+        UsageError: There are none, or too few.
+    """
+    if clean is None or len(clean) < rows:
+        raise UsageError(f"the {name} detector needs a bank of at least {rows} clean tuples")
+    return clean
+
+
+def require_images(
+    kind: Any, clean: FeatureTuples | None, model: ModelAccess | None
+) -> tuple[Samples, ModelAccess]:
+    """Return clean samples with images, and the suspect, for a defence that looks at both.
+
+    Args:
+        kind: The defence; its ``needs`` name what must be there.
+        clean: Clean samples.
+        model: The suspect.
+
+    Raises:
+        NotApplicable: The samples have no images, or there is no suspect; the message lists what is missing.
+    """
+    check_access(kind, granted_by(clean, model))
+    assert isinstance(clean, Samples)
+    assert model is not None
+    return clean, model

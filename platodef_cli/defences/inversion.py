@@ -1,4 +1,4 @@
-"""Trigger inversion with a soft mask, which encoder-level detectors share (Wang et al. 2019)."""
+"""Trigger inversion with a soft mask (Wang et al. 2019), shared by the detectors of whole encoders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,13 @@ from platodef_cli.errors import UsageError
 from platodef_cli.features.access import ModelAccess
 from platodef_cli.progress import Task
 
-FEWEST = 32
-_START = 1e-3
-_PATIENCE = 5
-_FACTOR = 1.5
+MIN_IMAGES = 32
+FIRST_WEIGHT = 1e-3  # of the mask's cost
+PATIENCE = 5  # successes or failures in a row before the weight changes
 
 
 @dataclass(frozen=True)
-class Inverted:
+class InvertedTrigger:
     """A trigger ``x -> (1 - mask) x + mask pattern``.
 
     Attributes:
@@ -43,9 +42,9 @@ def invert(
     generator: torch.Generator,
     task: Task,
     cost: Callable[[Tensor, Tensor], Tensor] | None = None,
-    factor: float = _FACTOR,
+    factor: float = 1.5,
     rate: float = 0.3,
-) -> Inverted:
+) -> InvertedTrigger:
     """Search the smallest mask whose pattern reaches a goal.
 
     The weight of the mask's cost is multiplied by ``factor`` after five successes in a row and divided by
@@ -58,7 +57,7 @@ def invert(
         steps: Adam steps.
         batch: Images per step.
         generator: Draws the start and the images.
-        task: Told every step.
+        task: Receives every step.
         cost: (mask, pattern) -> cost; None is the mean of the mask.
         factor: How fast the weight changes.
         rate: Adam's learning rate on the logits.
@@ -66,13 +65,13 @@ def invert(
     Raises:
         UsageError: There are fewer than 32 images.
     """
-    if len(images) < FEWEST:
-        raise UsageError(f"inverting a trigger needs at least {FEWEST} images, not {len(images)}")
+    if len(images) < MIN_IMAGES:
+        raise UsageError(f"inverting a trigger needs at least {MIN_IMAGES} images, not {len(images)}")
     height, width = images.shape[-2:]
     logits = (0.1 * torch.randn(4, height, width, generator=generator)).requires_grad_(True)
     optimiser = torch.optim.Adam([logits], lr=rate, betas=(0.5, 0.9))
-    weight, hits, misses = _START, 0, 0
-    best = Inverted(torch.ones(1, height, width), torch.sigmoid(logits[1:]).detach(), 1.0, False)
+    weight, hits, misses = FIRST_WEIGHT, 0, 0
+    best = InvertedTrigger(torch.ones(1, height, width), torch.sigmoid(logits[1:]).detach(), 1.0, False)
     for _ in range(steps):
         rows = torch.randint(0, len(images), (batch,), generator=generator)
         clean = images[rows].float() / 255
@@ -82,10 +81,10 @@ def invert(
         optimiser.zero_grad()
         (loss + weight * price).backward()  # type: ignore[no-untyped-call]
         if reached and float(mask.detach().mean()) < best.area:
-            best = Inverted(mask.detach(), pattern.detach(), float(mask.detach().mean()), True)
+            best = InvertedTrigger(mask.detach(), pattern.detach(), float(mask.detach().mean()), True)
         optimiser.step()
         hits, misses = (hits + 1, 0) if reached else (0, misses + 1)
-        if hits >= _PATIENCE or misses >= _PATIENCE:
+        if hits >= PATIENCE or misses >= PATIENCE:
             weight = weight * factor if hits else weight / factor
             hits = misses = 0
         task.advance(note=f"mask {best.area:.3f}")

@@ -1,17 +1,17 @@
-"""Distance to the k-th nearest clean source; blind where a backdoor lands on the target's clean features."""
+"""Distance to the k-th nearest clean source (Sun et al. 2022); needs source features and a clean bank."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Setup
-from platodef_cli.errors import UsageError
+from platodef_cli.defences.interface import DEFAULT_SETUP, Setup, require_bank
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
 NEIGHBOURS = 10
 PUBLISHED_NEIGHBOURS = 50
-BLOCK = 1024
+BLOCK = 1024  # queries per matrix of distances
 
 
 class KnnDetector:
@@ -31,6 +31,7 @@ class KnnDetector:
     needs = frozenset({Access.features})
     bank = NEIGHBOURS
     description = "Far from every clean source: blind where a backdoor lands on clean features of its target."
+    use_when = "You have no reference encoder and want a common baseline."
     published = "features of unit length instead of standardised ones, k = 50 instead of 10"
     expected_auroc = None
 
@@ -44,10 +45,8 @@ class KnnDetector:
     ):
         self._published = setup.mode == "published"
         self._neighbours = neighbours or (PUBLISHED_NEIGHBOURS if self._published else NEIGHBOURS)
-        if clean is None or len(clean) < self._neighbours:
-            raise UsageError(f"the knn detector needs a bank of at least {self._neighbours} clean tuples")
         self._heads = heads
-        self._bank = self._rows(clean)
+        self._bank = self._rows(require_bank(self.name, clean, self._neighbours))
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""

@@ -1,10 +1,11 @@
-"""Local outlier factor (Breunig et al. 2000), by scikit-learn."""
+"""Local outlier factor (Breunig et al. 2000), by scikit-learn; needs source features and a clean bank."""
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, Setup, require_bank
 from platodef_cli.errors import UsageError
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
@@ -27,6 +28,7 @@ class LofDetector:
     needs = frozenset({Access.features})
     bank = NEIGHBOURS + 1
     description = "Sparser than its neighbours: blind where a backdoor lands among clean features."
+    use_when = "You have no reference encoder and want a common baseline."
     published = "outliers within the scored batch, so many alike poisons look normal"
     expected_auroc = None
 
@@ -36,9 +38,8 @@ class LofDetector:
         self._heads, self._published = heads, setup.mode == "published"
         self._factor = LocalOutlierFactor(n_neighbors=NEIGHBOURS, novelty=not self._published)
         if not self._published:
-            if clean is None or len(clean) <= NEIGHBOURS:
-                raise UsageError(f"the lof detector needs a bank of at least {NEIGHBOURS + 1} clean tuples")
-            self._factor.fit(heads.standardise_source(clean).double().numpy())
+            bank = require_bank(self.name, clean, self.bank)
+            self._factor.fit(heads.standardise_source(bank).double().numpy())
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious.

@@ -1,12 +1,12 @@
-"""Mahalanobis length of the source alone; blind to sources that look like other clean ones."""
+"""Mahalanobis length of the source alone (Lee et al. 2018); needs source features and fitted heads."""
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, Setup
 from platodef_cli.errors import UsageError
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.evaluate import marginal_scores
 from platodef_cli.heads.heads import Heads
 
 
@@ -26,6 +26,7 @@ class MahalanobisDetector:
     needs = frozenset({Access.features})
     bank = 0
     description = "Length of the source alone: blind where a backdoor lands on clean features of its target."
+    use_when = "You have no clean bank at hand, only fitted heads; as a baseline without references."
     published = "plain sample covariance, pseudo-inverted, instead of a floored one"
     expected_auroc = None
 
@@ -40,8 +41,10 @@ class MahalanobisDetector:
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
+        source = self._heads.standardise_source(tuples)
         if self._moments is None:
-            return marginal_scores(self._heads, tuples)
+            nothing_known = (False,) * len(self._heads.reference_names)
+            return self._heads.ridge.posterior(nothing_known).mahalanobis(source).double()  # p(s)
         mean, precision = self._moments
-        centred = self._heads.standardise_source(tuples).double() - mean
+        centred = source.double() - mean
         return (centred @ precision * centred).sum(dim=1)

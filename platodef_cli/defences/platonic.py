@@ -1,24 +1,89 @@
-"""The default detector: the head's components, each put on its clean scale, added up."""
+"""Scores of the paper's heads: does the source agree with what trusted references see in the same image?
+
+Every score here asks for features of the suspect and of the references, and for heads fitted on clean
+tuples (:mod:`platodef_cli.heads`). Members of :data:`~platodef_cli.heads.evaluate.COMPONENTS` become
+detectors of their own; :class:`PlatonicDetector` adds three of them up and is the default.
+"""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, Access, ExpectedAuroc, Setup
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, from_row
 from platodef_cli.errors import UsageError
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.evaluate import (
-    COMPONENTS,
-    denoiser_scores,
-    energy_scores,
-    gaussian_scores,
-    ridge_scores,
-    robust_scores,
-)
+from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.heads import Heads
 
 MEMBERS = ("energy", "gaussian", "robust")
+"""Components that the default detector adds up."""
+
+
+class ComponentDetector:
+    """One component of the heads as a detector; every row below is one.
+
+    Nothing is random, and both modes are the same.
+
+    Args:
+        heads: Fitted heads.
+        clean: Not used.
+        setup: Not used.
+    """
+
+    name: ClassVar[str]
+    needs = frozenset({Access.features, Access.references})
+    bank = 0
+    description: ClassVar[str]
+    use_when: ClassVar[str]
+    published = ""
+    expected_auroc: ClassVar[ExpectedAuroc | None] = None
+
+    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
+        self._heads = heads
+
+    def score(self, tuples: FeatureTuples) -> Tensor:
+        """Return float64 ``[N]``; higher is more suspicious."""
+        return COMPONENTS[self.name](self._heads, tuples)
+
+
+EnergyDetector = from_row(
+    ComponentDetector,
+    "energy",
+    "Negative logit of the contrastive head: sees any feature that the references contradict.",
+    use_when="You want the paper's platonic energy (Eq. 12) by itself, to compare with the paper.",
+    expected_auroc=ExpectedAuroc("white square", 0.90),
+)
+GaussianDetector = from_row(
+    ComponentDetector,
+    "gaussian",
+    "Closed-form density ratio (CCA): sees any feature that the references contradict.",
+    use_when="You have references and want a score without a trained network, exact and fast.",
+    expected_auroc=ExpectedAuroc("white square", 0.90),
+)
+RidgeDetector = from_row(
+    ComponentDetector,
+    "ridge",
+    "Ridge residual: sees any feature that the references contradict linearly.",
+    use_when="You want the cheapest score that uses references, as a baseline.",
+    expected_auroc=ExpectedAuroc("white square", 0.80),
+)
+RobustDetector = from_row(
+    # where one reference lies, the score without it is honest, and there a clean source looks clean; an
+    # attacked one disagrees with every set of honest references, so its minimum stays high
+    ComponentDetector,
+    "robust",
+    "Closed form without the least agreeing reference: survives one corrupted reference.",
+    use_when="You have three references or more and do not trust every one of them.",
+)
+DenoiserDetector = from_row(
+    ComponentDetector,
+    "denoiser",
+    "Residual of the denoiser's conditional mean: sees any feature that the references contradict.",
+    use_when="You want to know how much the denoiser behind the purifiers sees; for comparison only.",
+)
 
 
 class PlatonicDetector:
@@ -40,6 +105,7 @@ class PlatonicDetector:
     needs = frozenset({Access.features, Access.references})
     bank = 0
     description = "Energy, closed form and robust score together: the default."
+    use_when = "The default: you have at least one reference encoder and no reason for another detector."
     published = ""
     expected_auroc = ExpectedAuroc("white square", 0.90)
 
@@ -61,130 +127,3 @@ class PlatonicDetector:
         """Return float64 ``[N]`` from the members' scores ``[N]`` of the same tuples."""
         parts = [(scores[member] - middle) / spread for member, (middle, spread) in self._scales.items()]
         return torch.stack(parts).mean(dim=0)
-
-
-class DenoiserDetector:
-    """Mahalanobis length of the source around the denoiser's one-shot mean D(.; sigma_max).
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "denoiser"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = (
-        "Residual of the denoiser's conditional mean: sees any feature that the references contradict."
-    )
-    published = ""
-    expected_auroc = None
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return denoiser_scores(self._heads, tuples)
-
-
-class EnergyDetector:
-    """The platonic energy: the negative logit of the NCE head (paper, Eq. 12).
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "energy"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Negative logit of the contrastive head: sees any feature that the references contradict."
-    published = ""
-    expected_auroc = ExpectedAuroc("white square", 0.90)
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return energy_scores(self._heads, tuples)
-
-
-class GaussianDetector:
-    """Negative joint-Gaussian log density ratio (CCA): the energy head's closed-form start.
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "gaussian"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Closed-form density ratio (CCA): sees any feature that the references contradict."
-    published = ""
-    expected_auroc = ExpectedAuroc("white square", 0.90)
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return gaussian_scores(self._heads, tuples)
-
-
-class RidgeDetector:
-    """Mahalanobis length of the ridge residual: how far the source lies from what the references predict.
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "ridge"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Ridge residual: sees any feature that the references contradict linearly."
-    published = ""
-    expected_auroc = ExpectedAuroc("white square", 0.80)
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return ridge_scores(self._heads, tuples)
-
-
-class RobustDetector:
-    """Minimum over the references of the closed-form score without that reference.
-
-    If one reference lies, the score without it is the honest one, and a clean source looks clean there.
-    An attacked source disagrees with every pair of honest references, so its minimum stays high.
-
-    With a single reference it is the ``gaussian`` detector.
-
-    Args:
-        heads: Fitted heads.
-        clean: Not used.
-        setup: Not used: nothing is random, and both modes are the same.
-    """
-
-    name = "robust"
-    needs = frozenset({Access.features, Access.references})
-    bank = 0
-    description = "Closed form without the least agreeing reference: survives one corrupted reference."
-    published = ""
-    expected_auroc = None
-
-    def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
-        self._heads = heads
-
-    def score(self, tuples: FeatureTuples) -> Tensor:
-        """Return float64 ``[N]``; higher is more suspicious."""
-        return robust_scores(self._heads, tuples)

@@ -1,4 +1,11 @@
-"""Unconditional diffusion models of images: a small one trained here, and diffusers' pipelines."""
+"""ZIP (Shi et al. 2023): redraw the image by diffusion, keep what is too coarse for a trigger.
+
+An unconditional diffusion model draws a picture whose coarse part, the range of a linear operator A, is
+fixed to that of the suspicious image; the suspect's feature of the new picture replaces the old feature.
+The model is a small one trained on clean images, or a pipeline of diffusers.
+
+Needs images, the suspect, and either small images (at most 64 pixels) or a diffusion model.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,19 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.defences.diffusion import Given, PurifyOptions
+from platodef_cli.defences.interface import PurifierInputs, PurifyOptions
 from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.access import Access, images_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.progress import SILENT, Progress
 
-FEWEST = 64
-
-LARGEST = 64
-"""Largest side that the small model is trained for; beyond it a real one is needed."""
-
-STEPS = 1000
+MIN_IMAGES = 64
+MAX_SIDE = 64  # pixels; larger images need a diffusion model that was trained elsewhere
+STEPS = 1000  # times of the small model
+BLOCK = 128  # images per pass of the diffusion model
+POOL = 4  # side of the blocks that the operator ``pool`` averages over, pixels
 
 
 class ImageDiffusion(Protocol):
@@ -52,9 +58,9 @@ class SmallDiffusion(nn.Module):
         self.retained = (1.0 - torch.linspace(1e-4, 0.02, STEPS)).cumprod(dim=0)
         self.time = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, 4 * width))
         self.enter = nn.Conv2d(12, width, 3, padding=1)
-        self.fine = nn.ModuleList([_Residual(width, width) for _ in range(2)])
-        self.coarse = nn.ModuleList([_Residual(width, width), _Residual(width, width)])
-        self.leave = _Residual(2 * width, width)
+        self.fine = nn.ModuleList([ResidualBlock(width, width) for _ in range(2)])
+        self.coarse = nn.ModuleList([ResidualBlock(width, width), ResidualBlock(width, width)])
+        self.leave = ResidualBlock(2 * width, width)
         self.out = nn.Conv2d(width, 12, 3, padding=1)
         nn.init.zeros_(self.out.weight)
 
@@ -75,11 +81,11 @@ class SmallDiffusion(nn.Module):
     @torch.no_grad()
     def noise(self, x: Tensor, time: int) -> Tensor:
         """Return the predicted noise; see :class:`ImageDiffusion`."""
-        found: Tensor = self(x, torch.full((len(x),), time))
-        return found
+        noise: Tensor = self(x, torch.full((len(x),), time))
+        return noise
 
 
-class _Residual(nn.Module):
+class ResidualBlock(nn.Module):
     """Two convolutions with a shift by time between them."""
 
     def __init__(self, incoming: int, width: int):
@@ -113,19 +119,19 @@ def fit_small_diffusion(
         batch_size: Images per step; every second time they are mirrored.
         rate: Adam's first learning rate.
         seed: Draws weights, batches, times and noise.
-        progress: Told the steps.
+        progress: Receives the steps.
 
     Raises:
         NotApplicable: The images are larger than 64 pixels, or their sides no multiples of 4.
         UsageError: There are fewer than 64 images.
     """
     height, width = images.shape[-2:]
-    if max(height, width) > LARGEST or height % 4 or width % 4:
+    if max(height, width) > MAX_SIDE or height % 4 or width % 4:
         raise NotApplicable(
             f"images of {height}x{width} pixels need a real diffusion model; give one with --diffusion"
         )
-    if len(images) < FEWEST:
-        raise UsageError(f"a diffusion model needs at least {FEWEST} clean images, not {len(images)}")
+    if len(images) < MIN_IMAGES:
+        raise UsageError(f"a diffusion model needs at least {MIN_IMAGES} clean images, not {len(images)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SmallDiffusion((height, width))
@@ -188,8 +194,8 @@ class PipelineDiffusion:
     @torch.no_grad()
     def noise(self, x: Tensor, time: int) -> Tensor:
         """Return the predicted noise; see :class:`ImageDiffusion`."""
-        found: Tensor = self._network(x, time).sample[:, :3]
-        return found
+        noise: Tensor = self._network(x, time).sample[:, :3]
+        return noise
 
 
 def ddim_times(count: int, total: int) -> Sequence[int]:
@@ -198,10 +204,7 @@ def ddim_times(count: int, total: int) -> Sequence[int]:
 
 
 Projection = Callable[[Tensor], Tensor]
-
-_BLOCK = 128
-
-POOL = 4
+"""``x -> A+ A x`` for pixels ``[B, 3, H, W]``: the part of a picture that a linear operator A keeps."""
 
 
 def grey(x: Tensor) -> Tensor:
@@ -215,6 +218,7 @@ def pooled(x: Tensor) -> Tensor:
 
 
 PROJECTIONS: dict[str, Projection] = {"grey": grey, "pool": pooled}
+"""Operators of :class:`~platodef_cli.defences.interface.PurifyOptions`."""
 
 
 class ZipPurifier:
@@ -223,7 +227,7 @@ class ZipPurifier:
     Args:
         heads: Not used.
         options: ``steps`` of DDIM; ``operator``.
-        given: The suspect, clean images to train a small diffusion model on, or a ready one.
+        inputs: The suspect, clean images to train a small diffusion model on, or a ready one.
 
     Raises:
         NotApplicable: The model does not fit the suspect's images.
@@ -235,16 +239,16 @@ class ZipPurifier:
         "Redraws the image by diffusion: needs no features, costs clean accuracy, keeps large triggers."
     )
 
-    def __init__(self, heads: Heads, options: PurifyOptions, given: Given):
-        self._options, self._given = options, given
+    def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
+        self._options, self._model = options, inputs.model
         self._project = PROJECTIONS[options.operator]
-        self._diffusion: ImageDiffusion = given.diffusion or fit_small_diffusion(
-            images_of(given.clean), seed=given.seed, progress=given.progress
+        self._diffusion: ImageDiffusion = inputs.diffusion or fit_small_diffusion(
+            images_of(inputs.clean), seed=inputs.seed, progress=inputs.progress
         )
-        if self._diffusion.size != tuple(given.model.size):
+        if self._diffusion.size != tuple(inputs.model.size):
             raise NotApplicable(
                 f"the diffusion model draws {self._diffusion.size[0]}x{self._diffusion.size[1]} pixels, "
-                f"the encoder takes {given.model.size[0]}x{given.model.size[1]}"
+                f"the encoder takes {inputs.model.size[0]}x{inputs.model.size[1]}"
             )
 
     @property
@@ -255,7 +259,7 @@ class ZipPurifier:
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return the suspect's features ``[N, D_s]`` float32 of the redrawn images."""
         images = self.redraw(images_of(tuples), generator=generator)
-        return self._given.model.features(((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
+        return self._model.features(((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
 
     def redraw(self, images: Tensor, *, generator: torch.Generator) -> Tensor:
         """Return redrawn images float32 ``[N, 3, H, W]``, about [-1, 1], of uint8 ``[N, 3, H, W]``.
@@ -264,7 +268,7 @@ class ZipPurifier:
         """
         if not len(images):
             return images.float()
-        return torch.cat([self._redraw(part, generator) for part in torch.split(images, _BLOCK)])
+        return torch.cat([self._redraw(part, generator) for part in torch.split(images, BLOCK)])
 
     def _redraw(self, images: Tensor, generator: torch.Generator) -> Tensor:
         observed = images.float() / 127.5 - 1.0

@@ -140,13 +140,6 @@ def odd_reference(blame: Mapping[str, float]) -> str | None:
     return worst if blame[worst] >= ODD_NATS and max(others) < 0 else None
 
 
-def marginal_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
-    """Return the squared Mahalanobis length ``[N]`` float64 of the source alone, references ignored."""
-    source = heads.standardise_source(tuples)
-    nothing = heads.ridge.posterior((False,) * len(heads.reference_names))  # p(s)
-    return nothing.mahalanobis(source).double()
-
-
 def denoiser_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
     """Return the squared Mahalanobis length ``[N]`` float64 of the source around its one-shot mean.
 

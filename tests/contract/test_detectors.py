@@ -2,36 +2,31 @@ import pytest
 import torch
 
 from platodef_cli.defences import DETECTORS, make_detector
-from platodef_cli.defences.interface import Access, ExpectedAuroc
+from platodef_cli.defences.interface import ExpectedAuroc
 from platodef_cli.errors import NotApplicable, UnknownNameError
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 
-MARGINAL = (
-    "mahalanobis",
-    "knn",
-    "lof",
-    "iforest",
-    "dao",
-    "slof",
-    "kdist",
-    "lid",
-)  # they see the source alone
+# they see the source alone
+MARGINAL = ("mahalanobis", "knn", "lof", "iforest", "dao", "slof", "kdist", "lid")
 FEATURES_ONLY = tuple(
     name for name in DETECTORS.names() if DETECTORS.load(name).needs <= {Access.features, Access.references}
 )
 
 
 @pytest.mark.parametrize("name", DETECTORS.names())
-def test_every_row_says_what_it_needs_promises_and_changes(name: str) -> None:
+def test_every_row_says_what_it_needs_promises_changes_and_for_whom_it_is(name: str) -> None:
     kind = DETECTORS.load(name)
     assert kind.name == name
     assert kind.needs
     assert all(isinstance(access, Access) for access in kind.needs)
     assert 20 < len(kind.description) <= 120
-    assert "\n" not in kind.description + kind.published
+    assert "\n" not in kind.description + kind.published + kind.use_when
+    assert 20 < len(kind.use_when) <= 120
+    assert kind.use_when.endswith(".")
     assert kind.expected_auroc is None or (
         isinstance(kind.expected_auroc, ExpectedAuroc) and 0.5 < kind.expected_auroc.auroc <= 1
     )

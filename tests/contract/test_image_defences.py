@@ -11,9 +11,9 @@ from platodef_cli.defences import (
     make_encoder_detector,
     make_purifier,
 )
-from platodef_cli.defences.interface import Access
 from platodef_cli.defences.zip import fit_small_diffusion
 from platodef_cli.errors import NotApplicable
+from platodef_cli.features.access import Access
 from platodef_cli.features.interface import Samples
 from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.heads import Heads
@@ -93,11 +93,12 @@ def test_encoder_detectors_find_the_corner_and_nothing_in_a_clean_model(name: st
     assert kind.needs
     assert kind.statistic
     assert len(kind.description) > 20
+    assert len(kind.use_when) > 20
     detector = make_encoder_detector(name, mode=mode)  # type: ignore[arg-type]
     images = pictures(128, 5)
     soft = ToyModel(True, sharpness=12.0, level=0.7)  # a gate with gradients from afar, as networks have
-    found = detector.examine(soft, images)
+    result = detector.examine(soft, images)
     if mode == "published":
-        assert found == detector.examine(soft, images)
+        assert result == detector.examine(soft, images)
     else:
-        assert found.value > detector.examine(ToyModel(False), images).value
+        assert result.value > detector.examine(ToyModel(False), images).value

@@ -7,8 +7,8 @@ from platodef_cli.features.access import Access
 from platodef_cli.heads.heads import Heads
 from tests.gaussian_world import GaussianWorld
 
-GIVEN = {Access.features, Access.references}
-FEATURES_ONLY = [name for name in PURIFIERS.names() if PURIFIERS.load(name).needs <= GIVEN]
+FEATURES = {Access.features, Access.references}
+FEATURES_ONLY = [name for name in PURIFIERS.names() if PURIFIERS.load(name).needs <= FEATURES]
 
 
 @pytest.mark.parametrize("name", [name for name in PURIFIERS.names() if name not in FEATURES_ONLY])
@@ -24,12 +24,12 @@ def test_every_purifier_undoes_a_shift_in_feature_units(
     test = world.sample(100, seed=30)
     attacked = test.with_source(test.source + 6.0)
     purifier = make_purifier(name, small_heads, steps=25, samples=2)
-    found = purifier.purify(attacked, generator=torch.Generator().manual_seed(0))
+    result = purifier.purify(attacked, generator=torch.Generator().manual_seed(0))
     assert purifier.name == name
-    assert found.dtype == torch.float32
-    assert found.shape == test.source.shape
+    assert result.dtype == torch.float32
+    assert result.shape == test.source.shape
     assert purifier.evaluations >= 0
-    error = float((found - test.source).square().mean())
+    error = float((result - test.source).square().mean())
     assert error < 0.6  # the attack moved it by 36, the posterior leaves at most 0.26
 
 

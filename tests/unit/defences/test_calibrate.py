@@ -30,14 +30,14 @@ def test_threshold_by_hand() -> None:
 
 
 def test_pvalues_by_hand() -> None:
-    found = conformal_pvalues(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 2.0, 2.5, 9.0]))
-    assert found.tolist() == [1.0, 0.75, 0.5, 0.25]
+    result = conformal_pvalues(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.0, 2.0, 2.5, 9.0]))
+    assert result.tolist() == [1.0, 0.75, 0.5, 0.25]
 
 
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=30), st.integers(0, 8))
 def test_pvalue_counts_ties_against_the_sample(clean: list[int], score: int) -> None:
-    found = conformal_pvalues(torch.tensor(clean, dtype=torch.float64), torch.tensor([float(score)]))
-    assert found.item() == pytest.approx((1 + sum(value >= score for value in clean)) / (len(clean) + 1))
+    result = conformal_pvalues(torch.tensor(clean, dtype=torch.float64), torch.tensor([float(score)]))
+    assert result.item() == pytest.approx((1 + sum(value >= score for value in clean)) / (len(clean) + 1))
 
 
 def test_pvalues_are_valid() -> None:

@@ -47,11 +47,11 @@ def test_mahalanobis_ignores_the_references(world: GaussianWorld, small_heads: H
 
 def test_knn_against_sorted_distances(world: GaussianWorld, small_heads: Heads) -> None:
     bank, test = world.sample(60, seed=5), world.sample(9, seed=6)
-    found = KnnDetector(small_heads, bank, neighbours=4).score(test)
+    result = KnnDetector(small_heads, bank, neighbours=4).score(test)
     rows, references = small_heads.standardise(test)[0], small_heads.standardise(bank)[0]
     for row in range(9):
         expected = (references - rows[row]).norm(dim=1).sort().values[3]
-        assert found[row].item() == pytest.approx(expected.item(), rel=1e-4)
+        assert result[row].item() == pytest.approx(expected.item(), rel=1e-4)
     with pytest.raises(UsageError, match="at least 10"):
         make_detector("knn", small_heads)
 
@@ -74,8 +74,5 @@ def test_unknown_name_lists_the_choices(small_heads: Heads) -> None:
 
 
 def test_tables_do_not_import_torch() -> None:
-    code = (
-        "import sys, platodef_cli.defences, platodef_cli.defences, platodef_cli.heads; "
-        "sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, platodef_cli.defences, platodef_cli.heads; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

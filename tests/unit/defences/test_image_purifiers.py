@@ -51,11 +51,11 @@ def test_zip_keeps_the_range_and_takes_the_rest_from_the_model(
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 1.6 - 0.8
     purifier = zipped(small_heads, operator, Certain(picture))
     images = triggered(pictures(6, 2))
-    found = purifier.redraw(images, generator=torch.Generator().manual_seed(0))
+    result = purifier.redraw(images, generator=torch.Generator().manual_seed(0))
     observed = images.float() / 127.5 - 1
-    torch.testing.assert_close(project(found), project(observed), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(project(result), project(observed), atol=1e-5, rtol=1e-5)
     expected = project(observed) + picture - project(picture)
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(result, expected, atol=1e-3, rtol=1e-3)
     assert purifier.evaluations == 20
 
 
@@ -70,8 +70,8 @@ def test_zip_keeps_the_range_with_a_trained_model_and_follows_its_seed(small_hea
     model = fit_small_diffusion(images, steps=3)
     again = fit_small_diffusion(images, steps=3)
     purifier = zipped(small_heads, "pool", model)
-    found = purifier.redraw(images[:4], generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(pooled(found), pooled(images[:4].float() / 127.5 - 1), atol=1e-5, rtol=1e-5)
+    result = purifier.redraw(images[:4], generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pooled(result), pooled(images[:4].float() / 127.5 - 1), atol=1e-5, rtol=1e-5)
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.noise(x, 500), again.noise(x, 500))
 
@@ -105,12 +105,12 @@ def test_a_pipeline_of_diffusers_from_a_folder(tmp_path: Path) -> None:
     )
     scheduler = diffusers.DDPMScheduler()
     diffusers.DDPMPipeline(network, scheduler).save_pretrained(tmp_path / "pipe")
-    found = PipelineDiffusion(tmp_path / "pipe")
-    assert found.size == (16, 16)
-    torch.testing.assert_close(found.retained, scheduler.alphas_cumprod)
+    result = PipelineDiffusion(tmp_path / "pipe")
+    assert result.size == (16, 16)
+    torch.testing.assert_close(result.retained, scheduler.alphas_cumprod)
     x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(found.noise(x, 7), network.eval()(x, 7).sample)
+        torch.testing.assert_close(result.noise(x, 7), network.eval()(x, 7).sample)
     with pytest.raises(UsageError, match=r"lacks unet/config\.json"):
         PipelineDiffusion(tmp_path)
     (tmp_path / "pipe" / "unet" / "diffusion_pytorch_model.safetensors").unlink()

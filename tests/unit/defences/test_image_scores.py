@@ -19,25 +19,25 @@ from tests.toy_model import HEADS, ToyModel, pictures, samples, triggered
 
 def test_prototypes_limits_and_repair_by_hand() -> None:
     model, images = ToyModel(), pictures(80, 1)
-    found = HeadPrototypes.fit(model, images)
+    result = HeadPrototypes.fit(model, images)
     terms = model.head_terms(images)
     length = terms.terms.sum(dim=1).norm(dim=1)
     heads = terms.terms[:, 1 : 1 + HEADS] / length[:, None, None]
     for head in range(HEADS):
         prototype = heads[:, head].mean(dim=0)
-        torch.testing.assert_close(found.prototypes[head], prototype)
+        torch.testing.assert_close(result.prototypes[head], prototype)
         products = sorted(float(row @ prototype) for row in heads[:, head])
-        assert products[1] <= float(found.limits[head]) <= products[2]  # the 2 % quantile of 80
+        assert products[1] <= float(result.limits[head]) <= products[2]  # the 2 % quantile of 80
     attacked = triggered(pictures(5, 2))
-    seen = found.examine(attacked)
+    seen = result.examine(attacked)
     own = model.head_terms(attacked)
     for row in range(5):
         total = own.terms[row].sum(dim=0)
         repaired = total.clone()
         for head in range(HEADS):
             term = own.terms[row, 1 + head]
-            if float(term / total.norm() @ found.prototypes[head]) < float(found.limits[head]):
-                repaired += found.prototypes[head] * total.norm() - term
+            if float(term / total.norm() @ result.prototypes[head]) < float(result.limits[head]):
+                repaired += result.prototypes[head] * total.norm() - term
         torch.testing.assert_close(seen.repaired[row], repaired, atol=1e-4, rtol=1e-4)
 
 
@@ -74,11 +74,11 @@ def test_patches_are_pixels_and_errors_count_masked_ones_only() -> None:
     features = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
     mask = decoder.mask(0.75, torch.Generator().manual_seed(1))
     drawn = decoder(features, patches, mask)
-    found = decoder.errors(features, patches, mask)
+    result = decoder.errors(features, patches, mask)
     for row in range(3):
         hidden = [p for p in range(16) if bool(mask[p])]
         squares = [float((drawn[row, p, v] - patches[row, p, v]) ** 2) for p in hidden for v in range(48)]
-        assert found[row].item() == pytest.approx(sum(squares) / len(squares), rel=1e-4)
+        assert result[row].item() == pytest.approx(sum(squares) / len(squares), rel=1e-4)
     # hidden pixels must not leak into the drawing
     other = torch.where(mask[:, None], torch.rand_like(patches), patches)
     torch.testing.assert_close(decoder(features, other, mask), drawn)
@@ -115,7 +115,7 @@ def test_dede_as_published_puts_its_threshold_at_the_median(small_heads: Heads) 
 
 def test_gram_matrices_by_loops() -> None:
     maps = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
-    found = gram_matrices(maps)
+    result = gram_matrices(maps)
     pairs = [(i, j) for i in range(3) for j in range(i, 3)]
     scale = maps.abs().amax(dim=(1, 2))
     for row in range(2):
@@ -126,7 +126,7 @@ def test_gram_matrices_by_loops() -> None:
                 total = sum(a * b for a, b in zip(power[0], power[1], strict=True))
                 root = math.copysign(abs(total) ** (1 / order), total)
                 expected = root * float(scale[row]) ** 2
-                assert found[row, order - 1, place].item() == pytest.approx(expected, rel=1e-3, abs=1e-5)
+                assert result[row, order - 1, place].item() == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_pairwise_cosine_and_anomaly_index_by_hand() -> None:

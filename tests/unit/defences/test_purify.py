@@ -22,8 +22,8 @@ def test_closed_forms_return_their_means(world: GaussianWorld, small_heads: Head
         "ridge": small_heads.ridge.posterior().mean(torch.cat(small_heads.standardise(test)[1], dim=1)),
     }
     for name, mean in expected.items():
-        found = make_purifier(name, small_heads).purify(test, generator=seeded())
-        assert torch.allclose(found, invert(mean), atol=1e-5)
+        result = make_purifier(name, small_heads).purify(test, generator=seeded())
+        assert torch.allclose(result, invert(mean), atol=1e-5)
 
 
 def test_average_approaches_the_conditional_mean(world: GaussianWorld, small_heads: Heads) -> None:
@@ -31,10 +31,10 @@ def test_average_approaches_the_conditional_mean(world: GaussianWorld, small_hea
     mean = world.mean(dict(test.references))
     errors = {}
     for samples in (1, 25):
-        found = make_purifier("average", small_heads, steps=15, samples=samples).purify(
+        result = make_purifier("average", small_heads, steps=15, samples=samples).purify(
             test, generator=seeded()
         )
-        errors[samples] = float((found - mean).square().mean())
+        errors[samples] = float((result - mean).square().mean())
     variance = 1 - world.correlation**2
     assert errors[1] == pytest.approx(variance, rel=0.3)  # a sample scatters with the posterior variance
     assert errors[25] < variance / 8
@@ -94,10 +94,10 @@ def test_only_flagged_rows_change(world: GaussianWorld, small_heads: Heads) -> N
     flagged = torch.zeros(10, dtype=torch.bool)
     flagged[[2, 7]] = True
     purifier = make_purifier("mean", small_heads)
-    found = purify_flagged(purifier, test, flagged, seeded())
+    result = purify_flagged(purifier, test, flagged, seeded())
     whole = purifier.purify(test, generator=seeded())
-    assert torch.equal(found[~flagged], test.source[~flagged])
-    assert torch.allclose(found[flagged], whole[flagged], atol=1e-5)
+    assert torch.equal(result[~flagged], test.source[~flagged])
+    assert torch.allclose(result[flagged], whole[flagged], atol=1e-5)
     assert torch.equal(
         purify_flagged(purifier, test, torch.zeros(10, dtype=torch.bool), seeded()), test.source
     )

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.diffusion import karras_sigmas
-from platodef_cli.defences.samplers import dpmpp, euler, heun, langevin
+from platodef_cli.defences.samplers import SAMPLERS, dpmpp, euler, heun, karras_sigmas, langevin
 from platodef_cli.errors import UsageError
 
 
@@ -75,13 +74,24 @@ def test_evaluations(sampler: object, steps: int, expected: int) -> None:
     assert oracle.evaluations == expected
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_row_counts_its_evaluations_and_binds_what_it_anchors_to(name: str) -> None:
+    oracle = GaussianDenoiser(torch.zeros(2), torch.ones(2))
+    row, observed = SAMPLERS[name], torch.full((3, 2), 4.0)
+    x, sigmas = torch.ones(3, 2), karras_sigmas(6, 0.1, 10.0)
+    sampled = row.at(observed)(oracle, x, sigmas, generator=torch.Generator().manual_seed(0))
+    assert oracle.evaluations == row.evaluations(6)
+    free = row.function(oracle, x, sigmas, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(sampled, free) == (not row.anchored)
+
+
 @pytest.mark.parametrize("sampler", [euler, heun, dpmpp])
 def test_one_step_is_the_denoiser_itself(sampler: object) -> None:
     oracle = GaussianDenoiser(torch.tensor([1.0, -2.0]), torch.tensor([0.3, 2.0]))
     x = torch.tensor([[50.0, -70.0]])
     sigmas = karras_sigmas(1, 0.1, 80.0)
-    found = sampler(oracle, x, sigmas, generator=None)  # type: ignore[operator]
-    assert torch.allclose(found, oracle(x, sigmas[0]), atol=1e-4)
+    result = sampler(oracle, x, sigmas, generator=None)  # type: ignore[operator]
+    assert torch.allclose(result, oracle(x, sigmas[0]), atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", [heun, dpmpp])
@@ -89,9 +99,9 @@ def test_noise_becomes_the_posterior(sampler: object) -> None:
     mean, variance = torch.tensor([1.0, -2.0, 0.0]), torch.tensor([0.3, 1.0, 0.05])
     sigmas = karras_sigmas(60, 0.002, 80.0)
     x = 80.0 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
-    found = sampler(GaussianDenoiser(mean, variance), x, sigmas, generator=None)  # type: ignore[operator]
-    assert torch.allclose(found.mean(dim=0), mean, atol=0.05)
-    assert torch.allclose(found.var(dim=0), variance, rtol=0.06)
+    result = sampler(GaussianDenoiser(mean, variance), x, sigmas, generator=None)  # type: ignore[operator]
+    assert torch.allclose(result.mean(dim=0), mean, atol=0.05)
+    assert torch.allclose(result.var(dim=0), variance, rtol=0.06)
 
 
 @pytest.mark.parametrize("start", [1.0, 5.0, 80.0])
@@ -99,18 +109,18 @@ def test_retained_share_of_a_shift(start: float) -> None:
     """Starting from the source keeps sqrt(v / (v + sigma^2)) of a shift: why noise is the default."""
     oracle = GaussianDenoiser(torch.zeros(1).double(), torch.full((1,), 0.3).double())
     shift = torch.full((1, 1), 2.0, dtype=torch.float64)
-    found = float(heun(oracle, shift, karras_sigmas(200, 0.002, start).double())) / 2.0
-    assert found == pytest.approx(math.sqrt(0.3 / (0.3 + start**2)), rel=0.02)
+    result = float(heun(oracle, shift, karras_sigmas(200, 0.002, start).double())) / 2.0
+    assert result == pytest.approx(math.sqrt(0.3 / (0.3 + start**2)), rel=0.02)
 
 
 def test_langevin_samples_the_posterior() -> None:
     mean, variance = torch.tensor([1.0, -2.0]), torch.tensor([0.3, 1.0])
     generator = torch.Generator().manual_seed(0)
     x = 20.0 * torch.randn(20_000, 2, generator=generator)
-    found = langevin(GaussianDenoiser(mean, variance), x, karras_sigmas(30, 0.05, 20.0), generator=generator)
-    assert torch.allclose(found.mean(dim=0), mean, atol=0.05)
+    result = langevin(GaussianDenoiser(mean, variance), x, karras_sigmas(30, 0.05, 20.0), generator=generator)
+    assert torch.allclose(result.mean(dim=0), mean, atol=0.05)
     # annealing in 30 levels leaves about 15 % too much variance
-    assert torch.allclose(found.var(dim=0), variance, rtol=0.2)
+    assert torch.allclose(result.var(dim=0), variance, rtol=0.2)
 
 
 def test_anchor_pulls_as_a_prior_does() -> None:
@@ -118,9 +128,9 @@ def test_anchor_pulls_as_a_prior_does() -> None:
     oracle = GaussianDenoiser(torch.zeros(1), torch.full((1,), 0.3))
     x = 20.0 * torch.randn(20_000, 1, generator=generator)
     anchor = torch.full_like(x, 9.0)
-    found = langevin(oracle, x, karras_sigmas(30, 0.05, 20.0), generator=generator, anchor=anchor)
+    result = langevin(oracle, x, karras_sigmas(30, 0.05, 20.0), generator=generator, anchor=anchor)
     expected = 9.0 * 0.3 / (0.3 + 9.0)  # product of N(0, 0.3) and N(9, 3^2)
-    assert float(found.mean()) == pytest.approx(expected, abs=0.08)
+    assert float(result.mean()) == pytest.approx(expected, abs=0.08)
 
 
 def test_schedule_of_karras() -> None:

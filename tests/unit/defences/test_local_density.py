@@ -21,8 +21,8 @@ K = 16
 
 
 def sorted_distances(point: np.ndarray, rows: np.ndarray) -> list[tuple[float, int]]:
-    found = [(float(np.sqrt(((row - point) ** 2).sum())), number) for number, row in enumerate(rows)]
-    return sorted(found)[:K]
+    result = [(float(np.sqrt(((row - point) ** 2).sum())), number) for number, row in enumerate(rows)]
+    return sorted(result)[:K]
 
 
 def lid(distances: list[tuple[float, int]]) -> float:
@@ -47,7 +47,7 @@ def slow(name: str, point: np.ndarray, rows: np.ndarray, own: list[list[tuple[fl
 @pytest.mark.parametrize("name", ["dao", "slof", "kdist", "lid"])
 def test_scores_against_loops(name: str, world: GaussianWorld, small_heads: Heads) -> None:
     bank, test = world.sample(50, seed=5), world.sample(6, seed=6)
-    found = make_detector(name, small_heads, bank).score(test)
+    result = make_detector(name, small_heads, bank).score(test)
     rows = small_heads.standardise_source(bank).double().numpy()
     points = small_heads.standardise_source(test).double().numpy()
     without = [
@@ -55,12 +55,12 @@ def test_scores_against_loops(name: str, world: GaussianWorld, small_heads: Head
         for i in range(len(rows))
     ]
     for number, point in enumerate(points):
-        assert found[number].item() == pytest.approx(slow(name, point, rows, without), rel=1e-6)
+        assert result[number].item() == pytest.approx(slow(name, point, rows, without), rel=1e-6)
 
 
 def test_lof_against_its_definition(world: GaussianWorld, small_heads: Heads) -> None:
     bank, test = world.sample(40, seed=5), world.sample(4, seed=6)
-    found = LofDetector(small_heads, bank).score(test)
+    result = LofDetector(small_heads, bank).score(test)
     rows = small_heads.standardise_source(bank).double()
     points = small_heads.standardise_source(test).double()
     k = 20
@@ -77,7 +77,7 @@ def test_lof_against_its_definition(world: GaussianWorld, small_heads: Heads) ->
         distances = (rows - point).norm(dim=1)
         order = distances.argsort()[:k]
         expected = float(densities[order].mean()) / density(distances)
-        assert found[number].item() == pytest.approx(expected, rel=1e-6)
+        assert result[number].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_batch_full_of_poisons_fools_its_own_reference_and_not_a_clean_bank(small_heads: Heads) -> None:
@@ -102,9 +102,9 @@ def test_a_batch_full_of_poisons_fools_its_own_reference_and_not_a_clean_bank(sm
 
 def test_duplicates_and_small_references_are_handled(small_heads: Heads) -> None:
     same = torch.ones(40, 8)
-    found = nearest(same, same, K, own=True)
-    assert bool(torch.isfinite(found.dimension).all())
-    assert int((found.index == torch.arange(40)[:, None]).sum()) == 0
+    result = nearest(same, same, K, own=True)
+    assert bool(torch.isfinite(result.dimension).all())
+    assert int((result.index == torch.arange(40)[:, None]).sum()) == 0
     with pytest.raises(UsageError, match="give at least 17"):
         make_detector("dao", small_heads, mode="published").score(FeatureTuples(torch.randn(10, 8), {}))
     with pytest.raises(UsageError, match="bank of at least 17"):
@@ -115,8 +115,8 @@ def test_clipscore_is_the_negated_cosine_and_published_ties_below_zero(small_hea
     image = torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
     text = torch.tensor([[2.0, 0.0], [1.0, 1.0], [-3.0, 0.0]])
     tuples = FeatureTuples(image, {"text": text})
-    found = make_detector("clipscore", small_heads).score(tuples)
-    assert found.tolist() == pytest.approx([-2.5, -2.5 / math.sqrt(2), 2.5])
+    result = make_detector("clipscore", small_heads).score(tuples)
+    assert result.tolist() == pytest.approx([-2.5, -2.5 / math.sqrt(2), 2.5])
     assert make_detector("clipscore", small_heads, mode="published").score(tuples)[2] == 0
     with pytest.raises(NotApplicable, match="own space"):
         make_detector("clipscore", small_heads).score(FeatureTuples(image, {"text": torch.zeros(3, 5)}))
@@ -133,11 +133,11 @@ def test_forests_follow_their_seed(world: GaussianWorld, small_heads: Heads) -> 
 
 def test_mahalanobis_as_published_against_numpy(world: GaussianWorld, small_heads: Heads) -> None:
     bank, test = world.sample(60, seed=5), world.sample(5, seed=6)
-    found = make_detector("mahalanobis", small_heads, bank, mode="published").score(test)
+    result = make_detector("mahalanobis", small_heads, bank, mode="published").score(test)
     rows = small_heads.standardise_source(bank).double().numpy()
     centred = small_heads.standardise_source(test).double().numpy() - rows.mean(axis=0)
     precision = np.linalg.inv(np.cov(rows.T))
-    assert found.tolist() == pytest.approx([float(row @ precision @ row) for row in centred], rel=1e-5)
+    assert result.tolist() == pytest.approx([float(row @ precision @ row) for row in centred], rel=1e-5)
 
 
 def test_setup_defaults_are_the_default_mode() -> None:
