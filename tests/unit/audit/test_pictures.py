@@ -15,7 +15,8 @@ from platodef_cli.encoders.interface import Geometry
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.progress import SILENT
 from platodef_cli.records import SearchRecord
-from platodef_cli.search.interface import SearchedTrigger, SearchResult
+from platodef_cli.search.interface import SearchResult
+from platodef_cli.search.patch import PatchTrigger
 from platodef_cli.search.statistics import Effect
 
 RECORD = SearchRecord(
@@ -30,7 +31,7 @@ def pixels(text: str) -> torch.Tensor:
 
 def test_found_patch_beside_the_same_images_without_it() -> None:
     images = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    variant = SearchedTrigger("patch", torch.ones(3, 2, 2), side=0.25, place=(0.0, 0.0))
+    variant = PatchTrigger("patch", torch.ones(3, 2, 2), side=0.25, place=(0.0, 0.0))
     shown = evidence(SearchResult(variant, "2px", 1, Effect(0.9, 0.1, 1.0)), RECORD, images)
     assert len(shown.examples) == len(shown.originals) == 4
     trigger = pixels(shown.picture)
