@@ -207,16 +207,17 @@ def _checked(where: str, name: str, value: Any, default: Any, text: bool) -> Any
     from pydantic import TypeAdapter, ValidationError
 
     kind, wanted = _accepted(default, strict=not text)
+    given = value
     if text and isinstance(default, tuple):
-        value = [part.strip() for part in str(value).split(",") if part.strip()]
+        given = [part.strip() for part in str(value).split(",") if part.strip()]
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
     if isinstance(default, tuple) and default and first["loc"] and first["type"] != "missing":
         # one entry of a list of limits
         place = int(first["loc"][0])
-        name, value, wanted = f"{name}[{place}]", value[place], _accepted(default[place], strict=True)[1]
+        name, value, wanted = f"{name}[{place}]", given[place], _accepted(default[place], strict=True)[1]
     raise UsageError(f"{where}: {name} is {value!r}, it must be {wanted}")
 
 

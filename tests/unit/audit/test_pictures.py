@@ -15,6 +15,7 @@ from platodef_cli.encoders.interface import Geometry
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.progress import SILENT
 from platodef_cli.records import SearchRecord
+from platodef_cli.search.additive import AdditiveTrigger
 from platodef_cli.search.interface import SearchResult
 from platodef_cli.search.patch import PatchTrigger
 from platodef_cli.search.statistics import Effect
@@ -43,6 +44,22 @@ def test_found_patch_beside_the_same_images_without_it() -> None:
         assert torch.equal(pixels(original), enlarged)
         assert (pixels(changed)[:24, :24] == 255).all()
         assert torch.equal(pixels(changed)[24:], enlarged[24:])
+
+
+def test_what_is_added_to_the_whole_image_is_stretched_to_the_full_range() -> None:
+    values = torch.zeros(3, 8, 8)
+    values[:, 0], values[:, 1] = 2 / 255, -1 / 255
+    variant = AdditiveTrigger("universal", values)
+    record = RECORD.model_copy(update={"place": variant.place_text()})
+    assert record.place is None
+    drawn = pixels(
+        evidence(
+            SearchResult(variant, "2/255", 1, Effect(0.9, 0.1, 1.0)),
+            record,
+            torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        ).picture
+    )
+    assert [int(drawn[row, 0, 0]) for row in (0, 12, 24)] == [255, 64, 128]
 
 
 def test_large_pictures_are_reduced_only_where_asked() -> None:
