@@ -21,8 +21,12 @@ from platodef_cli.bench.attacks.post_training import plant
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.open import open_source
-from platodef_cli.search.interface import SearchConfig, SearchResult, Stage
+from platodef_cli.search.halving import Stage
+from platodef_cli.search.interface import SearchConfig, SearchResult
+from platodef_cli.search.patch import PatchSearch
 from platodef_cli.search.run import search
+from platodef_cli.search.universal import UniversalSearch
+from platodef_cli.search.wave import WaveSearch
 from platodef_cli.triggers.stored import save_trigger
 from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
 
@@ -39,15 +43,11 @@ TRIGGERS = {
     "colour filter": ColourFilter("warm", 0.7),
 }
 TINY = SearchConfig(
-    sides=(7 / 32,),
-    norms=(8.0,),
-    amplitudes=(20.0,),
-    frequencies=(4, 8),
-    grid=2,
-    stages=(Stage(4, 2, 1),),
-    light=(Stage(4, 2, 1),),
-    steps=2,
-    images=8,
+    kinds=(
+        PatchSearch(budgets=(7 / 32,), grid=2, stages=(Stage(4, 2, 1),)),
+        UniversalSearch(budgets=(8.0,), steps=2, images=8),
+        WaveSearch(budgets=(20.0,), frequencies=(4, 8), stages=(Stage(4, 2, 1),)),
+    ),
     pool=32,
     held_out=32,
 )

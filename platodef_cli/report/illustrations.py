@@ -40,10 +40,11 @@ def found_trigger(report: AuditReport) -> Html:
     if found is None:
         return page.NOTHING
     place = f" at {found.place}" if found.place else ""
-    shown = "on mid-grey" if found.kind == "patch" else "stretched to the full range, centred on mid-grey"
+    # what has no place changes the whole image, often by a few levels
+    drawn = "on mid-grey" if found.place else "stretched to the full range, centred on mid-grey"
     name = f"{found.kind} of {found.budget}{place}"
     alone = page.figure(
-        page.picture(found.picture, f"The found trigger: {name}"), f"{name}, {shown}", kind="found"
+        page.picture(found.picture, f"The found trigger: {name}"), f"{name}, {drawn}", kind="found"
     )
     pairs = []
     for number_of, example in enumerate(found.examples[:_MOST_LINES], start=1):

@@ -1,109 +1,177 @@
-"""Trigger search: look for a small universal change that makes an encoder forget the image.
+"""What a kind of trigger search is: its budgets and limits, how it searches, and what it finds.
 
-A backdoored encoder maps every triggered image to one feature, so a search over its weights finds a
-cheap change that collapses its features. The same search runs on the references: what it reaches there
-is what an adversary without a backdoor reaches, and the verdict compares the two.
+Limits are needed where no encoder runs (``platodef gate``), so a module with a kind of search imports torch
+inside its functions.
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
-from typing import Literal
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor
+from platodef_cli.search import SEARCH_KINDS
 
-from platodef_cli.search.statistics import Effect
-from platodef_cli.triggers.variant import paste, resize, side_pixels, to_bytes, to_unit
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-Kind = Literal["patch", "universal", "wave"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One round of the patch search.
-
-    Attributes:
-        images: Images per step and place.
-        steps: Adam steps.
-        keep: Places that go on to the next round.
-    """
-
-    images: int
-    steps: int
-    keep: int
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """Budgets of the search; its fields are part of the cache key.
-
-    Attributes:
-        sides: Sides of the opaque patch, as fractions of the image's side.
-        norms: Largest change of a pixel by the universal pattern, on the 0..255 scale.
-        amplitudes: Amplitude of the sinusoid, on the 0..255 scale.
-        frequencies: Periods per image side of the sinusoids, along both axes and both diagonals.
-        grid: Places per axis of a patch.
-        stages: Rounds of the patch search: many places roughly, few well.
-        light: Rounds of the searches with few parameters (wave).
-        rate: Adam's learning rate on the logits of the patch and the weights of the sinusoid.
-        steps: Sign steps of the universal search.
-        images: Images per step of the universal search.
-        pool: Images that the search draws from.
-        held_out: Other images that the result is measured on.
-    """
-
-    sides: tuple[float, ...] = (5 / 32, 7 / 32)
-    norms: tuple[float, ...] = (4.0, 8.0)
-    amplitudes: tuple[float, ...] = (20.0,)
-    frequencies: tuple[float, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14)
-    grid: int = 6
-    stages: tuple[Stage, ...] = (Stage(8, 10, 8), Stage(16, 14, 3), Stage(32, 30, 1))
-    light: tuple[Stage, ...] = (Stage(8, 6, 6), Stage(16, 8, 2), Stage(32, 12, 1))
-    rate: float = 0.4
-    steps: int = 50
-    images: int = 48
-    pool: int = 384
-    held_out: int = 256
-
-    def key(self) -> dict[str, object]:
-        """Return JSON values for a cache key."""
-        return asdict(self)
+    from platodef_cli.encoders.interface import Encoder
+    from platodef_cli.progress import Task
+    from platodef_cli.search.statistics import CleanStatistics, Effect
 
 
 @dataclass(frozen=True, eq=False)
-class SearchedTrigger:
-    """A trigger that the search found; implements :class:`platodef_cli.features.interface.Variant`.
+class SearchedTrigger(ABC):
+    """A trigger that a search found; implements :class:`platodef_cli.features.interface.Variant`.
 
     Attributes:
-        kind: An opaque ``patch``, or an additive change: ``universal`` or ``wave``.
-        values: float32 ``[3, h, w]``: colours in [0, 1], or what is added to pixels in [0, 1].
-        side: Side of the patch as a fraction of the image's side (1 for an additive change).
-        place: (y, x) of the patch's corner as a share of the free height and width.
+        kind: Name of the kind of search.
+        values: float32 ``[3, h, w]``: the colours or the change that was searched for.
+        side: Side of what it covers as a fraction of the image's side; 1 is the whole image.
+        place: (y, x) of its corner as a share of the free height and width.
     """
 
-    kind: Kind
-    values: Tensor
+    kind: str
+    values: "Tensor"
     side: float = 1.0
     place: tuple[float, float] = (0.0, 0.0)
 
     @property
     def name(self) -> str:
-        """``found-KIND-DIGEST``; the digest covers values, side and place."""
-        content = np.ascontiguousarray(self.values.detach().cpu().float().numpy())
+        """``found-KIND-DIGEST``; the digest covers every field."""
+        content = self.values.detach().cpu().float().contiguous().numpy()
         head = f"{self.kind} {content.shape} {self.side!r} {self.place!r}"
+        own = fields(self)[len(fields(SearchedTrigger)) :]
+        head += "".join(f" {entry.name}={getattr(self, entry.name)!r}" for entry in own)
         return f"found-{self.kind}-{hashlib.sha256(head.encode() + content.tobytes()).hexdigest()[:12]}"
 
-    def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
-        """Paste or add the trigger; see :class:`platodef_cli.features.interface.Variant`."""
-        height, width = pixels.shape[-2:]
-        if self.kind != "patch":
-            return to_bytes(to_unit(pixels) + resize(self.values, height, width).to(pixels.device))
-        side = side_pixels(self.side, pixels)
-        corner = torch.tensor(
-            [round(self.place[0] * (height - side[0])), round(self.place[1] * (width - side[1]))]
-        )
-        return paste(pixels, to_bytes(resize(self.values, *side)), corner.expand(len(pixels), 2))
+    @abstractmethod
+    def __call__(self, pixels: "Tensor", seeds: "Tensor") -> "Tensor":
+        """Change images; see :class:`platodef_cli.features.interface.Variant`."""
+
+    def place_text(self) -> str | None:
+        """Return where it lies, in words; None where it changes the whole image."""
+        return None
+
+    def picture(self, height: int, width: int) -> "Tensor":
+        """Return it alone, uint8 ``[3, h, w]``.
+
+        Reports say below the picture that a trigger with a place is on mid-grey, and that one without is
+        stretched to the full range around mid-grey, because a change of a few levels is invisible.
+
+        Args:
+            height: Of the encoder's input, pixels.
+            width: Of the encoder's input, pixels.
+        """
+        import torch
+
+        from platodef_cli.triggers.variant import to_bytes, to_unit
+
+        grey = torch.full((1, 3, height, width), 128, dtype=torch.uint8)
+        changed = self(grey, torch.zeros(1, dtype=torch.int64))
+        if self.place_text() is not None:
+            return changed[0]
+        change = to_unit(changed) - to_unit(grey)
+        return to_bytes(0.5 + 0.5 * change / change.abs().max().clamp_min(1e-6))[0]
+
+
+@dataclass(frozen=True)
+class SearchTarget:
+    """What a search works on.
+
+    Attributes:
+        encoder: Whose features shall collapse.
+        statistics: Of its clean features.
+        pool: Images to search with, float32 in [0, 1], ``[N, 3, H, W]``.
+    """
+
+    encoder: "Encoder"
+    statistics: "CleanStatistics"
+    pool: "Tensor"
+
+    def draw(self, count: int, generator: "torch.Generator") -> "Tensor":
+        """Return random images of the pool, float32 ``[count, 3, H, W]``."""
+        import torch
+
+        return self.pool[torch.randint(0, len(self.pool), (count,), generator=generator)]
+
+
+@dataclass(frozen=True)
+class SearchKind(ABC):
+    """One kind of trigger search: a row of :data:`platodef_cli.search.SEARCH_KINDS`, in a file of its own.
+
+    The class says what holds for every search of the kind; the fields are settings, and part of the cache
+    key. What an audit runs is the class without arguments.
+
+    Attributes:
+        name: In the table, in reports and in the key of its limits (``<name>_collapse`` in a policy).
+        trigger: The class of what it finds.
+        collapse_limits: Default of its limits: the collapse that accuses a suspect, per default budget.
+        limits_meaning: What the limits mean, one line for policy files.
+        version: Part of the cache key: raise it when equal settings find another trigger.
+        budgets: How strong the trigger may be; one search is made for each. All fields have defaults.
+    """
+
+    name: ClassVar[str]
+    trigger: ClassVar[type[SearchedTrigger]]
+    collapse_limits: ClassVar[tuple[float, ...]]
+    limits_meaning: ClassVar[str]
+    version: ClassVar[int] = 1
+
+    budgets: tuple[float, ...] = ()
+
+    @abstractmethod
+    def budget_text(self, budget: float, pixels: "Tensor") -> str:
+        """Return a budget in words (``5px``, ``8/255``) for images ``[..., H, W]``."""
+
+    @abstractmethod
+    def cost(self) -> int:
+        """Return how many images go through the encoder with gradients, per budget."""
+
+    @abstractmethod
+    def run(
+        self, target: SearchTarget, budget: float, generator: "torch.Generator", task: "Task"
+    ) -> tuple[SearchedTrigger, int]:
+        """Search with one budget.
+
+        Args:
+            target: Encoder and images.
+            budget: One of the budgets.
+            generator: Draws the start and the batches.
+            task: Advanced by every image, often: a caller that was interrupted ends the search there.
+
+        Returns:
+            The best trigger, and the steps of its last round.
+        """
+
+
+def search_kinds() -> tuple[type[SearchKind], ...]:
+    """Return every kind of the table, in its order."""
+    return tuple(SEARCH_KINDS.load(name) for name in SEARCH_KINDS.names())
+
+
+def _every_kind() -> tuple[SearchKind, ...]:
+    return tuple(kind() for kind in search_kinds())
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched for on an encoder, and on which images; part of the cache key.
+
+    Attributes:
+        kinds: Kinds of search with their settings, in the order of the results.
+        pool: Images that the search draws from.
+        held_out: Other images that the result is measured on.
+    """
+
+    kinds: tuple[SearchKind, ...] = field(default_factory=_every_kind)
+    pool: int = 384
+    held_out: int = 256
+
+    def key(self) -> dict[str, object]:
+        """Return JSON values for a cache key."""
+        kinds = [{"name": kind.name, "version": kind.version, **asdict(kind)} for kind in self.kinds]
+        return {"kinds": kinds, "pool": self.pool, "held_out": self.held_out}
 
 
 @dataclass(frozen=True)
@@ -122,6 +190,6 @@ class SearchResult:
     variant: SearchedTrigger
     budget: str
     steps: int
-    effect: Effect
+    effect: "Effect"
     draws: tuple[float, ...] = ()
     held_out: int = 0

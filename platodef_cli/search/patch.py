@@ -1,47 +1,96 @@
-"""Trigger search: look for a small universal change that makes an encoder forget the image.
+"""An opaque patch at the place where it does most (Brown et al. 2017, Adversarial Patch)."""
 
-A backdoored encoder maps every triggered image to one feature, so a search over its weights finds a
-cheap change that collapses its features. The same search runs on the references: what it reaches there
-is what an adversary without a backdoor reaches, and the verdict compares the two.
-"""
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from platodef_cli.search.halving import Stage, halve, halving_cost
+from platodef_cli.search.interface import SearchedTrigger, SearchKind, SearchTarget
 
-from platodef_cli.encoders.interface import Encoder
-from platodef_cli.progress import Task
-from platodef_cli.search.halving import _halving
-from platodef_cli.search.interface import SearchConfig, SearchedTrigger
-from platodef_cli.search.statistics import CleanStatistics
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from platodef_cli.progress import Task
 
 
-def _patch(
-    encoder: Encoder,
-    statistics: CleanStatistics,
-    pool: Tensor,
-    side: float,
-    config: SearchConfig,
-    generator: torch.Generator,
-    task: Task,
-) -> tuple[SearchedTrigger, int]:
-    """An opaque patch: places compete, each with its own colours (logits)."""
-    height, width = pool.shape[-2:]
-    rows, columns = max(1, round(side * height)), max(1, round(side * width))
-    shares = [index / max(config.grid - 1, 1) for index in range(config.grid)]
-    places = [(y, x) for y in shares for x in shares]
+class PatchTrigger(SearchedTrigger):
+    """An opaque patch; ``values`` are its colours in [0, 1]."""
 
-    def apply(images: Tensor, logits: Tensor, number: int) -> Tensor:
-        top = round(places[number][0] * (height - rows))
-        left = round(places[number][1] * (width - columns))
-        padding = (left, width - left - columns, top, height - top - rows)
-        mask = F.pad(torch.ones(1, rows, columns), padding)
-        return images * (1 - mask) + F.pad(torch.sigmoid(logits), padding)
+    def __call__(self, pixels: "Tensor", seeds: "Tensor") -> "Tensor":
+        """Paste the patch, scaled to its share of the images."""
+        import torch
 
-    start = 0.5 * torch.randn(len(places), 3, rows, columns, generator=generator)
-    name = f"patch {rows}px"
-    best, logits = _halving(
-        encoder, statistics, pool, start, apply, config.stages, config, generator, task, name
-    )
-    colours = (torch.sigmoid(logits) * 255).round() / 255
-    return SearchedTrigger("patch", colours, side, places[best]), config.stages[-1].steps
+        from platodef_cli.triggers.variant import paste, resize, side_pixels, to_bytes
+
+        height, width = pixels.shape[-2:]
+        side = side_pixels(self.side, pixels)
+        corner = torch.tensor(
+            [round(self.place[0] * (height - side[0])), round(self.place[1] * (width - side[1]))]
+        )
+        return paste(pixels, to_bytes(resize(self.values, *side)), corner.expand(len(pixels), 2))
+
+    def place_text(self) -> str:
+        """Return the share of the free height and width above and to the left."""
+        y, x = self.place
+        return f"y {y:.0%}, x {x:.0%}"
+
+
+@dataclass(frozen=True)
+class PatchSearch(SearchKind):
+    """An opaque patch: places compete, each with its own colours.
+
+    Attributes:
+        budgets: Sides of the patch, as fractions of the image's side.
+        grid: Places per axis.
+        stages: Rounds of the competition.
+        rate: Adam's learning rate on the logits of the colours.
+    """
+
+    name = "patch"
+    trigger = PatchTrigger
+    collapse_limits = (0.60, 0.93)
+    limits_meaning = "collapse that a searched patch must reach, per side of the search"
+
+    budgets: tuple[float, ...] = (5 / 32, 7 / 32)
+    grid: int = 6
+    stages: tuple[Stage, ...] = (Stage(8, 10, 8), Stage(16, 14, 3), Stage(32, 30, 1))
+    rate: float = 0.4
+
+    def budget_text(self, budget: float, pixels: "Tensor") -> str:
+        """Return the height of the patch in pixels."""
+        from platodef_cli.triggers.variant import side_pixels
+
+        return f"{side_pixels(budget, pixels)[0]}px"
+
+    def cost(self) -> int:
+        """Return the images of a competition of all places."""
+        return halving_cost(self.grid**2, self.stages)
+
+    def run(
+        self, target: SearchTarget, budget: float, generator: "torch.Generator", task: "Task"
+    ) -> tuple[PatchTrigger, int]:
+        """Search; see :class:`SearchKind`."""
+        import torch
+        from torch.nn import functional as F
+
+        from platodef_cli.triggers.variant import side_pixels
+
+        height, width = target.pool.shape[-2:]
+        rows, columns = side_pixels(budget, target.pool)
+        shares = [index / max(self.grid - 1, 1) for index in range(self.grid)]
+        places = [(y, x) for y in shares for x in shares]
+
+        def apply(images: "Tensor", logits: "Tensor", number: int) -> "Tensor":
+            top = round(places[number][0] * (height - rows))
+            left = round(places[number][1] * (width - columns))
+            padding = (left, width - left - columns, top, height - top - rows)
+            mask = F.pad(torch.ones(1, rows, columns), padding)
+            return images * (1 - mask) + F.pad(torch.sigmoid(logits), padding)
+
+        start = 0.5 * torch.randn(len(places), 3, rows, columns, generator=generator)
+        title = f"{self.name} {self.budget_text(budget, target.pool)}"
+        best, logits = halve(
+            target, start, apply, self.stages, rate=self.rate, generator=generator, task=task, title=title
+        )
+        colours = (torch.sigmoid(logits) * 255).round() / 255
+        return PatchTrigger(self.name, colours, budget, places[best]), self.stages[-1].steps

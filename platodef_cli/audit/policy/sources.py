@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from platodef_cli.audit.policy.files import read_toml, refuse_inside
-from platodef_cli.audit.policy.limits import DEFAULTS, Policy, checked, wanted
+from platodef_cli.audit.policy.limits import DEFAULTS, Policy, checked
 from platodef_cli.audit.verdict.rules import parse_rule
 from platodef_cli.errors import UnknownNameError, UsageError
 
@@ -176,7 +176,8 @@ def _from_file(path: Path, table: tuple[str, ...]) -> _Layer:
 
 def _from_environment(environment: Mapping[str, str]) -> _Layer:
     """Read ``PLATODEF_<KEY>``; an empty variable is no variable."""
-    values, sources = {}, {}
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for variable, text in sorted(environment.items()):
         if not variable.startswith(PREFIX) or not text:
             continue
@@ -189,41 +190,18 @@ def _from_environment(environment: Mapping[str, str]) -> _Layer:
             if get_close_matches(key.upper(), [*names, *_NOT_KEYS], n=1, cutoff=0.75):
                 raise UnknownNameError("environment variable", variable, [PREFIX + name for name in names])
             continue
-        values[key.lower()] = _parse(key.lower(), text, f"the environment variable {variable}")
+        values |= checked({key.lower(): text}, f"the environment variable {variable}", text=True)
         sources[key.lower()] = variable
     return _Layer(values, sources)
 
 
 def _from_words(overrides: Sequence[str]) -> _Layer:
     """Read ``KEY=VALUE`` words; the last one of a key counts."""
-    values = {}
+    values: dict[str, Any] = {}
     for word in overrides:
         key, equals, text = word.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
             raise UsageError(f"--set {word}: give KEY=VALUE, such as auroc=0.9")
-        if key not in DEFAULTS:
-            raise UnknownNameError("key in --set:", key, DEFAULTS)
-        values[key] = _parse(key, text.strip(), "--set")
+        values |= checked({key: text.strip()}, "--set", text=True)
     return _Layer(values, dict.fromkeys(values, "--set"))
-
-
-def _parse(key: str, text: str, where: str) -> Any:
-    """Turn text into the value of a key; lists are separated by commas."""
-    default = DEFAULTS[key]
-    parts = (
-        [part.strip() for part in text.split(",") if part.strip()] if isinstance(default, tuple) else [text]
-    )
-    wrong = UsageError(f"{where}: {key} is {text!r}, it must be {wanted(default)}")
-    kind = (
-        type(default[0])
-        if isinstance(default, tuple) and default
-        else str
-        if default == ()
-        else type(default)
-    )
-    try:
-        values: list[Any] = [kind(part) for part in parts]
-    except ValueError:
-        raise wrong from None
-    return checked({key: values if isinstance(default, tuple) else values[0]}, where)[key]

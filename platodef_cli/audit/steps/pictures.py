@@ -12,7 +12,6 @@ from platodef_cli.defences.calibrate import conformal_pvalues
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.records import FoundTrigger, SearchRecord, SuspiciousImage
 from platodef_cli.search.interface import SearchResult
-from platodef_cli.triggers.variant import to_bytes
 
 EXAMPLES = 4  # images that show a found trigger
 _SUSPICIOUS = 8  # clean images with the highest scores
@@ -20,23 +19,15 @@ _SHOWN = 96  # side that small pictures are enlarged to, pixels
 _LARGEST = {"example": 160, "thumbnail": 96}  # side that larger pictures are reduced to, pixels
 
 
-def evidence(found: SearchResult, record: SearchRecord, pixels: Tensor) -> FoundTrigger:
-    """Return the found trigger as pictures: alone on mid-grey, and on example images ``[n, 3, H, W]``."""
-    height, width = pixels.shape[-2:]
-    grey = torch.full((1, 3, height, width), 128, dtype=torch.uint8)
-    if found.variant.kind != "patch":
-        # a change of a few levels is invisible: show it stretched to the full range
-        bound = found.variant.values.abs().max().clamp_min(1e-6)
-        picture = to_bytes(0.5 + 0.5 * found.variant.values[None] / bound)
-    else:
-        picture = found.variant(grey, torch.zeros(1, dtype=torch.int64))
+def evidence(result: SearchResult, record: SearchRecord, pixels: Tensor) -> FoundTrigger:
+    """Return the found trigger as pictures: alone, and on example images ``[n, 3, H, W]``."""
     originals = pixels[:EXAMPLES]
-    examples = found.variant(originals, torch.zeros(len(originals), dtype=torch.int64))
+    examples = result.variant(originals, torch.zeros(len(originals), dtype=torch.int64))
     return FoundTrigger(
-        kind=found.variant.kind,
-        budget=found.budget,
+        kind=result.variant.kind,
+        budget=result.budget,
         place=record.place,
-        picture=png(picture[0]),
+        picture=png(result.variant.picture(*pixels.shape[-2:])),
         examples=tuple(png(image, _LARGEST["example"]) for image in examples),
         originals=tuple(png(image, _LARGEST["example"]) for image in originals),
     )

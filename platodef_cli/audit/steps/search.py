@@ -5,8 +5,9 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.interface import digest_of
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
+from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import SEARCH_VERSION, search
@@ -73,15 +75,15 @@ def run_search(
     # fit images: nothing that the search saw may test its result
     rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
     digest = digest_of(inputs.images, rows)
-    found: dict[str, tuple[SearchResult, ...]] = {}
+    results: dict[str, tuple[SearchResult, ...]] = {}
     keys = {name: _search_key(encoder, digest, settings, config) for name, encoder in inputs.encoders.items()}
     for name, key in keys.items():
         stored = cache.load_artifact("search", key) if cache else None
         if stored is not None:
-            found[name] = _read(stored)
-    missing = {name: encoder for name, encoder in inputs.encoders.items() if name not in found}
+            results[name] = _read(stored)
+    missing = {name: encoder for name, encoder in inputs.encoders.items() if name not in results}
     if not missing:
-        return found
+        return results
     pixels = load_pixels(inputs.images, [encoder.geometry for encoder in missing.values()], rows, progress)
 
     def one(name: str) -> tuple[SearchResult, ...]:
@@ -106,10 +108,10 @@ def run_search(
                 inputs.suspect.close()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        found.update({name: future.result() for name, future in futures.items()})
+        results.update({name: future.result() for name, future in futures.items()})
     finally:
         torch.set_num_threads(threads)
-    return found
+    return results
 
 
 def _search_key(
@@ -130,23 +132,25 @@ def _search_key(
     }
 
 
-def _write(folder: Path, found: Sequence[SearchResult]) -> None:
+def _write(folder: Path, results: Sequence[SearchResult]) -> None:
     save_file(
-        {str(number): entry.variant.values for number, entry in enumerate(found)},
+        {str(number): entry.variant.values for number, entry in enumerate(results)},
         folder / "values.safetensors",
     )
     described = [
         {
-            "kind": entry.variant.kind,
-            "side": entry.variant.side,
-            "place": entry.variant.place,
+            "trigger": {
+                own.name: getattr(entry.variant, own.name)
+                for own in fields(entry.variant)
+                if own.name != "values"
+            },
             "budget": entry.budget,
             "steps": entry.steps,
             "effect": asdict(entry.effect),
             "draws": entry.draws,
             "held_out": entry.held_out,
         }
-        for entry in found
+        for entry in results
     ]
     (folder / "found.json").write_text(json.dumps(described))
 
@@ -155,7 +159,7 @@ def _read(folder: Path) -> tuple[SearchResult, ...]:
     values = load_file(folder / "values.safetensors")
     return tuple(
         SearchResult(
-            SearchedTrigger(entry["kind"], values[str(number)], entry["side"], tuple(entry["place"])),
+            _trigger(entry["trigger"], values[str(number)]),
             entry["budget"],
             entry["steps"],
             Effect(**entry["effect"]),
@@ -166,24 +170,32 @@ def _read(folder: Path) -> tuple[SearchResult, ...]:
     )
 
 
-def search_records(found: Mapping[str, Sequence[SearchResult]], suspect: str) -> tuple[SearchRecord, ...]:
+def _trigger(described: Mapping[str, Any], values: Tensor) -> SearchedTrigger:
+    # JSON has no tuples
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+    }
+    trigger: type[SearchedTrigger] = SEARCH_KINDS.load(given["kind"]).trigger
+    return trigger(values=values, **given)
+
+
+def search_records(results: Mapping[str, Sequence[SearchResult]], suspect: str) -> tuple[SearchRecord, ...]:
     """Return the searches with their collapses and distances; a policy gives them scores.
 
     The intervals resample the held-out images alike for every encoder, so that distances are paired.
     """
     records = []
-    for number in range(len(found[suspect])):
-        entries = {name: entries[number] for name, entries in found.items()}
+    for number in range(len(results[suspect])):
+        entries = {name: every[number] for name, every in results.items()}
         for name, entry in entries.items():
             others = [other for key, other in entries.items() if key not in (suspect, name)]
-            y, x = entry.variant.place
             records.append(
                 SearchRecord(
                     encoder=name,
                     role="suspect" if name == suspect else "control",
                     kind=entry.variant.kind,
                     budget=entry.budget,
-                    place=f"y {y:.0%}, x {x:.0%}" if entry.variant.kind == "patch" else None,
+                    place=entry.variant.place_text(),
                     steps=entry.steps,
                     collapse=entry.effect.collapse,
                     score=0.0,
@@ -210,5 +222,5 @@ def _gap(entry: SearchResult, others: Sequence[SearchResult]) -> Metric:
     )
 
 
-def _draws(found: SearchResult) -> Tensor:
-    return torch.tensor(found.draws, dtype=torch.float64)
+def _draws(result: SearchResult) -> Tensor:
+    return torch.tensor(result.draws, dtype=torch.float64)

@@ -42,10 +42,10 @@ def judge_references(
         searches: What the searches reached, those on the references included.
         policy: Its limits for suspects hold for references too.
     """
-    found = [*_by_search(searches, policy), *_by_battery(probes, policy)]
+    every = [*_by_search(searches, policy), *_by_battery(probes, policy)]
     reasons = []
-    for name in sorted({evidence.reference for evidence in found}):
-        own = [evidence for evidence in found if evidence.reference == name]
+    for name in sorted({evidence.reference for evidence in every}):
+        own = [evidence for evidence in every if evidence.reference == name]
         first = next((evidence for evidence in own if evidence.hides), own[0])
         advice = (
             "it cannot serve as a control, so audit it on its own or choose another reference"
@@ -76,7 +76,7 @@ def reference_findings(reasons: Sequence[Reason]) -> list[Finding]:
 
 def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Evidence]:
     """Return what the searches found in the references."""
-    found = []
+    evidence = []
     limits = limits_of(searches, policy)
     for record in searches:
         if record.role != "control" or score_of(record, searches, limits, policy).reaches(1.0) != "yes":
@@ -88,7 +88,7 @@ def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Eviden
             for other in searches
             if other.role == "suspect" and other.kind == record.kind and place_of(other, searches) == place
         ]
-        found.append(
+        evidence.append(
             _Evidence(
                 record.encoder,
                 f"a search found a {record.kind} change of {record.budget} that collapses its features to "
@@ -97,12 +97,12 @@ def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Eviden
                 hides=not own or any(answer != "no" for answer in own),
             )
         )
-    return found
+    return evidence
 
 
 def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence]:
     """Return what the triggers of the battery do to the references."""
-    found = []
+    evidence = []
     benign = max((p.collapse.value or 0.0 for p in probes if p.kind == "control"), default=0.0)
     for probe in probes:
         if probe.kind != "trigger":
@@ -112,7 +112,7 @@ def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence
             distance = collapse - max(benign, others)
             if collapse >= policy.battery_collapse and distance >= policy.battery_gap:
                 own = Estimate.of(probe.collapse, probed=True)
-                found.append(
+                evidence.append(
                     _Evidence(
                         name,
                         f"trigger {probe.name!r} collapses its features to cosine {collapse:.2f} (other "
@@ -121,4 +121,4 @@ def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence
                         hides=own.reaches(policy.battery_collapse) != "no",
                     )
                 )
-    return found
+    return evidence

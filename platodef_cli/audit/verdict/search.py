@@ -83,12 +83,12 @@ def _judge(
     straddling = ", ".join(f"{name} {m.format()} straddles {bound:.2f}" for name, m, bound in undecided)
     control = record.collapse - (distance.value or 0.0)
     score = score_of(record, searches, limits, policy)
-    found = "found" if answer == "yes" else "may have found"
+    verb = "found" if answer == "yes" else "may have found"
     return Reason(
         id=f"search-{record.kind}",
         outcome="fail" if answer == "yes" else "inconclusive",
         message=(
-            f"a search {found} a {record.kind} trigger of {record.budget} that collapses the "
+            f"a search {verb} a {record.kind} trigger of {record.budget} that collapses the "
             f"suspect's features to cosine {collapse.format()}; the same search reaches "
             f"{control:.2f} at most on the references"
             + ("" if answer == "yes" else f"; {straddling}{advice}")
@@ -108,14 +108,9 @@ def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, 
     Raises:
         UsageError: There are more budgets of a kind than limits, or a kind without limits.
     """
-    bounds = {
-        "patch": policy.patch_collapse,
-        "universal": policy.universal_collapse,
-        "wave": policy.wave_collapse,
-    }
     limits = {}
     for record in searches:
-        given, place = bounds.get(record.kind, ()), place_of(record, searches)
+        given, place = policy.collapse_limits(record.kind), place_of(record, searches)
         if place >= len(given):
             raise UsageError(
                 f"the report holds {place + 1} or more {record.kind} searches of {record.encoder}, and "
@@ -126,7 +121,7 @@ def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, 
 
 
 def place_of(record: SearchRecord, searches: Sequence[SearchRecord]) -> int:
-    """Return the place of a search among those of its kind and encoder: budgets in pixels may differ."""
+    """Return the place of a search among those of its kind and encoder: budgets in words may differ."""
     own = [r.budget for r in searches if (r.encoder, r.kind) == (record.encoder, record.kind)]
     return own.index(record.budget)
 

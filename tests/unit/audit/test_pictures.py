@@ -15,7 +15,9 @@ from platodef_cli.encoders.interface import Geometry
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.progress import SILENT
 from platodef_cli.records import SearchRecord
-from platodef_cli.search.interface import SearchedTrigger, SearchResult
+from platodef_cli.search.additive import AdditiveTrigger
+from platodef_cli.search.interface import SearchResult
+from platodef_cli.search.patch import PatchTrigger
 from platodef_cli.search.statistics import Effect
 
 RECORD = SearchRecord(
@@ -30,7 +32,7 @@ def pixels(text: str) -> torch.Tensor:
 
 def test_found_patch_beside_the_same_images_without_it() -> None:
     images = torch.randint(0, 256, (6, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    variant = SearchedTrigger("patch", torch.ones(3, 2, 2), side=0.25, place=(0.0, 0.0))
+    variant = PatchTrigger("patch", torch.ones(3, 2, 2), side=0.25, place=(0.0, 0.0))
     shown = evidence(SearchResult(variant, "2px", 1, Effect(0.9, 0.1, 1.0)), RECORD, images)
     assert len(shown.examples) == len(shown.originals) == 4
     trigger = pixels(shown.picture)
@@ -42,6 +44,22 @@ def test_found_patch_beside_the_same_images_without_it() -> None:
         assert torch.equal(pixels(original), enlarged)
         assert (pixels(changed)[:24, :24] == 255).all()
         assert torch.equal(pixels(changed)[24:], enlarged[24:])
+
+
+def test_what_is_added_to_the_whole_image_is_stretched_to_the_full_range() -> None:
+    values = torch.zeros(3, 8, 8)
+    values[:, 0], values[:, 1] = 2 / 255, -1 / 255
+    variant = AdditiveTrigger("universal", values)
+    record = RECORD.model_copy(update={"place": variant.place_text()})
+    assert record.place is None
+    drawn = pixels(
+        evidence(
+            SearchResult(variant, "2/255", 1, Effect(0.9, 0.1, 1.0)),
+            record,
+            torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+        ).picture
+    )
+    assert [int(drawn[row, 0, 0]) for row in (0, 12, 24)] == [255, 64, 128]
 
 
 def test_large_pictures_are_reduced_only_where_asked() -> None:

@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from platodef_cli.search.interface import SearchConfig, SearchedTrigger, Stage
+from platodef_cli.search.halving import Stage
+from platodef_cli.search.interface import SearchConfig
+from platodef_cli.search.patch import PatchSearch, PatchTrigger
 from platodef_cli.search.run import search
 from platodef_cli.search.statistics import CleanStatistics, collapse, effect
+from platodef_cli.search.universal import UniversalSearch
+from platodef_cli.search.wave import WaveSearch
 
 SMALL = SearchConfig(
-    sides=(0.25,),
-    norms=(8.0,),
-    amplitudes=(20.0,),
-    frequencies=(2, 4),
-    light=(Stage(8, 8, 3), Stage(8, 16, 1)),
-    grid=3,
-    stages=(Stage(8, 8, 3), Stage(8, 20, 1)),
-    steps=40,
-    images=24,
+    kinds=(
+        PatchSearch(budgets=(0.25,), grid=3, stages=(Stage(8, 8, 3), Stage(8, 20, 1))),
+        UniversalSearch(budgets=(8.0,), steps=40, images=24),
+        WaveSearch(budgets=(20.0,), frequencies=(2, 4), stages=(Stage(8, 8, 3), Stage(8, 16, 1))),
+    ),
     pool=96,
     held_out=64,
 )
@@ -97,7 +97,7 @@ def test_universal_pattern_stays_in_its_norm_ball(pixels: Tensor) -> None:
 
 
 def test_found_patch_covers_the_same_share_at_every_input_size() -> None:
-    patch = SearchedTrigger("patch", torch.ones(3, 4, 4), side=0.25, place=(1.0, 0.0))
+    patch = PatchTrigger("patch", torch.ones(3, 4, 4), side=0.25, place=(1.0, 0.0))
     for size in (16, 32, 224):
         changed = patch(torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64))
         part = size // 4
