@@ -82,8 +82,23 @@ def run_search(
         if stored is not None:
             results[name] = _read(stored)
     missing = {name: encoder for name, encoder in inputs.encoders.items() if name not in results}
-    if not missing:
-        return results
+    if missing:
+        results.update(_search_all(inputs, missing, rows, settings, keys, config, cache, progress))
+    # in one order, whatever the cache held: equal audits shall give equal bytes
+    return {name: results[name] for name in inputs.encoders}
+
+
+def _search_all(
+    inputs: Inputs,
+    missing: Mapping[str, Encoder],
+    rows: Sequence[int],
+    settings: SearchConfig,
+    keys: Mapping[str, Mapping[str, object]],
+    config: AuditConfig,
+    cache: FeatureCache | None,
+    progress: Progress,
+) -> dict[str, tuple[SearchResult, ...]]:
+    """Search encoders two at a time, and keep what is finished."""
     pixels = load_pixels(inputs.images, [encoder.geometry for encoder in missing.values()], rows, progress)
 
     def one(name: str) -> tuple[SearchResult, ...]:
@@ -108,10 +123,9 @@ def run_search(
                 inputs.suspect.close()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
-        results.update({name: future.result() for name, future in futures.items()})
+        return {name: future.result() for name, future in futures.items()}
     finally:
         torch.set_num_threads(threads)
-    return results
 
 
 def _search_key(

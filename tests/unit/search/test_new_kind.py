@@ -18,7 +18,7 @@ from platodef_cli.audit.policy.sources import effective_policy
 from platodef_cli.audit.steps import search as searching
 from platodef_cli.audit.steps.pictures import evidence
 from platodef_cli.audit.steps.search import run_search, search_records
-from platodef_cli.audit.verdict import Gate, judge
+from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.images.interface import ImageRef
@@ -191,12 +191,12 @@ def test_it_is_seen_in_verdict_and_reports(searched: Callable[..., Any]) -> None
             "found": evidence(results["clean"][0], own, pixels),
         }
     )
-    judged = judge(report, Gate(Policy()))
+    judged = judge_again(report, Gate(Policy()))
     assert (judged.verdict, judged.exit_code) == ("fail", 1)
     (reason,) = [reason for reason in judged.reasons if reason.outcome == "fail"]
     assert (reason.id, reason.subject) == ("search-stripe", "50%")
     assert "a search found a stripe trigger of 50%" in judged.summary
-    assert judge(report, Gate(Policy(stripe_collapse=(1.0,)))).verdict == "pass"
+    assert judge_again(report, Gate(Policy(stripe_collapse=(1.0,)))).verdict == "pass"
 
     assert AuditReport.model_validate_json(render(judged, "json")) == judged
     assert '"stripe_collapse_1": 0.8' in render(judged, "json")
