@@ -1,4 +1,4 @@
-"""Searches in other threads end between two steps."""
+"""The step that searches: other threads end between two steps, and the cache does not change the order."""
 
 import threading
 from contextlib import contextmanager
@@ -43,19 +43,43 @@ def test_a_stopped_task_raises_and_a_running_one_passes_on():
     assert progress.warnings == ["careful"]
 
 
+def fake_encoder(name, closed):
+    record = SimpleNamespace(
+        name=name, digest=name, transform=SimpleNamespace(model_dump=lambda mode: {}), pooling="", dtype=""
+    )
+    return SimpleNamespace(record=record, geometry=None, close=lambda: closed.append(name))
+
+
+def fake_inputs(closed, *names):
+    return SimpleNamespace(
+        suspect=fake_encoder("suspect", closed),
+        images=SimpleNamespace(skipped=[], refs=[]),
+        encoders={name: fake_encoder(name, closed) for name in names},
+    )
+
+
+@pytest.mark.parametrize("cached", [(), ("reference",), ("suspect",), ("other", "reference", "suspect")])
+def test_results_stand_in_the_order_of_the_encoders_whatever_the_cache_holds(monkeypatch, cached):
+    class Cache:
+        def load_artifact(self, kind, key):
+            return key["encoder"] if key["encoder"] in cached else None
+
+        def store_artifact(self, kind, key, write):
+            assert key["encoder"] not in cached
+
+    monkeypatch.setattr(searching, "_read", lambda folder: (folder,))
+    monkeypatch.setattr(searching, "search", lambda encoder, *_, **__: (encoder.record.name,))
+    monkeypatch.setattr(searching, "load_pixels", lambda *_: {None: None})
+    names = ("suspect", "reference", "other")
+    results = searching.run_search(
+        fake_inputs([], *names), Split((), (), ()), AuditConfig(model="m"), Cache(), Counting()
+    )
+    assert list(results.items()) == [(name, (name,)) for name in names]
+
+
 @pytest.mark.parametrize("error", [IncompleteError("the suspect died"), KeyboardInterrupt()])
 def test_a_failed_search_ends_the_others_and_the_suspect(monkeypatch, error):
     closed, endless = [], threading.Event()
-
-    def encoder(name):
-        record = SimpleNamespace(
-            name=name,
-            digest=name,
-            transform=SimpleNamespace(model_dump=lambda mode: {}),
-            pooling="",
-            dtype="",
-        )
-        return SimpleNamespace(record=record, geometry=None, close=lambda: closed.append(name))
 
     def search(searched, pixels, settings, *, seed, progress):
         with progress.step(searched.record.name) as task:
@@ -68,11 +92,7 @@ def test_a_failed_search_ends_the_others_and_the_suspect(monkeypatch, error):
 
     monkeypatch.setattr(searching, "search", search)
     monkeypatch.setattr(searching, "load_pixels", lambda *_: {None: None})
-    inputs = SimpleNamespace(
-        suspect=encoder("suspect"),
-        images=SimpleNamespace(skipped=[], refs=[]),
-        encoders={name: encoder(name) for name in ("suspect", "reference", "waiting")},
-    )
+    inputs = fake_inputs(closed, "suspect", "reference", "waiting")
     before = threading.active_count()
     with pytest.raises(type(error)):
         searching.run_search(inputs, Split((), (), ()), AuditConfig(model="m"), None, Counting())
