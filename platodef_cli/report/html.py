@@ -25,26 +25,6 @@ _ILLUSTRATED: Mapping[str, Callable[[AuditReport], Html]] = {
 _SINCE_1_1 = {"roc": "ROC curves", "suspicious": "the most suspicious clean images"}
 
 
-def _header(report: AuditReport) -> Html:
-    lines = []
-    for reason in reasons(report):
-        kind = f"{STYLES[reason.outcome]} waived" if reason.excuse else STYLES[reason.outcome]
-        lines.append(
-            f'<li class="{kind}"><span class="sign" role="img" '
-            f'aria-label="{page.escape(reason.outcome)}">{MARKS[reason.outcome]}</span>'
-            f"{page.escape(reason.text)} <code>[{page.escape(reason.id, 80)}]</code></li>"
-        )
-    return Html(
-        f'<p class="eyebrow">platodef {page.escape(report.tool_version)}: audit of a vision encoder</p>\n'
-        f'<div class="verdict {STYLES[report.verdict]}">\n'
-        f"<h1><strong>{MARKS[report.verdict]} {page.escape(verdict_line(report))}</strong> "
-        f"{page.escape(target_name(report), 200)}</h1>\n"
-        f'<p class="headline">{page.escape(headline(report))}</p>\n'
-        f'<ul class="reasons">{"".join(lines)}</ul>\n</div>\n'
-        f'<p class="note">{page.escape(_audited(report))}</p>'
-    )
-
-
 def _audited(report: AuditReport) -> str:
     """Return what was audited, against whom, on what, in one sentence."""
     text = target_name(report) if report.target is None else report.target.uri
@@ -101,7 +81,7 @@ def _content(report: AuditReport, section: Section) -> Html:
     blocks = [page.block(block, section.title) for block in section.blocks]
     if section.key == "search":
         # a narrow plot and a narrow table: beside each other where there is room
-        return page.gallery([page.join(parts), Html(f"<div>{page.join(blocks)}</div>")])
+        return page.gallery([page.join(parts), page.group(blocks)])
     parts += blocks
     if section.key in ("triggers", "controls"):
         every = next(full for full in detection(report, details=True) if full.key == section.key)
@@ -226,18 +206,23 @@ def _value(value: object) -> str:
 
 def render(report: AuditReport, options: RenderOptions) -> str:
     """Return the page; equal reports give equal bytes, whatever the options."""
-    parts = _sections(report)
-    named = [
-        (section.key or f"part-{place}", section, content) for place, (section, content) in enumerate(parts)
+    parts = [
+        (section.key or f"part-{place}", section, content)
+        for place, (section, content) in enumerate(_sections(report))
     ]
-    links = page.contents((identity, section.title) for identity, section, _ in named)
-    body = page.join(
-        page.section(section.title, content, identity=identity, note=section.note)
-        for identity, section, content in named
+    target, verdict = target_name(report), verdict_line(report)
+    return page.from_template(
+        "report.html",
+        title=f"{verdict} {target} \u2013 platodef",
+        style="",
+        report=report,
+        target=target,
+        verdict=verdict,
+        headline=headline(report),
+        reasons=reasons(report),
+        audited=_audited(report),
+        links=[(identity, section.title) for identity, section, _ in parts],
+        parts=parts,
+        marks=MARKS,
+        styles=STYLES,
     )
-    footer = Html(
-        f"<p>{page.escape(report.summary)}</p>\n"
-        "<p>A self-contained report: it loads nothing and runs nothing.</p>"
-    )
-    title = f"{verdict_line(report)} {target_name(report)} \u2013 platodef"
-    return page.document(title, page.join([_header(report), links]), body, footer)

@@ -53,11 +53,11 @@ def found_trigger(report: AuditReport) -> Html:
             sides.append(page.picture(original, f"Example {number_of} without the trigger"))
         sides.append(page.picture(example, f"Example {number_of} with the trigger"))
         caption = f"Example {number_of}: " + ("without, with" if len(sides) == 2 else "with the trigger")
-        pairs.append(page.figure(Html(f"<div>{page.join(sides)}</div>"), caption, kind="pair"))
+        pairs.append(page.figure(page.group(sides), caption, kind="pair"))
     parts = [alone, page.gallery(pairs, "pairs")] if pairs else [alone]
     if found.examples and not found.originals:
         parts.append(not_recorded(report, "the examples without the trigger"))
-    return Html(f'<div class="evidence">\n{page.join(parts)}\n</div>')
+    return page.gallery(parts, "evidence")
 
 
 def not_recorded(report: AuditReport, what: str) -> Html:
