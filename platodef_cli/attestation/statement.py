@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from securesystemslib.dsse import Envelope
 
-from platodef_cli.attestation.dsse import Envelope, parse_envelope
+from platodef_cli.attestation.dsse import parse_envelope
 from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import AuditReport
