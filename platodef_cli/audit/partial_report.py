@@ -7,14 +7,12 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.errors import EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_REFUSED
+from platodef_cli.errors import EXIT_CODES
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
 from platodef_cli.version import __version__
 
 ENDINGS: dict[int, Outcome] = {
-    EXIT_INCOMPLETE: "error",
-    EXIT_INCONCLUSIVE: "inconclusive",
-    EXIT_REFUSED: "refused",
+    code: outcome for outcome, code in EXIT_CODES.items() if outcome not in ("pass", "fail")
 }
 """Exit codes of an audit that ended early with a verdict; usage errors and interruptions have none."""
 
