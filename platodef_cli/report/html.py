@@ -84,13 +84,19 @@ def _content(report: AuditReport, section: Section) -> Html:
         return page.gallery([page.join(parts), page.group(blocks)])
     parts += blocks
     if section.key in ("triggers", "controls"):
-        every = next(full for full in detection(report, details=True) if full.key == section.key)
-        grids = [block for block in every.blocks if isinstance(block, Grid)]
-        shown = [block for block in section.blocks if isinstance(block, Grid)]
-        if grids and shown and len(grids[0].rows) > len(shown[0].rows):
-            tables = page.join(page.table(grid, f"{section.title}, all") for grid in grids)
-            parts.append(page.disclosure(f"All {len(grids[0].rows)} that were tried", tables))
+        parts.append(_all_tried(report, section))
     return page.join(part for part in parts if part)
+
+
+def _all_tried(report: AuditReport, section: Section) -> Html:
+    """Return the tables of everything that was tried, where the section shows the worst of each family."""
+    every = next(full for full in detection(report, details=True) if full.key == section.key)
+    grids = [block for block in every.blocks if isinstance(block, Grid)]
+    worst = [block for block in section.blocks if isinstance(block, Grid)]
+    if not grids or not worst or len(grids[0].rows) <= len(worst[0].rows):
+        return page.NOTHING
+    tables = page.join(page.table(grid, f"{section.title}, all") for grid in grids)
+    return page.disclosure(f"All {len(grids[0].rows)} that were tried", tables)
 
 
 def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
@@ -101,7 +107,7 @@ def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
     chosen = [short.get(section.key, section) for section in common if section.key != "histogram"]
     chosen += _pictures(report)
     drawings = [section for section in common if section.key == "histogram"]
-    found = [(section, _content(report, section)) for section in chosen]
+    parts = [(section, _content(report, section)) for section in chosen]
     if drawings:
         title = Section("Histograms of the scores", drawings[0].note, (), key="histogram")
         text = [
@@ -111,8 +117,8 @@ def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
             if isinstance(block, Drawing)
         ]
         as_text = page.disclosure("The same as text", page.join(text), repeats=True)
-        found.append((title, page.join([illustrations.histograms(report), as_text])))
-    found.append(
+        parts.append((title, page.join([illustrations.histograms(report), as_text])))
+    parts.append(
         (
             Section(
                 "Provenance",
@@ -124,8 +130,8 @@ def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
         )
     )
     known = {key: place for place, key in enumerate(_ORDER)}
-    found.sort(key=lambda pair: known.get(pair[0].key, known[""]))
-    return [(section, content) for section, content in found if content]
+    parts.sort(key=lambda pair: known.get(pair[0].key, known[""]))
+    return [(section, content) for section, content in parts if content]
 
 
 def _provenance(report: AuditReport) -> Html:
