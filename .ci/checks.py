@@ -13,7 +13,8 @@ DATA = "platodef_cli/_data"
 REQUIRED = (
     rf"{DATA}/encoders/[^/]+/model\.safetensors",
     rf"{DATA}/pretrained_heads/[^/]+/head\.safetensors",
-    r"platodef_cli/report/page\.css",
+    r"platodef_cli/report/templates/page\.css",
+    *(rf"platodef_cli/report/templates/{name}\.html" for name in ("page", "pieces", "report")),
 )
 
 

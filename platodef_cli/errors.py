@@ -14,9 +14,9 @@
 Messages say what was wrong, with which file or value, and what to do, in one line.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 EXIT_PASS = 0
 EXIT_FAIL = 1
@@ -25,6 +25,18 @@ EXIT_INCOMPLETE = 3
 EXIT_INCONCLUSIVE = 4
 EXIT_REFUSED = 5
 EXIT_INTERRUPTED = 130
+
+Outcome = Literal["pass", "fail", "inconclusive", "refused", "error"]
+"""Of an audit, and of each of its checks."""
+
+EXIT_CODES: Mapping[Outcome, int] = {
+    "pass": EXIT_PASS,
+    "fail": EXIT_FAIL,
+    "inconclusive": EXIT_INCONCLUSIVE,
+    "refused": EXIT_REFUSED,
+    "error": EXIT_INCOMPLETE,
+}
+"""Outcome of an audit -> exit code of the command; usage errors and interruptions are no outcomes."""
 
 
 class PlatodefError(Exception):

@@ -7,9 +7,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from platodef_cli.errors import Outcome as Outcome
+
 SCHEMA_VERSION = "1.1"
 
-Outcome = Literal["pass", "fail", "inconclusive", "refused", "error"]
 Direction = Literal["higher is more suspicious", "lower is more suspicious", "higher is better", "none"]
 
 

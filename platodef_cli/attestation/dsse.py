@@ -1,32 +1,18 @@
 """DSSE envelopes (Dead Simple Signing Envelope 1.0): parsing, and verification with a public key.
 
-Source: the DSSE protocol specification, section "Signature Definition" (pre-authentication encoding).
+The library ``securesystemslib`` does both; what an envelope may be, and which keys are taken, is said here.
 """
 
-import base64
-import binascii
-from dataclasses import dataclass
 from typing import Any
+
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import UnverifiedSignatureError
+from securesystemslib.signer import Signature, SSlibKey
 
 from platodef_cli.errors import RefusedError, UsageError
 
 _EXTRA = "pip install 'platodef[sign]'"
-_P256 = "secp256r1"
-
-
-@dataclass(frozen=True)
-class Envelope:
-    """A signed document.
-
-    Attributes:
-        payload_type: What the payload is, a media type.
-        payload: The document, as it was signed.
-        signatures: The signatures; the names of their keys are unauthenticated hints and are ignored.
-    """
-
-    payload_type: str
-    payload: bytes
-    signatures: tuple[bytes, ...]
+_SCHEMES = ("ed25519", "ecdsa-sha2-nistp256")
 
 
 def parse_envelope(value: dict[str, Any]) -> Envelope:
@@ -35,27 +21,18 @@ def parse_envelope(value: dict[str, Any]) -> Envelope:
     Raises:
         UsageError: A part is missing, of another type, or no base64.
     """
-    kind, payload, signatures = value.get("payloadType"), value.get("payload"), value.get("signatures")
-    if not isinstance(kind, str) or not isinstance(signatures, list) or not signatures:
+    kind, payload, entries = value.get("payloadType"), value.get("payload"), value.get("signatures")
+    if not isinstance(kind, str) or not isinstance(entries, list) or not entries:
         raise UsageError("the envelope has no payloadType or no signatures")
-    found = [entry.get("sig") if isinstance(entry, dict) else None for entry in signatures]
-    return Envelope(kind, _decode(payload), tuple(_decode(signature) for signature in found))
-
-
-def _decode(text: Any) -> bytes:
-    """Decode base64 with either of its alphabets, as the specification allows."""
-    if not isinstance(text, str):
+    signatures = [entry.get("sig") if isinstance(entry, dict) else None for entry in entries]
+    if not all(isinstance(text, str) for text in (payload, *signatures)):
         raise UsageError("the envelope lacks a payload or a signature")
+    # the names of keys are unauthenticated hints that may be absent or stand twice: numbers take their place
+    numbered = [{"keyid": str(number), "sig": text} for number, text in enumerate(signatures)]
     try:
-        return base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
-    except (binascii.Error, ValueError):
+        return Envelope.from_dict({"payloadType": kind, "payload": payload, "signatures": numbered})
+    except ValueError:
         raise UsageError("the envelope has a payload or a signature that is not base64") from None
-
-
-def encode(payload_type: str, payload: bytes) -> bytes:
-    """Return what is signed: ``DSSEv1 LEN(type) type LEN(payload) payload`` (PAE)."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def verify(envelope: Envelope, pem: bytes) -> None:
@@ -69,30 +46,38 @@ def verify(envelope: Envelope, pem: bytes) -> None:
         UsageError: The key cannot be read or is of another kind, or the library ``cryptography`` is missing.
         RefusedError: No signature is valid.
     """
-    try:
-        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.hashes import SHA256
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key
-    except ImportError:
-        raise UsageError(f"verifying a signature needs the library cryptography: {_EXTRA}") from None
-    try:
-        key = load_pem_public_key(pem)
-    except (ValueError, UnsupportedAlgorithm):
-        raise UsageError("the attestation key is not a public key in PEM form") from None
-    signed = encode(envelope.payload_type, envelope.payload)
-    for signature in envelope.signatures:
+    key = _read_key(pem)
+    signed = envelope.pae()
+    for signature in envelope.signatures.values():
         try:
-            if isinstance(key, Ed25519PublicKey):
-                key.verify(signature, signed)
-            elif isinstance(key, EllipticCurvePublicKey) and key.curve.name == _P256:
-                key.verify(signature, signed, ECDSA(SHA256()))
-            else:
-                raise UsageError("the attestation key is neither Ed25519 nor ECDSA P-256")
-        except InvalidSignature:
+            key.verify_signature(Signature(key.keyid, signature.signature), signed)
+        except UnverifiedSignatureError:
             continue
         return
     raise RefusedError(
         "the signature of the attestation is not by the given key, or the attestation was changed"
     )
+
+
+def _read_key(pem: bytes) -> SSlibKey:
+    """Return the key of a PEM file.
+
+    Raises:
+        UsageError: As for :func:`verify`.
+    """
+    try:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+    except ImportError:
+        raise UsageError(f"verifying a signature needs the library cryptography: {_EXTRA}") from None
+    try:
+        loaded = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise UsageError("the attestation key is not a public key in PEM form") from None
+    try:
+        key = SSlibKey.from_crypto(loaded)
+    except ValueError:
+        key = None
+    if key is None or key.scheme not in _SCHEMES:
+        raise UsageError("the attestation key is neither Ed25519 nor ECDSA P-256")
+    return key

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from securesystemslib.dsse import Envelope
 
-from platodef_cli.attestation.dsse import Envelope, parse_envelope
+from platodef_cli.attestation.dsse import parse_envelope
 from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import AuditReport
@@ -119,10 +120,10 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        members = dict(pairs)
+        if len(members) != len(pairs):
             raise ValueError("a key stands twice")
-        return found
+        return members
 
     try:
         value = json.loads(data, object_pairs_hook=unique)
@@ -205,17 +206,18 @@ def check_files(statement: Statement, directory: Path) -> Differences:
     Raises:
         RefusedError: Files are missing, changed or new; the message names them.
     """
-    found = compare_files(statement, directory)
+    differences = compare_files(statement, directory)
+    kinds = {"missing": differences.missing, "changed": differences.changed, "new": differences.extra}
     text = [
         f"{kind}: {', '.join(plain(name, 100) for name in names[:5])}{', ...' if len(names) > 5 else ''}"
-        for kind, names in (("missing", found.missing), ("changed", found.changed), ("new", found.extra))
+        for kind, names in kinds.items()
         if names
     ]
     if text:
         raise RefusedError(
             f"the files in {directory} are not those that were audited ({'; '.join(text)}); audit them again"
         )
-    return found
+    return differences
 
 
 def _sha256(path: Path) -> str:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.errors import EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_REFUSED
+from platodef_cli.errors import EXIT_CODES
 from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.metrics.costs import peak_ever
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from platodef_cli.audit.state import AuditState
 
 ENDINGS: dict[int, Outcome] = {
-    EXIT_INCOMPLETE: "error",
-    EXIT_INCONCLUSIVE: "inconclusive",
-    EXIT_REFUSED: "refused",
+    code: outcome for outcome, code in EXIT_CODES.items() if outcome not in ("pass", "fail")
 }
 """Exit codes of an audit that ended early with a verdict; usage errors and interruptions have none."""
 

@@ -106,6 +106,6 @@ def _check(session: Session, report: "AuditReport", path: Path, model: Path, key
     else:
         dsse.verify(statement.envelope, _read(key, _MAX_KEY_BYTES))
     statements.check_report(statement, report)
-    found = statements.check_files(statement, model)
-    if found.unexamined:
-        session.info(f"not audited, and so not attested: {', '.join(found.unexamined)}")
+    differences = statements.check_files(statement, model)
+    if differences.unexamined:
+        session.info(f"not audited, and so not attested: {', '.join(differences.unexamined)}")

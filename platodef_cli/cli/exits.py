@@ -5,26 +5,22 @@ import errno
 import typer
 
 from platodef_cli.errors import (
-    EXIT_FAIL,
+    EXIT_CODES,
     EXIT_INCOMPLETE,
-    EXIT_INCONCLUSIVE,
     EXIT_INTERRUPTED,
     EXIT_PASS,
-    EXIT_REFUSED,
     EXIT_USAGE,
     PlatodefError,
 )
 from platodef_cli.report.escaping import plain
 
 LABELS = {
-    EXIT_PASS: "OK",
-    EXIT_FAIL: "FAIL",
+    **{code: outcome.upper() for outcome, code in EXIT_CODES.items()},
+    EXIT_PASS: "OK",  # of every command, not of audits only
     EXIT_USAGE: "USAGE",
-    EXIT_INCOMPLETE: "ERROR",
-    EXIT_INCONCLUSIVE: "INCONCLUSIVE",
-    EXIT_REFUSED: "REFUSED",
     EXIT_INTERRUPTED: "INTERRUPTED",
 }
+"""Exit code -> first word of the last line on stderr."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "defaultcpuallocator")
 
 

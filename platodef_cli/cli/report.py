@@ -56,7 +56,7 @@ def reports_of_errors(
         outputs: Where reports go.
 
     Returns:
-        Gives the partial of the report, for the audit to fill in.
+        Gives the partial report, for the audit to fill in.
     """
     partials: list[PartialReport] = []
 
@@ -80,7 +80,7 @@ def reports_of_errors(
 
 
 def explain_run(session: Session, report: "AuditReport") -> None:
-    """Tell where the time of an audit went and what the cache saved, with ``-v``."""
+    """Say where the time of an audit went and what the cache saved, with ``-v``."""
     timing = report.timing
     steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timing.seconds.items())
     memory = "" if timing.peak_memory_mb is None else f"; peak memory {timing.peak_memory_mb:.0f} MB"

@@ -51,7 +51,7 @@ def bars(
         name: Unique inside the page.
         title: Accessible name.
         axis: Label of the axis.
-        limits: Ends of the axis; values beyond are drawn at its end, and told in numbers.
+        limits: Ends of the axis; values beyond are drawn at its end; the numbers stay exact.
         threshold: Where a line is drawn across every bar.
     """
     row, heading = 30, 24

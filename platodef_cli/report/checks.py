@@ -1,4 +1,4 @@
-"""The checks whose outcome a report may name: stable ids, with what they mean, for formats of machines."""
+"""The checks whose outcome a report may name: stable ids and meanings, for formats that machines read."""
 
 from dataclasses import dataclass
 
@@ -159,10 +159,10 @@ LEVELS: dict[Outcome, str] = {
     "error": "error",
     "inconclusive": "warning",
 }
-"""Outcome -> level; passed checks have none."""
+"""Outcome -> level of SARIF; passed checks have none."""
 
 
 def check_of(name: str) -> CheckDescription:
-    """Return the rule that a reason or a finding belongs to."""
-    fitting = [rule for rule in CHECKS if name == rule.id or name.startswith(f"{rule.id}-")]
-    return max(fitting, key=lambda rule: len(rule.id), default=FALLBACK)
+    """Return the check that a reason or a finding belongs to."""
+    fitting = [check for check in CHECKS if name == check.id or name.startswith(f"{check.id}-")]
+    return max(fitting, key=lambda check: len(check.id), default=FALLBACK)

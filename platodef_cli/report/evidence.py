@@ -104,7 +104,7 @@ def _drawing(histogram: Histogram, width: int) -> Block:
 def searches(report: AuditReport) -> list[Section]:
     """Return the trigger search, the suspect against every control encoder under the same budget."""
     controls = list(dict.fromkeys(record.encoder for record in report.searches if record.role == "control"))
-    shown = controls[:_MAX_CONTROLS]
+    listed = controls[:_MAX_CONTROLS]
     groups: dict[tuple[str, str], list[SearchRecord]] = {}
     for record in report.searches:
         groups.setdefault((record.kind, record.budget), []).append(record)
@@ -113,7 +113,7 @@ def searches(report: AuditReport) -> list[Section]:
         suspect = next((record for record in records if record.role == "suspect"), None)
         cells = [f"{kind} {budget}" + (f" at {suspect.place}" if suspect and suspect.place else "")]
         cells.append("–" if suspect is None else number(suspect.collapse))
-        for name in shown:
+        for name in listed:
             values = [record.collapse for record in records if record.encoder == name]
             cells.append(number(max(values, default=None)))
         cells.append("–" if suspect is None else number(suspect.score))
@@ -123,12 +123,12 @@ def searches(report: AuditReport) -> list[Section]:
     columns = (
         Column("search", numeric=False),
         Column("suspect"),
-        *(Column(name) for name in shown),
+        *(Column(name) for name in listed),
         Column("score"),
     )
     note = "Largest collapse reached on held-out images; a score of 1 or more crosses the limits."
-    if len(controls) > len(shown):
-        note += f" {len(controls) - len(shown)} more controls are in the JSON report."
+    if len(controls) > len(listed):
+        note += f" {len(controls) - len(listed)} more controls are in the JSON report."
     blocks: list[Block] = [Grid(columns, tuple(rows))]
     if report.found is not None:
         place = f" at {report.found.place}" if report.found.place else ""

@@ -73,11 +73,11 @@ def _axis(edges: Sequence[float], width: int, marker: int | None, threshold: flo
         note = [f"{text} (off the scale)"] if text else []
         return ["".join(line), low + high.rjust(width - len(low)), *note]
     line[marker] = "┴"
-    room = width - len(low) - len(high) - 2
-    if len(text) > room:
+    space = width - len(low) - len(high) - 2
+    if len(text) > space:
         return ["".join(line), low + high.rjust(width - len(low))]
-    start = min(max(0, marker - len(text) // 2 - len(low) - 1), room - len(text))
-    middle = (" " * start + text).ljust(room)
+    start = min(max(0, marker - len(text) // 2 - len(low) - 1), space - len(text))
+    middle = (" " * start + text).ljust(space)
     return ["".join(line), f"{low} {middle} {high}"]
 
 

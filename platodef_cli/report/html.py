@@ -25,26 +25,6 @@ _ILLUSTRATED: Mapping[str, Callable[[AuditReport], Html]] = {
 _SINCE_1_1 = {"roc": "ROC curves", "suspicious": "the most suspicious clean images"}
 
 
-def _header(report: AuditReport) -> Html:
-    lines = []
-    for reason in reasons(report):
-        kind = f"{STYLES[reason.outcome]} waived" if reason.excuse else STYLES[reason.outcome]
-        lines.append(
-            f'<li class="{kind}"><span class="sign" role="img" '
-            f'aria-label="{page.escape(reason.outcome)}">{MARKS[reason.outcome]}</span>'
-            f"{page.escape(reason.text)} <code>[{page.escape(reason.id, 80)}]</code></li>"
-        )
-    return Html(
-        f'<p class="eyebrow">platodef {page.escape(report.tool_version)}: audit of a vision encoder</p>\n'
-        f'<div class="verdict {STYLES[report.verdict]}">\n'
-        f"<h1><strong>{MARKS[report.verdict]} {page.escape(verdict_line(report))}</strong> "
-        f"{page.escape(target_name(report), 200)}</h1>\n"
-        f'<p class="headline">{page.escape(headline(report))}</p>\n'
-        f'<ul class="reasons">{"".join(lines)}</ul>\n</div>\n'
-        f'<p class="note">{page.escape(_audited(report))}</p>'
-    )
-
-
 def _audited(report: AuditReport) -> str:
     """Return what was audited, against whom, on what, in one sentence."""
     text = target_name(report) if report.target is None else report.target.uri
@@ -101,16 +81,22 @@ def _content(report: AuditReport, section: Section) -> Html:
     blocks = [page.block(block, section.title) for block in section.blocks]
     if section.key == "search":
         # a narrow plot and a narrow table: beside each other where there is room
-        return page.gallery([page.join(parts), Html(f"<div>{page.join(blocks)}</div>")])
+        return page.gallery([page.join(parts), page.group(blocks)])
     parts += blocks
     if section.key in ("triggers", "controls"):
-        every = next(full for full in detection(report, details=True) if full.key == section.key)
-        grids = [block for block in every.blocks if isinstance(block, Grid)]
-        shown = [block for block in section.blocks if isinstance(block, Grid)]
-        if grids and shown and len(grids[0].rows) > len(shown[0].rows):
-            tables = page.join(page.table(grid, f"{section.title}, all") for grid in grids)
-            parts.append(page.disclosure(f"All {len(grids[0].rows)} that were tried", tables))
+        parts.append(_all_tried(report, section))
     return page.join(part for part in parts if part)
+
+
+def _all_tried(report: AuditReport, section: Section) -> Html:
+    """Return the tables of everything that was tried, where the section shows the worst of each family."""
+    every = next(full for full in detection(report, details=True) if full.key == section.key)
+    grids = [block for block in every.blocks if isinstance(block, Grid)]
+    worst = [block for block in section.blocks if isinstance(block, Grid)]
+    if not grids or not worst or len(grids[0].rows) <= len(worst[0].rows):
+        return page.NOTHING
+    tables = page.join(page.table(grid, f"{section.title}, all") for grid in grids)
+    return page.disclosure(f"All {len(grids[0].rows)} that were tried", tables)
 
 
 def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
@@ -121,7 +107,7 @@ def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
     chosen = [short.get(section.key, section) for section in common if section.key != "histogram"]
     chosen += _pictures(report)
     drawings = [section for section in common if section.key == "histogram"]
-    found = [(section, _content(report, section)) for section in chosen]
+    parts = [(section, _content(report, section)) for section in chosen]
     if drawings:
         title = Section("Histograms of the scores", drawings[0].note, (), key="histogram")
         text = [
@@ -131,8 +117,8 @@ def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
             if isinstance(block, Drawing)
         ]
         as_text = page.disclosure("The same as text", page.join(text), repeats=True)
-        found.append((title, page.join([illustrations.histograms(report), as_text])))
-    found.append(
+        parts.append((title, page.join([illustrations.histograms(report), as_text])))
+    parts.append(
         (
             Section(
                 "Provenance",
@@ -144,8 +130,8 @@ def _sections(report: AuditReport) -> list[tuple[Section, Html]]:
         )
     )
     known = {key: place for place, key in enumerate(_ORDER)}
-    found.sort(key=lambda pair: known.get(pair[0].key, known[""]))
-    return [(section, content) for section, content in found if content]
+    parts.sort(key=lambda pair: known.get(pair[0].key, known[""]))
+    return [(section, content) for section, content in parts if content]
 
 
 def _provenance(report: AuditReport) -> Html:
@@ -226,18 +212,23 @@ def _value(value: object) -> str:
 
 def render(report: AuditReport, options: RenderOptions) -> str:
     """Return the page; equal reports give equal bytes, whatever the options."""
-    parts = _sections(report)
-    named = [
-        (section.key or f"part-{place}", section, content) for place, (section, content) in enumerate(parts)
+    parts = [
+        (section.key or f"part-{place}", section, content)
+        for place, (section, content) in enumerate(_sections(report))
     ]
-    links = page.contents((identity, section.title) for identity, section, _ in named)
-    body = page.join(
-        page.section(section.title, content, identity=identity, note=section.note)
-        for identity, section, content in named
+    target, verdict = target_name(report), verdict_line(report)
+    return page.from_template(
+        "report.html",
+        title=f"{verdict} {target} \u2013 platodef",
+        style="",
+        report=report,
+        target=target,
+        verdict=verdict,
+        headline=headline(report),
+        reasons=reasons(report),
+        audited=_audited(report),
+        links=[(identity, section.title) for identity, section, _ in parts],
+        parts=parts,
+        marks=MARKS,
+        styles=STYLES,
     )
-    footer = Html(
-        f"<p>{page.escape(report.summary)}</p>\n"
-        "<p>A self-contained report: it loads nothing and runs nothing.</p>"
-    )
-    title = f"{verdict_line(report)} {target_name(report)} \u2013 platodef"
-    return page.document(title, page.join([_header(report), links]), body, footer)

@@ -30,7 +30,7 @@ def _plot(draw: Callable[[], Html], caption: str) -> Html:
 def deciding(report: AuditReport) -> str | None:
     """Return the name of the detector that the verdict uses, where the report has thresholds of any."""
     measured = [threshold.detector for threshold in report.thresholds]
-    # a report of version 1.0 does not tell, and need not hold today's default
+    # a report of version 1.0 does not name it, and need not hold today's default
     return report.deciding if report.deciding in measured else next(reversed(measured), None)
 
 
@@ -54,11 +54,11 @@ def found_trigger(report: AuditReport) -> Html:
             sides.append(page.picture(original, f"Example {number_of} without the trigger"))
         sides.append(page.picture(example, f"Example {number_of} with the trigger"))
         caption = f"Example {number_of}: " + ("without, with" if len(sides) == 2 else "with the trigger")
-        pairs.append(page.figure(Html(f"<div>{page.join(sides)}</div>"), caption, kind="pair"))
+        pairs.append(page.figure(page.group(sides), caption, kind="pair"))
     parts = [alone, page.gallery(pairs, "pairs")] if pairs else [alone]
     if found.examples and not found.originals:
         parts.append(not_recorded(report, "the examples without the trigger"))
-    return Html(f'<div class="evidence">\n{page.join(parts)}\n</div>')
+    return page.gallery(parts, "evidence")
 
 
 def not_recorded(report: AuditReport, what: str) -> Html:
@@ -100,14 +100,14 @@ def roc_curves(report: AuditReport) -> Html:
 
 def battery(report: AuditReport) -> Html:
     """Return what triggers and controls do: the collapse beside the references', and the AUROC."""
-    shown = {
+    listed = {
         kind: [
             probe
             for probe, _ in worst_of_each_family([probe for probe in report.probes if probe.kind == kind])
         ][:_MOST_BARS]
         for kind in _KINDS
     }
-    groups = [(title, shown[kind]) for kind, title in _KINDS.items() if shown[kind]]
+    groups = [(title, listed[kind]) for kind, title in _KINDS.items() if listed[kind]]
     if not groups:
         return page.NOTHING
     limit = report.policy.get("battery_collapse")

@@ -52,9 +52,9 @@ def _grid(grid: Grid) -> str:
     return "\n".join([header, rule, *rows])
 
 
-def _facts(facts: KeyValueTable) -> str:
+def _key_values(table: KeyValueTable) -> str:
     lines: list[str] = []
-    for label, text in facts.pairs:
+    for label, text in table.pairs:
         if label:
             lines.append(f"- **{escape(label)}** {escape(text)}")
         else:
@@ -67,7 +67,7 @@ def _block(block: Block) -> str:
         case Grid():
             return _grid(block)
         case KeyValueTable():
-            return _facts(block)
+            return _key_values(block)
         case Bullets():
             return "\n".join(f"- {escape(item)}" for item in block.items)
         case Drawing():
@@ -104,12 +104,12 @@ def render(report: AuditReport, options: RenderOptions) -> str:
     return "\n\n".join([head, *kept, note]) + "\n"
 
 
-def _within(parts: list[str], room: int, separator: str) -> list[str]:
+def _within(parts: list[str], limit: int, separator: str) -> list[str]:
     """Return the parts, in order, without those that no longer fit into so many characters."""
     kept: list[str] = []
     for part in parts:
         needed = len(part) + len(separator)
-        if needed <= room:
+        if needed <= limit:
             kept.append(part)
-            room -= needed
+            limit -= needed
     return kept

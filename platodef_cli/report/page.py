@@ -1,7 +1,7 @@
 """The skeleton of an HTML page and its pieces: self-contained, without scripts, without network.
 
-Whatever is foreign goes through :func:`escape`; the type :data:`Html` marks what has been through it, so
-that a type checker finds text that has not.
+The markup is in ``templates/``. Every text that a template prints is escaped there, hidden characters
+included, unless its type is :data:`Html`: markup that is safe already.
 """
 
 import base64
@@ -9,13 +9,14 @@ import binascii
 import html
 import struct
 from collections.abc import Iterable, Mapping
-from importlib.resources import files
-from typing import NewType
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTable
 from platodef_cli.report.escaping import plain
 
-Html = NewType("Html", str)
+Html = Markup
 """Markup that is safe to put into a page."""
 
 NOTHING = Html("")
@@ -45,34 +46,44 @@ def escape(text: str, limit: int = 2000) -> Html:
 
 
 def join(parts: Iterable[Html], separator: str = "\n") -> Html:
-    """Return markup put together."""
-    return Html(separator.join(parts))
+    """Return markup put together; what is not marked as safe is escaped."""
+    return Html(separator).join(parts)
 
 
-def _colours(palette: Mapping[str, str]) -> str:
-    return "".join(f"--{name}:{value};" for name, value in palette.items())
+def _harmless(value: object) -> Html:
+    """Return what a template prints in place of a value."""
+    return value if isinstance(value, Html) else escape(str(value))
 
 
-def _style() -> str:
-    sheet = (files("platodef_cli.report") / "page.css").read_text(encoding="utf-8")
-    light, dark = _colours(LIGHT), _colours(DARK)
-    return (
-        f":root{{color-scheme:light dark;{light}}}\n"
-        f"@media (prefers-color-scheme:dark){{:root{{{dark}}}}}\n"
-        f":root:has(#scheme-light:checked){{color-scheme:light;{light}}}\n"
-        f":root:has(#scheme-dark:checked){{color-scheme:dark;{dark}}}\n"
-        f"@media print{{:root,:root:has(#scheme-dark:checked){{color-scheme:light;{light}}}}}\n{sheet}"
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("platodef_cli.report"),
+        autoescape=True,
+        finalize=_harmless,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-
-
-_SCHEME = Html(
-    '<fieldset class="scheme"><legend>Colours</legend>'
-    + "".join(
-        f'<label><input type="radio" name="scheme" id="scheme-{name}"{checked}> {name}</label>'
-        for name, checked in (("system", " checked"), ("light", ""), ("dark", ""))
+    environment.filters["limit"] = escape
+    environment.globals.update(
+        light=LIGHT, dark=DARK, content_security_policy=Html(CONTENT_SECURITY_POLICY), zip=zip
     )
-    + "</fieldset>"
-)
+    return environment
+
+
+_TEMPLATES = _environment()
+
+
+def from_template(name: str, **values: object) -> str:
+    """Return a file of ``templates/``, filled in."""
+    return _TEMPLATES.get_template(name).render(values)
+
+
+def _piece(name: str, *arguments: object) -> Html:
+    """Return a macro of ``pieces.html``, filled in."""
+    macro = getattr(_TEMPLATES.get_template("pieces.html").module, name)
+    return Html(macro(*arguments))
 
 
 def document(title: str, header: Html, body: Html, footer: Html = NOTHING, style: str = "") -> str:
@@ -85,15 +96,7 @@ def document(title: str, header: Html, body: Html, footer: Html = NOTHING, style
         footer: Last lines.
         style: Rules of this kind of page, after those of all pages; never foreign text.
     """
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="referrer" content="no-referrer">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title, 200)}</title>\n<style>\n{_style()}{style}</style>\n</head>\n<body>\n"
-        f"<header>\n{_SCHEME}\n{header}\n</header>\n<main>\n{body}\n</main>\n"
-        f"<footer>\n{footer}\n</footer>\n</body>\n</html>\n"
-    )
+    return from_template("page.html", title=title, header=header, body=body, footer=footer, style=Html(style))
 
 
 def section(title: str, content: Html, *, identity: str, note: str = "") -> Html:
@@ -105,19 +108,12 @@ def section(title: str, content: Html, *, identity: str, note: str = "") -> Html
         identity: Unique name inside the page, letters, digits and hyphens; :func:`contents` links to it.
         note: A sentence under the heading.
     """
-    text = f'<p class="note">{escape(note)}</p>\n' if note else ""
-    return Html(
-        f'<section id="{escape(identity)}" aria-labelledby="{escape(identity)}-title">\n'
-        f'<h2 id="{escape(identity)}-title">{escape(title)}</h2>\n{text}{content}\n</section>'
-    )
+    return _piece("section", title, content, identity, note)
 
 
 def contents(entries: Iterable[tuple[str, str]]) -> Html:
     """Return links to the sections of the page, from (identity, title)."""
-    links = "".join(
-        f'<li><a href="#{escape(identity)}">{escape(title)}</a></li>' for identity, title in entries
-    )
-    return Html(f'<nav aria-label="Contents"><ul>{links}</ul></nav>')
+    return _piece("contents", entries)
 
 
 def table(grid: Grid, label: str) -> Html:
@@ -127,47 +123,23 @@ def table(grid: Grid, label: str) -> Html:
         grid: Columns and rows.
         label: What the table shows, for those who cannot see where it stands.
     """
-    head = "".join(
-        f'<th scope="col"{_numeric(column.numeric)}>{escape(column.title)}</th>' for column in grid.columns
-    )
-    rows = []
-    for number, row in enumerate(grid.rows):
-        alarm = number in grid.alarms
-        cells = []
-        for place, (column, cell) in enumerate(zip(grid.columns, row, strict=True)):
-            shown = escape(cell)
-            if place == 0:
-                sign = '<span class="sign" role="img" aria-label="suspicious">✗</span> ' if alarm else ""
-                cells.append(f'<th scope="row"{_numeric(column.numeric)}>{sign}{shown}</th>')
-            else:
-                cells.append(f"<td{_numeric(column.numeric)}>{shown}</td>")
-        opening = '<tr class="alarm">' if alarm else "<tr>"
-        rows.append(f"{opening}{''.join(cells)}</tr>")
-    body = "\n".join(rows)
-    return Html(
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label, 200)}">\n<table>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
-
-
-def _numeric(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
+    return _piece("table", grid, label)
 
 
 def facts(pairs: KeyValueTable) -> Html:
     """Return pairs of a label and a text; an empty label continues the pair above."""
-    rows: list[str] = []
+    groups: list[tuple[str, list[str]]] = []
     for label, text in pairs.pairs:
-        if label or not rows:
-            rows.append(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>")
+        if label or not groups:
+            groups.append((label, [text]))
         else:
-            rows[-1] += f'<dd class="more">{escape(text)}</dd>'
-    return Html(f'<dl class="facts">{"".join(f"<div>{row}</div>" for row in rows)}</dl>')
+            groups[-1][1].append(text)
+    return _piece("facts", groups)
 
 
 def bullets(items: Iterable[str]) -> Html:
     """Return a list of sentences."""
-    return Html("<ul>" + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>")
+    return _piece("bullets", items)
 
 
 def block(piece: Block, label: str) -> Html:
@@ -180,31 +152,32 @@ def block(piece: Block, label: str) -> Html:
         case Bullets():
             return bullets(piece.items)
         case Drawing():
-            lines = "\n".join(escape(line) for line in piece.lines)
-            return Html(f'<pre class="scroll" tabindex="0" aria-label="{escape(label, 200)}">{lines}</pre>')
+            return _piece("drawing", piece.lines, label)
 
 
 def figure(content: Html, caption: str, kind: str = "plot") -> Html:
     """Return a plot or a picture with its caption; ``kind`` is its class in the style sheet."""
-    return Html(
-        f'<figure class="{kind}">\n{content}\n<figcaption>{escape(caption, 400)}</figcaption>\n</figure>'
-    )
+    return _piece("figure", content, caption, kind)
 
 
 def gallery(figures: Iterable[Html], kind: str = "plots") -> Html:
     """Return figures beside each other as far as there is room."""
-    return Html(f'<div class="{kind}">\n{join(figures)}\n</div>')
+    return _piece("gallery", join(figures), kind)
+
+
+def group(parts: Iterable[Html]) -> Html:
+    """Return markup that a :func:`gallery` or :func:`figure` treats as one."""
+    return _piece("group", join(parts))
 
 
 def disclosure(summary: str, content: Html, *, repeats: bool = False) -> Html:
     """Return markup that is shown on request, and in print unless it ``repeats`` what is shown anyway."""
-    opening = '<details class="repeats">' if repeats else "<details>"
-    return Html(f"{opening}\n<summary>{escape(summary)}</summary>\n{content}\n</details>")
+    return _piece("disclosure", summary, content, repeats)
 
 
 def absent(message: str) -> Html:
     """Return a sentence that says what is not there."""
-    return Html(f'<p class="absent">{escape(message)}</p>')
+    return _piece("absent", message)
 
 
 def picture(png: str, description: str) -> Html:
@@ -219,8 +192,5 @@ def picture(png: str, description: str) -> Html:
     if not (0 < width <= _LARGEST_SIDE and 0 < height <= _LARGEST_SIDE):
         return absent(f"{description}: the picture in the report is too large to show")
     # encoded again: what was decoded is all that gets into the page
-    data = base64.b64encode(content).decode("ascii")
-    return Html(
-        f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
-        f'alt="{escape(description, 200)}">'
-    )
+    data = Html(base64.b64encode(content).decode("ascii"))
+    return _piece("picture", data, width, height, description)

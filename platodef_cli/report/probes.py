@@ -29,12 +29,12 @@ def worst_of_each_family(probes: Sequence[ProbeRecord]) -> list[tuple[ProbeRecor
     families: dict[str, list[ProbeRecord]] = {}
     for probe in probes:
         families.setdefault(probe.family, []).append(probe)
-    shown = []
+    strongest = []
     for family in families.values():
         ranked = sorted(family, key=_strength, reverse=True)
         keep = [probe for probe in ranked if probe.suspicious] or ranked[:1]
-        shown += [(probe, len(family)) for probe in keep]
-    return shown
+        strongest += [(probe, len(family)) for probe in keep]
+    return strongest
 
 
 def _probe_grids(

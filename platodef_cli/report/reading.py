@@ -1,4 +1,4 @@
-"""``platodef report``, and the writing of reports that ``platodef audit`` shares."""
+"""Reading a JSON report back: strictly, since it may come from anywhere."""
 
 import json
 import math
@@ -6,27 +6,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platodef_cli.errors import (
-    EXIT_FAIL,
-    EXIT_INCOMPLETE,
-    EXIT_INCONCLUSIVE,
-    EXIT_PASS,
-    EXIT_REFUSED,
-    UsageError,
-)
+from platodef_cli.errors import EXIT_CODES, UsageError
 
 if TYPE_CHECKING:
     from platodef_cli.records import AuditReport
 
-_CODES = {
-    "pass": EXIT_PASS,
-    "fail": EXIT_FAIL,
-    "inconclusive": EXIT_INCONCLUSIVE,
-    "refused": EXIT_REFUSED,
-    "error": EXIT_INCOMPLETE,
-}
-
 _MAX_REPORT_BYTES = 64 * 2**20
+_VERSION = re.compile(r"\d{1,4}\.\d{1,4}")
 
 
 def read_report(path: Path) -> "AuditReport":
@@ -37,17 +23,11 @@ def read_report(path: Path) -> "AuditReport":
     """
     from pydantic import ValidationError
 
-    from platodef_cli.records import SCHEMA_VERSION, AuditReport
+    from platodef_cli.records import AuditReport
 
     try:
-        if path.stat().st_size > _MAX_REPORT_BYTES:
-            raise UsageError(
-                f"{path} is larger than any report ({_MAX_REPORT_BYTES >> 20} MiB); check the path"
-            )
-        content = path.read_bytes()
-        # NaN and numbers beyond floating point would slip through limits
-        raw = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
-        _refuse_newer(path, raw, SCHEMA_VERSION)
+        content = _read_bytes(path)
+        _check_numbers_and_version(path, content)
         report = AuditReport.model_validate_json(content)
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}") from error
@@ -57,12 +37,38 @@ def read_report(path: Path) -> "AuditReport":
         raise UsageError(f"{path} is not a platodef report of version 1: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not a platodef report of version 1: the file: {error}") from error
-    if report.exit_code != _CODES[report.verdict]:
+    if report.exit_code != EXIT_CODES[report.verdict]:
         raise UsageError(
             f"{path} is damaged: its verdict {report.verdict!r} does not go with its exit code "
             f"{report.exit_code}"
         )
     return report
+
+
+def _read_bytes(path: Path) -> bytes:
+    if path.stat().st_size > _MAX_REPORT_BYTES:
+        raise UsageError(f"{path} is larger than any report ({_MAX_REPORT_BYTES >> 20} MiB); check the path")
+    return path.read_bytes()
+
+
+def _check_numbers_and_version(path: Path, content: bytes) -> None:
+    """Refuse what the records cannot: numbers that would slip through limits, and newer versions.
+
+    Raises:
+        ValueError: It is no JSON, or holds NaN or a number beyond floating point.
+        UsageError: A newer version wrote it, and fields that it added may decide.
+    """
+    from platodef_cli.records import SCHEMA_VERSION
+
+    value = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        return  # the records say what is wrong with it
+    if tuple(map(int, version.split("."))) > tuple(map(int, SCHEMA_VERSION.split("."))):
+        raise UsageError(
+            f"{path} is a report of version {version}, newer than {SCHEMA_VERSION}; use the platodef that "
+            "wrote it, or a newer one"
+        )
 
 
 def _refuse_constant(name: str) -> None:
@@ -74,19 +80,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is beyond floating point")
     return value
-
-
-def _refuse_newer(path: Path, raw: object, known: str) -> None:
-    """Refuse what a newer version wrote: fields that it added may decide.
-
-    Raises:
-        UsageError: The version is newer than ``known``.
-    """
-    found = raw.get("schema_version") if isinstance(raw, dict) else None
-    if not isinstance(found, str) or not re.fullmatch(r"\d{1,4}\.\d{1,4}", found):
-        return
-    if tuple(map(int, found.split("."))) > tuple(map(int, known.split("."))):
-        raise UsageError(
-            f"{path} is a report of version {found}, newer than {known}; use the platodef that wrote it, "
-            "or a newer one"
-        )

@@ -67,20 +67,20 @@ def _fingerprint(report: AuditReport, name: str) -> str:
 
 
 def _results(report: AuditReport, anchor: str) -> list[dict[str, Any]]:
-    found: list[tuple[str, str, str, dict[str, str] | None]] = [
+    entries: list[tuple[str, str, str, dict[str, str] | None]] = [
         (line.id, LEVELS[line.outcome], line.text, _excuse(report, line))
         for line in reasons(report)
         if line.outcome in LEVELS
     ]
-    alerted = {check_of(name).id for name, *_ in found}
-    found += [
+    alerted = {check_of(name).id for name, *_ in entries}
+    entries += [
         (finding.id, _SEVERITIES[finding.severity], finding.message, _suppression(report, finding))
         for finding in report.findings
         if _EVIDENCE.get(check_of(finding.id).id) not in alerted
     ]
     seen: Counter[str] = Counter()
     results = []
-    for name, level, text, suppression in found:
+    for name, level, text, suppression in entries:
         seen[name] += 1
         rule = check_of(name)
         result: dict[str, Any] = {

@@ -88,8 +88,8 @@ class Sketch:
 
     def text(self, foreign: str, limit: int = 44) -> str:
         """Return a stand-in for foreign text: the layout never measures what its font may not know."""
-        shown = plain(foreign, 4 * limit)
-        self._texts.append(shown if len(shown) <= limit else shown[: limit - 1] + "…")
+        label = plain(foreign, 4 * limit)
+        self._texts.append(label if len(label) <= limit else label[: limit - 1] + "…")
         return f"label{len(self._texts) - 1}end"
 
     def axes(self, left: float, top: float, width: float, height: float) -> Any:

@@ -70,11 +70,11 @@ def _grid(grid: Grid, width: int) -> Table:
     return table
 
 
-def _facts(facts: KeyValueTable) -> Table:
+def _key_values(pairs: KeyValueTable) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text in facts.pairs:
+    for label, text in pairs.pairs:
         table.add_row(Text(plain(label), style="bold"), Text(plain(text), style="" if label else "dim"))
     return table
 
@@ -93,7 +93,7 @@ def _block(block: Block, width: int) -> RenderableType:
         case Grid():
             return _grid(block, width)
         case KeyValueTable():
-            return _facts(block)
+            return _key_values(block)
         case Bullets():
             return _bullets(block)
         case Drawing():

@@ -217,7 +217,7 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
         width: Columns that drawings may use.
         details: Show every trigger and control instead of the worst of each family.
     """
-    found = [
+    parts = [
         identity(report),
         *changes(report),
         *probes.detection(report, details=details),
@@ -228,4 +228,4 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
         *evidence.alignment(report),
         *evidence.measurements(report),
     ]
-    return [section for section in found if section.blocks] + _closing(report, details=details)
+    return [section for section in parts if section.blocks] + _closing(report, details=details)

@@ -3,16 +3,9 @@
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.errors import EXIT_FAIL, EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_REFUSED
+from platodef_cli.errors import EXIT_CODES
 from platodef_cli.records import Outcome, Reason
 
-CODES: dict[Outcome, int] = {
-    "pass": EXIT_PASS,
-    "fail": EXIT_FAIL,
-    "inconclusive": EXIT_INCONCLUSIVE,
-    "refused": EXIT_REFUSED,
-    "error": EXIT_INCOMPLETE,
-}
 _INDICATORS = ("battery", "search", "fail-if")
 
 
@@ -42,7 +35,8 @@ def decide(reasons: Sequence[Reason], policy: Policy) -> tuple[Outcome, int, str
     first = next(iter((*general, *failed, *unsure)), None)
     also = f"; besides, {failed[0].message}" if general and failed else ""
     why = _nothing(reasons) if first is None else first.message + also
-    return outcome, CODES[outcome], f"{outcome.upper()} ({CODES[outcome]}): {why} — policy {policy.name}"
+    code = EXIT_CODES[outcome]
+    return outcome, code, f"{outcome.upper()} ({code}): {why} — policy {policy.name}"
 
 
 def _nothing(reasons: Sequence[Reason]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from tests.unit.attestation.test_attestation import envelope, pem
 from tests.unit.cli.calls import ROOT, Call, python
-from tests.unit.report.test_attestation import envelope, pem
 
 RECORDED = ROOT / "tests" / "golden" / "gate"
 CLEAN, BAD = RECORDED / "clean.json", RECORDED / "backdoored.json"

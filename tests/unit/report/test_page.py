@@ -7,6 +7,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import UndefinedError
 from lxml import html
 
 from platodef_cli.report import page
@@ -48,6 +49,23 @@ def test_escaped_text_is_text(text: str) -> None:
     assert len(shown) == 0
     assert not re.search(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u200b]", shown.text or "")
     assert shown.get("title") == (shown.text or "")
+
+
+@given(st.text(max_size=200))
+def test_what_a_template_prints_is_escaped_unless_it_is_markup(text: str) -> None:
+    shown = page.absent(text)
+    assert shown == f'<p class="absent">{page.escape(text)}</p>'
+    assert page.join([page.Html("<b>"), page.absent(text)], "").startswith("<b><p")
+
+
+def test_templates_refuse_what_was_forgotten() -> None:
+    with pytest.raises(UndefinedError, match="'header' is undefined"):
+        page.from_template("page.html", title="x", body="", footer="", style="")
+
+
+def test_a_row_has_a_cell_for_every_column() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        page.table(Grid((Column("a"), Column("b")), (("1",),)), "label")
 
 
 def test_a_page_is_self_contained() -> None:

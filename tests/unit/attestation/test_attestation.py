@@ -3,16 +3,18 @@
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.attestation.dsse import encode, parse_envelope, verify
+from platodef_cli.attestation.dsse import parse_envelope, verify
 from platodef_cli.attestation.statement import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
@@ -200,10 +202,11 @@ SIGNERS = {"ed25519": (ED, ED.sign), "p256": (P256, lambda data: P256.sign(data,
 
 
 def test_pre_authentication_encoding_is_that_of_the_specification() -> None:
-    assert (
-        encode("http://example.com/HelloWorld", b"hello world")
-        == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
+    payload = base64.b64encode(b"hello world").decode()
+    read = parse_envelope(
+        {"payloadType": "http://example.com/HelloWorld", "payload": payload, "signatures": [{"sig": ""}]}
     )
+    assert read.pae() == b"DSSEv1 29 http://example.com/HelloWorld 11 hello world"
 
 
 @pytest.mark.parametrize("signer", SIGNERS)
@@ -237,11 +240,41 @@ def test_a_signature_covers_type_and_payload(report: AuditReport, signer: str) -
 
 def test_keys_of_other_kinds(report: AuditReport) -> None:
     good = parse_envelope(envelope(write_statement(report), ED.sign))
-    for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())):
+    for key in (
+        rsa.generate_private_key(65537, 2048),
+        ec.generate_private_key(ec.SECP384R1()),
+        ec.generate_private_key(ec.SECP256K1()),
+        x25519.X25519PrivateKey.generate(),
+    ):
         with pytest.raises(UsageError, match="neither Ed25519 nor ECDSA P-256"):
             verify(good, pem(key))
     with pytest.raises(UsageError, match="not a public key in PEM form"):
         verify(good, b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+
+
+def test_names_of_keys_are_ignored(report: AuditReport) -> None:
+    value = envelope(write_statement(report), ED.sign)
+    for names in (("x", "x"), (None, 3), ("0", "0")):
+        for entry, name in zip(value["signatures"], names, strict=True):
+            entry["keyid"] = name
+        verify(parse_envelope(value), pem(ED))
+
+
+def test_a_plain_install_reads_envelopes_and_says_what_verifying_needs(
+    report: AuditReport,
+) -> None:
+    data = json.dumps(envelope(write_statement(report), ED.sign))
+    code = (
+        "import sys; sys.modules['cryptography'] = None\n"
+        "from platodef_cli.attestation import dsse, statement\n"
+        "from platodef_cli.errors import UsageError\n"
+        "read = statement.read_statement(sys.stdin.buffer.read())\n"
+        "try: dsse.verify(read.envelope, b'')\n"
+        "except UsageError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=data.encode(), capture_output=True, check=True)
+    message = "verifying a signature needs the library cryptography: pip install 'platodef[sign]'"
+    assert done.stdout.decode().strip() == message
 
 
 @pytest.mark.parametrize(
