@@ -7,6 +7,44 @@ may change between releases.
 >>> report = audit("org/name@main", images="calibration/")  # doctest: +SKIP
 >>> report.verdict, report.exit_code  # doctest: +SKIP
 ('pass', 0)
+
+The map
+-------
+
+A module imports only from the folders above its own in this list; ``import-linter`` checks it.
+
+=============  ===========================================================================================
+errors         the error tree, and one exit code per class
+records        frozen results that cross folders; the report and its JSON schema
+progress       how long computations tell what they do
+registry       tables of named implementations, open to other installed packages
+disk           canonical JSON, atomic writes, careful opening of files that others wrote
+environment    settings that libraries read once
+resources      where the embedded encoders and heads lie
+report         a report as terminal text, JSON, Markdown, HTML, SARIF, JUnit; reading it back
+attestation    signed statements about a report and the model's files
+images         where images come from: folders, parquet, Hub data sets, generated shapes
+encoders       a model id becomes features: ``hub`` downloads, ``checks`` reads files without loading them,
+               ``isolation`` runs the suspect in a child process, ``backends`` build networks
+features       extraction in one decoding pass, the feature cache, the feature file
+heads          what is fitted on clean features: closed forms, energy, denoiser
+triggers       changes of images: known triggers, benign controls, the battery of both
+defences       one file per method: detectors and purifiers, ours and those of other papers
+search         the search for an unknown trigger, one file per kind
+metrics        AUROC, alignment, accuracy, guarantees, costs
+audit          ``run.py`` is the whole audit; ``steps`` measure, ``policy`` holds limits, ``verdict`` judges
+api            the functions of ``__all__``
+bench          the laboratory: ``attacks`` plant backdoors, ``zoo`` trains encoders, tables of the paper
+cli            the command ``platodef``; nothing else prints
+=============  ===========================================================================================
+
+How a picture becomes a verdict: an ``images`` source decodes it once; every encoder gets it in its own
+geometry and ``features`` keeps one row per image and encoder. ``heads`` learn on half of the rows what a
+clean suspect's feature looks like, given the references' features of the same image. ``defences`` score
+rows, and their alarm thresholds are calibrated on other rows. The battery of ``triggers`` changes the
+remaining images, ``search`` looks for a change that nobody told us, on the suspect and on the references.
+All of that becomes ``Measurements`` (:mod:`platodef_cli.audit.verdict.measurements`), and
+:func:`platodef_cli.audit.verdict.judge` holds them against the limits of a policy: the report.
 """
 
 from importlib import import_module

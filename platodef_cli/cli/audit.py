@@ -5,7 +5,7 @@ from typing import Any
 from platodef_cli import environment
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.cli import options
-from platodef_cli.cli.gate import Exceptions, apply, read_exceptions, read_policy
+from platodef_cli.cli.gate import VerdictExceptions, apply, read_exceptions, read_policy
 from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.names import chosen
 from platodef_cli.cli.outputs import parse_outputs
@@ -53,7 +53,7 @@ def audit(
     report = run(config, progress=session.progress, partial=partial())
     session.on_error = None
     explain_run(session, report)
-    if exceptions != Exceptions():
+    if exceptions != VerdictExceptions():
         try:
             report = apply(session, report, limits, exceptions)
         except UsageError:

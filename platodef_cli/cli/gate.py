@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Exceptions:
+class VerdictExceptions:
     """What a verdict makes an exception for.
 
     Attributes:
@@ -62,7 +62,7 @@ def read_policy(
     )
 
 
-def read_exceptions(waivers: Path | None, baseline: Path | None, models: Sequence[str]) -> Exceptions:
+def read_exceptions(waivers: Path | None, baseline: Path | None, models: Sequence[str]) -> VerdictExceptions:
     """Read the waivers and the baseline.
 
     Raises:
@@ -70,13 +70,15 @@ def read_exceptions(waivers: Path | None, baseline: Path | None, models: Sequenc
     """
     from platodef_cli.audit.policy.waiver_file import read_waivers
 
-    return Exceptions(
+    return VerdictExceptions(
         () if waivers is None else read_waivers(waivers, models),
         None if baseline is None else read_report(baseline),
     )
 
 
-def apply(session: Session, report: "AuditReport", policy: "Policy", exceptions: Exceptions) -> "AuditReport":
+def apply(
+    session: Session, report: "AuditReport", policy: "Policy", exceptions: VerdictExceptions
+) -> "AuditReport":
     """Judge a report, and warn of waivers that should be removed or renewed.
 
     Raises:

@@ -77,7 +77,11 @@ def test_a_backdoored_reference_is_named_and_clears_nobody(cache: Path, tmp_path
 
 @pytest.mark.parametrize(
     ("name", "code", "word"),
-    [("clean", 0, "PASS (0)"), ("backdoored", 1, "FAIL (1)"), ("backdoored-frequency", 1, "FAIL (1)")],
+    [
+        ("clean", 0, "PASS (0)"),
+        ("backdoored", 1, "FAIL (1)"),
+        pytest.param("backdoored-frequency", 1, "FAIL (1)", marks=pytest.mark.slow),
+    ],
 )
 def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, word: str) -> None:
     path = tmp_path / "report.json"
@@ -116,6 +120,7 @@ def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, wo
         assert {probe.family for probe in report.probes if probe.suspicious} >= {"ctrl"}
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_from_a_cold_and_a_warm_cache(cache: Path, tmp_path: Path) -> None:
     texts = []
     for number, extra in enumerate((["--cache-dir", str(tmp_path / "cold")], ["--cache-dir", str(cache)])):
@@ -128,6 +133,7 @@ def test_same_seed_same_bytes_from_a_cold_and_a_warm_cache(cache: Path, tmp_path
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_interrupted_audit_resumes_from_its_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     arguments = command("builtin:clean", "--battery", "quick", "--probe-images", "40", "--cache-dir", cache)
@@ -162,6 +168,7 @@ def test_interrupted_audit_resumes_from_its_cache(tmp_path: Path) -> None:
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in before.items())
 
 
+@pytest.mark.slow
 @REAL
 @pytest.mark.parametrize(
     ("suspect", "codes"), [("suspect-a", {1}), ("suspect-b", {0}), ("suspect-c", {0, 4})]
@@ -185,6 +192,7 @@ def test_encoders_that_others_trained(cache: Path, tmp_path: Path, suspect: str,
         assert not [probe for probe in report.probes if probe.suspicious]
 
 
+@pytest.mark.slow
 @REAL
 def test_unlabelled_images_do(cache: Path, tmp_path: Path) -> None:
     photos = SHARED / "data" / "photos"
@@ -200,6 +208,7 @@ def test_unlabelled_images_do(cache: Path, tmp_path: Path) -> None:
     assert [reason.id for reason in report.reasons if reason.outcome == "inconclusive"][0] == "too-few-images"
 
 
+@pytest.mark.slow
 def test_a_trial_run_with_limit_is_inconclusive(cache: Path) -> None:
     done = audit("builtin:clean", "--limit", "400", "--battery", "quick", "--cache-dir", cache)
     assert done.returncode == 4
