@@ -1,4 +1,4 @@
-"""Progress reporting that the compute rooms can use without knowing about consoles."""
+"""Progress reporting that computing code can use without knowing about consoles."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager

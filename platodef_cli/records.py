@@ -1,4 +1,4 @@
-"""Frozen results that cross rooms; to and from JSON; no torch.
+"""Frozen results that cross folders of the package; to and from JSON; no torch.
 
 :class:`AuditReport` is report version 1; ``platodef schema`` prints its JSON Schema.
 """

@@ -1,3 +1,3 @@
-"""The version of the package: in a file of its own, so that every room can read it."""
+"""The version of the package: in a file of its own, so that every other can read it."""
 
 __version__ = "0.1.0"

@@ -9,6 +9,10 @@ import pytest
 
 from platodef_cli.records import AuditReport
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # workers share the cores, and threads in each of them would only wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from platodef_cli.heads.heads import Heads
     from tests.gaussian_world import GaussianWorld

@@ -1,4 +1,4 @@
-"""The contracts of the features room: variants of images, tuples of features, and samples with images."""
+"""The contracts of feature extraction: variants of images, tuples of features, and samples with images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields

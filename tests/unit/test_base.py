@@ -1,4 +1,4 @@
-"""Errors, registry, progress, resources and records: what every room stands on."""
+"""Errors, registry, progress, resources and records: what everything stands on."""
 
 import importlib
 import pickle
@@ -95,9 +95,9 @@ def _tables() -> list[tuple[str, Registry]]:
     found = []
     for module in pkgutil.iter_modules(platodef_cli.__path__, "platodef_cli."):
         if module.ispkg:
-            room = importlib.import_module(module.name)
+            loaded = importlib.import_module(module.name)
             found += [
-                (f"{module.name}.{name}", t) for name, t in vars(room).items() if isinstance(t, Registry)
+                (f"{module.name}.{name}", t) for name, t in vars(loaded).items() if isinstance(t, Registry)
             ]
     return found
 

@@ -221,12 +221,12 @@ def test_exit_codes_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_are_130_in_a_real_process(number: signal.Signals) -> None:
     code = (
-        "import sys, time, platodef_cli.report.json as room\n"
+        "import sys, time, platodef_cli.report.json as module\n"
         "from platodef_cli.cli.app import main\n"
         "def dumps(value):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(60)\n"
-        "room.dumps = dumps\n"
+        "module.dumps = dumps\n"
         "sys.exit(main(['schema']))"
     )
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A small real encoder, an in-memory source and variants, for the tests of the features room."""
+"""A small real encoder, an in-memory source and variants, for the tests of features."""
 
 import hashlib
 import io

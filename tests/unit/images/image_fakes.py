@@ -1,4 +1,4 @@
-"""Encoded images of every mode and format, for the tests of the images room."""
+"""Encoded images of every mode and format, for the tests of images."""
 
 import io
 
