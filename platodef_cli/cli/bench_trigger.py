@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platodef_cli.cli import options
-from platodef_cli.cli.outputs import check_output, replacing
+from platodef_cli.cli.outputs import check_output
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_rows
+from platodef_cli.disk import replacing
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ The files lie beside a planted encoder, so that its backdoor can be opened again
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.features.interface import Variant
 from platodef_cli.triggers import TRIGGERS
@@ -59,8 +59,9 @@ def save_trigger(trigger: Variant, folder: Path) -> None:
     if tensors:
         content = save(tensors)
         description["sha256"] = hashlib.sha256(content).hexdigest()
-        _write(folder / TENSORS, content)
-    _write(folder / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
+        write_atomically(folder / TENSORS, content)
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    write_atomically(folder / DESCRIPTION, text.encode())
 
 
 def load_trigger(folder: Path) -> Variant:
@@ -184,9 +185,3 @@ def _tensors(path: Path, digest: str) -> dict[str, Any]:
         else:
             out[entry] = tensor
     return out
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
