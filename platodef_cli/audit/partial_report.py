@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.errors import EXIT_INCOMPLETE, EXIT_INCONCLUSIVE, EXIT_REFUSED
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
+from platodef_cli.registry import used_plugins
 from platodef_cli.version import __version__
 
 ENDINGS: dict[int, Outcome] = {
@@ -95,11 +96,11 @@ class PartialReport:
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute, without importing them."""
+    """Return the versions of Python, of the libraries that compute, and of the plug-ins that were used."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return versions
+    return versions | used_plugins()

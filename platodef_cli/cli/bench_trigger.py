@@ -79,7 +79,11 @@ def _list(session: Session, as_json: bool) -> None:
 
     rows = []
     for name in trigger_names():
-        defaults, large = parameters_of(name), large_side(name)
+        try:
+            defaults, large = parameters_of(name), large_side(name)
+        except UsageError as error:  # of a plug-in
+            rows.append((name, "family", str(error)))
+            continue
         words = "learned: --from DIR" if defaults is None else _words(defaults)
         if large is not None:
             words += f" ({large:.4g} from {LARGE} pixels)"

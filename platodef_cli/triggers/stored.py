@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from reprlib import repr as short
@@ -35,8 +36,9 @@ def kind_of(trigger: Variant) -> str:
         UsageError: It is none of the table.
     """
     for name in TRIGGERS.names():
-        if type(trigger) is TRIGGERS.load(name):
-            return name
+        with suppress(UsageError):  # of a plug-in that cannot be loaded
+            if type(trigger) is TRIGGERS.load(name):
+                return name
     raise UsageError(f"a trigger of type {type(trigger).__name__} is not in the table of triggers")
 
 

@@ -118,7 +118,7 @@ def _needed(
     config = {}
     if "config.json" in names:
         config = parse_json((snapshot / "config.json").read_bytes(), f"{where}/config.json", limits)
-    layout = choose(config, names, where)
+    _, layout = choose(config, names, where)
     weights = [layout.weights]
     if layout.weights.endswith(".index.json"):
         index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
