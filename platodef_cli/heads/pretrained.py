@@ -231,8 +231,6 @@ def _build(
     config = FitConfig.from_json(description.config)
     names, dims = description.reference_names, description.reference_dims
     size, total = description.source_dim, sum(dims)
-    if not names or len(names) != len(dims) or min(dims) < 1 or len(set(names)) != len(names):
-        raise UsageError(f"{path.with_name(DESCRIPTION)} is damaged: reference names and dimensions disagree")
 
     def take(name: str, *shape: int) -> Tensor:
         value = tensors.pop(name, None)
