@@ -3,13 +3,18 @@
 import json
 import os
 import secrets
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from platodef_cli.errors import RefusedError
+from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+
+TEMPORARY = ".tmp-"
+"""How the names of files begin that an interrupted write leaves behind."""
 
 
 class DamagedError(Exception):
@@ -24,17 +29,67 @@ def canonical_json(value: Any) -> str:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
 
+    The mode of an old file is kept; a link is replaced, not followed.
+
     Raises:
         OSError: The folder cannot be written.
     """
-    temporary = path.with_name(f".tmp-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    with _beside(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block ends without an error.
+
+    A link is followed, and a device or a pipe (``/dev/null``, ``/dev/fd/5``) is written to, not replaced.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    target = path.resolve()
+    if not is_special(target):
+        with _beside(target) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield (temporary := Path(folder) / "content")
+        with temporary.open("rb") as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is a device or a pipe."""
+    return path.exists() and not path.is_file()
+
+
+@contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Yield an empty file in the folder of ``target`` that replaces it at the end and keeps its mode."""
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
     try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
+        # closed to others while it is written, where the old file may be
+        temporary.touch(0o600 if (old := target.exists()) else 0o666, exist_ok=False)
+        yield temporary
+        if old:
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def explaining(problem: str, kind: type[PlatodefError] = UsageError) -> Iterator[None]:
+    """Turn a failure of the system inside the block into one line: ``PROBLEM: No such file or directory``.
+
+    Args:
+        problem: What cannot be done, with the path.
+        kind: Class of the error that is raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{problem}: {error.strerror or error}") from error
 
 
 @contextmanager

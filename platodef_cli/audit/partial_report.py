@@ -13,6 +13,7 @@ from platodef_cli.errors import EXIT_CODES
 from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.metrics.costs import peak_ever
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
+from platodef_cli.registry import used_plugins
 from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -108,14 +109,14 @@ class PartialReport:
 
 
 def libraries() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute, without importing them."""
+    """Return the versions of Python, of the libraries that compute, and of the plug-ins that were used."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return versions
+    return versions | used_plugins()
 
 
 NOT_EXAMINED = (

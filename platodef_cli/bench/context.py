@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from platodef_cli.bench.defending import Classifier, EvaluationData, ZeroShot
 from platodef_cli.bench.feature_store import FeatureStore
 from platodef_cli.bench.results import Goal, Plot, ResultTable
 from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.extract import FEATURE_VERSION
 from platodef_cli.features.interface import FeatureTuples
@@ -85,9 +85,7 @@ class CellStore:
         self.seconds += seconds
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = Stored(key=key, seconds=round(seconds, 3), result=result.model_dump(mode="json"))
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        temporary.write_text(json.dumps(stored.model_dump(mode="json")) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, (json.dumps(stored.model_dump(mode="json")) + "\n").encode())
         return result
 
 

@@ -1,6 +1,5 @@
 """The audit's verdict on every encoder of the zoo."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from platodef_cli.bench.encoder_tables import (
 from platodef_cli.bench.feature_store import public_uri
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.defences import ENCODER_DETECTORS, make_encoder_detector
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
 from platodef_cli.features.access import EncoderAccess
 from platodef_cli.records import AuditReport, ProbeRecord, Record
@@ -157,9 +157,7 @@ def _audited(context: Context, card: ZooCard) -> Audited:
 def _keep(report: AuditReport, folder: Path, name: str) -> None:
     """Write the report of an audit, so that other limits can be tried on it with ``platodef gate``."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{name}.json.{os.getpid()}.part"
-    temporary.write_text(dumps(report.model_dump(mode="json")), encoding="utf-8")
-    os.replace(temporary, folder / f"{name}.json")
+    write_atomically(folder / f"{name}.json", dumps(report.model_dump(mode="json")).encode())
 
 
 def _audit_images(context: Context) -> str:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platodef_cli.cli import options
-from platodef_cli.cli.outputs import check_output, replacing
+from platodef_cli.cli.outputs import check_output
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_rows
+from platodef_cli.disk import replacing
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ def _list(session: Session, as_json: bool) -> None:
 
     rows = []
     for name in trigger_names():
-        defaults, large = parameters_of(name), large_side(name)
+        try:
+            defaults, large = parameters_of(name), large_side(name)
+        except UsageError as error:  # of a plug-in
+            rows.append((name, "family", str(error)))
+            continue
         words = "learned: --from DIR" if defaults is None else _words(defaults)
         if large is not None:
             words += f" ({large:.4g} from {LARGE} pixels)"

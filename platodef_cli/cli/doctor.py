@@ -14,7 +14,8 @@ from platodef_cli.cli import options
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_json, show_rows
 from platodef_cli.cli.versions import FLOORS, library_versions, older_than_floor
-from platodef_cli.errors import EXIT_INCOMPLETE, PlatodefError
+from platodef_cli.errors import EXIT_INCOMPLETE, PlatodefError, UsageError
+from platodef_cli.registry import Registry, installed_plugins
 
 Row = tuple[str, str, str]
 OK, MISSING, NOTE = "ok", "missing", "note"
@@ -86,6 +87,50 @@ def _data() -> list[Row]:
     return rows
 
 
+def open_registries() -> tuple[Registry, ...]:
+    """Return the tables that plug-ins may add rows to."""
+    from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS, PURIFIERS
+    from platodef_cli.encoders import BACKENDS
+    from platodef_cli.images import SOURCES
+    from platodef_cli.report import REPORTS
+    from platodef_cli.search import SEARCH_KINDS
+    from platodef_cli.triggers import CONTROLS, TRIGGERS
+
+    return (
+        BACKENDS,
+        SOURCES,
+        TRIGGERS,
+        CONTROLS,
+        DETECTORS,
+        ENCODER_DETECTORS,
+        PURIFIERS,
+        SEARCH_KINDS,
+        REPORTS,
+    )
+
+
+def _plugins() -> list[Row]:
+    """Load every plug-in, one row each; no row where none is installed."""
+    tables = {table.group: table for table in open_registries()}
+    ignored = {plugin: reason for table in tables.values() for plugin, reason in table.ignored().items()}
+    rows = []
+    for plugin in installed_plugins():
+        state, text = OK, f"{plugin.distribution} {plugin.version}"
+        if plugin.group not in tables:
+            known = ", ".join(group for group in tables if group)
+            state, text = NOTE, f"{text}: ignored, there is no group of that name; groups are {known}"
+        elif plugin in ignored:
+            state, text = NOTE, f"{text}: ignored, {ignored[plugin]}"
+        else:
+            try:
+                plugin.load()
+                tables[plugin.group].load(plugin.name)
+            except UsageError as error:
+                state, text = MISSING, str(error)
+        rows.append((f"{plugin.group}: {plugin.name} ({plugin.distribution})", state, text))
+    return rows
+
+
 def _child(*, network_namespace: bool) -> str | None:
     """Start a child process as an isolated encoder needs it; return why it failed, or None.
 
@@ -152,6 +197,7 @@ def doctor(
         _memory,
         lambda: _cache(cache_dir),
         _data,
+        _plugins,
         _isolation,
         lambda: _hub(online),
     ]

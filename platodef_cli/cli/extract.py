@@ -71,7 +71,7 @@ def extract(
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
     from platodef_cli.features.extract import extract as run
-    from platodef_cli.images import open_source
+    from platodef_cli.images.open import open_source
 
     session.mention_idle_gpu(device)
     variants = _variants(variant or ())

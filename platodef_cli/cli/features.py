@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, refuse_terminal, replacing
+from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, refuse_terminal
 from platodef_cli.cli.session import Session
+from platodef_cli.disk import replacing
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,14 +1,13 @@
 """Where results go: checked before the long work, written whole or not at all."""
 
 import os
-import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from platodef_cli.disk import is_special, replacing
 from platodef_cli.errors import UsageError
 from platodef_cli.registry import Registry
 
@@ -47,7 +46,7 @@ def check_output(path: Path, *, inputs: Sequence[Path] = ()) -> Path:
             raise UsageError(f"the output {path} would overwrite its own input; choose another name")
     try:
         # permissions do not tell everything, above all to root
-        with tempfile.TemporaryFile(dir=None if _is_special(path) else path.resolve().parent):
+        with tempfile.TemporaryFile(dir=None if is_special(path) else path.resolve().parent):
             pass
     except OSError as error:
         raise UsageError(f"cannot write the output {path} ({error.strerror}); choose another place") from None
@@ -97,46 +96,6 @@ def parse_outputs(specs: Sequence[str], formats: Registry, *, default: str) -> t
                 f"two results would go to {place}; give one of them another path (-o FORMAT=PATH)"
             )
     return tuple(outputs)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it when the block ends without an error.
-
-    A device or a pipe (``/dev/null``, ``/dev/fd/5``) is written to, not replaced.
-    """
-    target = path.resolve()
-    special = _is_special(target)
-    folder = None if special else target.parent
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{target.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        if special:
-            with temporary.open("rb") as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        else:
-            _keep_permissions(temporary, target)
-            os.replace(temporary, target)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _is_special(path: Path) -> bool:
-    """Return whether a path is a device or a pipe."""
-    return path.exists() and not path.is_file()
-
-
-def _keep_permissions(temporary: Path, target: Path) -> None:
-    """Give the new file the mode of the old one, or what a plain ``open`` would have given it."""
-    if target.exists():
-        shutil.copymode(target, temporary)
-        return
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o666 & ~mask)
 
 
 def write_text(path: Path, text: str) -> None:

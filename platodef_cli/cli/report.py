@@ -9,8 +9,9 @@ import typer
 
 from platodef_cli.cli import options
 from platodef_cli.cli.exits import one_line
-from platodef_cli.cli.outputs import Output, check_output, parse_outputs, replacing, to_stdout, write_text
+from platodef_cli.cli.outputs import Output, check_output, parse_outputs, to_stdout, write_text
 from platodef_cli.cli.session import Session
+from platodef_cli.disk import replacing
 from platodef_cli.errors import EXIT_FAIL, EXIT_PASS
 from platodef_cli.report import REPORTS
 from platodef_cli.report.reading import read_report

@@ -40,6 +40,7 @@ DETECTORS = Registry(
         "dede": "platodef_cli.defences.dede:DedeDetector",
         "beatrix": "platodef_cli.defences.beatrix:BeatrixDetector",
     },
+    group="platodef.detectors",
 )
 """Per sample; rows implement :class:`platodef_cli.defences.interface.Detector`."""
 
@@ -49,6 +50,7 @@ ENCODER_DETECTORS = Registry(
         "decree": "platodef_cli.defences.decree:DecreeDetector",
         "ssl-cleanse": "platodef_cli.defences.ssl_cleanse:SslCleanseDetector",
     },
+    group="platodef.encoder_detectors",
 )
 """Per encoder; rows implement :class:`platodef_cli.defences.interface.EncoderDetector`."""
 
@@ -67,6 +69,7 @@ PURIFIERS = Registry(
         "dede": "platodef_cli.defences.dede:DedePurifier",
         "zip": "platodef_cli.defences.zip:ZipPurifier",
     },
+    group="platodef.purifiers",
 )
 """Per feature; rows implement :class:`platodef_cli.defences.interface.Purifier`."""
 

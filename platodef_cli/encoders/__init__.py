@@ -5,8 +5,14 @@ from platodef_cli.registry import Registry
 BACKENDS = Registry(
     "encoder backend",
     {
-        "timm": "platodef_cli.encoders.backends.timm:build",
-        "open_clip": "platodef_cli.encoders.backends.open_clip:build",
-        "transformers": "platodef_cli.encoders.backends.transformers:build",
+        "transformers": "platodef_cli.encoders.backends.transformers:TransformersBackend",
+        "open_clip": "platodef_cli.encoders.backends.open_clip:OpenClipBackend",
+        "timm": "platodef_cli.encoders.backends.timm:TimmBackend",
     },
+    group="platodef.backends",
 )
+"""Rows implement :class:`platodef_cli.encoders.backends.interface.Backend`.
+
+A folder goes to the first row that recognises it and finds its weights; a plug-in's row is asked after these,
+so it cannot change how a folder is read that platodef knows.
+"""

@@ -25,7 +25,7 @@ class EncoderDescription(Record):
 
 
 def make_record(
-    facts: EncoderDescription,
+    description: EncoderDescription,
     checked: Preflight,
     *,
     name: str,
@@ -39,13 +39,13 @@ def make_record(
         name=name,
         uri=uri,
         backend=checked.backend,
-        architecture=facts.architecture,
+        architecture=description.architecture,
         commit=commit,
-        dim=facts.dim,
-        parameters=facts.parameters,
-        pooling=facts.pooling,
+        dim=description.dim,
+        parameters=description.parameters,
+        pooling=description.pooling,
         dtype=dtype,
-        transform=facts.transform,
+        transform=description.transform,
         files=checked.files,
         digest=checked.digest,
         isolated=isolated,

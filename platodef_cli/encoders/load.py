@@ -85,9 +85,9 @@ def _open_here(
     from platodef_cli.encoders.local import DTYPES, LocalEncoder
 
     where = check_device(device)
-    tower, facts = load_tower(checked, where, DTYPES[dtype])
+    tower, description = load_tower(checked, where, DTYPES[dtype])
     record = make_record(
-        facts, checked, name=name, uri=resolved.uri, commit=resolved.commit, dtype=dtype, isolated=False
+        description, checked, name=name, uri=resolved.uri, commit=resolved.commit, dtype=dtype, isolated=False
     )
     return LocalEncoder(tower, record, where, DTYPES[dtype])
 
@@ -153,11 +153,11 @@ def load_tower(
     bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
     try:
         with memory_guard(checked.directory), torch.inference_mode(False):
-            tower: Tower = BACKENDS.load(checked.backend)(bundle, device, dtype)
+            tower: Tower = BACKENDS.load(checked.backend)().builder()(bundle, device, dtype)
             probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
             with torch.inference_mode():
                 features = tower.forward(probe)
-        return tower, _facts(tower, features)
+        return tower, describe(tower, features)
     except PlatodefError:
         raise
     except Exception as error:
@@ -168,7 +168,7 @@ def load_tower(
         ) from error
 
 
-def _facts(tower: "Tower", features: "Tensor") -> EncoderDescription:
+def describe(tower: "Tower", features: "Tensor") -> EncoderDescription:
     """Describe a loaded network, given its features of one image."""
     if features.ndim != 2 or features.shape[0] != 1:
         raise ValueError(f"it gives features {list(features.shape)}, not one vector per image")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platodef_cli.disk import DamagedError, canonical_json, write_atomically
+from platodef_cli.disk import TEMPORARY, DamagedError, canonical_json, write_atomically
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FEATURES = "features"
 MANIFEST = "manifest.json"
-_TEMPORARY = ".tmp-"
 _STALE_SECONDS = 24 * 3600
 
 
@@ -134,7 +133,7 @@ class FeatureCache:
         temporary: Path | None = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY, dir=folder.parent))
+            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
             writer(temporary)
             manifest = {"kind": kind, "key": dict(key), "files": _file_digests(temporary)}
             write_atomically(temporary / MANIFEST, (canonical_json(manifest) + "\n").encode())
@@ -206,7 +205,7 @@ class FeatureCache:
         ]
         for entry in chosen:
             _delete(entry.path)
-        for left_over in self.directory.glob(f"*/**/{_TEMPORARY}*"):
+        for left_over in self.directory.glob(f"*/**/{TEMPORARY}*"):
             if now - _modified(left_over) > _STALE_SECONDS:
                 _delete(left_over)
         return chosen
@@ -215,7 +214,7 @@ class FeatureCache:
         for folder in sorted(self.directory.glob("*/")):
             pattern = "*/*.safetensors" if folder.name == FEATURES else "*/"
             for path in folder.glob(pattern):
-                if not path.name.startswith(_TEMPORARY):
+                if not path.name.startswith(TEMPORARY):
                     yield CacheEntry(folder.name, path, _size(path), _modified(path))
 
     def _path(self, key: Mapping[str, Any]) -> Path:

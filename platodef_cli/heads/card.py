@@ -1,8 +1,8 @@
 """What a reader of published heads needs to know about them: head.json and CARD.md."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 
 from platodef_cli.heads.config import FitConfig, preset_name
 from platodef_cli.records import EncoderRecord, Record
@@ -39,13 +39,20 @@ class HeadDescription(Record):
     card: HeadCard
     config: dict[str, Any]
     seed: int
-    reference_names: tuple[str, ...]
+    reference_names: tuple[str, ...] = Field(min_length=1)
     source_dim: int = Field(gt=0, le=65536)
-    reference_dims: tuple[int, ...]
+    reference_dims: tuple[PositiveInt, ...]
     ridge_count: int = Field(gt=0)
     rows: int = Field(ge=0)
     metrics: dict[str, float]
     clean_scores: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _one_dimension_per_name(self) -> Self:
+        names = self.reference_names
+        if len(names) != len(self.reference_dims) or len(set(names)) != len(names):
+            raise ValueError("reference names and dimensions disagree")
+        return self
 
 
 def card_text(description: HeadDescription) -> str:

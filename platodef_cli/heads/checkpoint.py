@@ -1,13 +1,14 @@
 """Training checkpoints: one safetensors file, replaced atomically, tied to the run that wrote it."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from platodef_cli.disk import write_atomically
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, fingerprint: str) -> No
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"fingerprint": fingerprint, "state": json.dumps(checkpoint.state, sort_keys=True)}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save({k: v.contiguous() for k, v in checkpoint.tensors.items()}, metadata))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, save({k: v.contiguous() for k, v in checkpoint.tensors.items()}, metadata))
 
 
 def read_checkpoint(path: Path, fingerprint: str) -> Checkpoint | None:

@@ -1,7 +1,10 @@
 """Everything that decides how heads are fitted, in one frozen record with presets."""
 
+import json
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.backbone import BackboneConfig
@@ -49,6 +52,9 @@ class FitConfig:
         held_out_most: Largest number of such rows.
     """
 
+    # of the nested configurations too
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     gaussian_start: bool = True
     mode: Mode = "separate"
@@ -88,36 +94,26 @@ class FitConfig:
         Raises:
             UsageError: An unknown key, or a value of the wrong type or range.
         """
-        nested = {
-            "backbone": BackboneConfig,
-            "mismatch": MismatchConfig,
-            "energy": TrainConfig,
-            "denoiser": TrainConfig,
-        }
-        arguments: dict[str, Any] = {}
-        for name, value in _checked(cls, values).items():
-            arguments[name] = nested[name](**_checked(nested[name], value)) if name in nested else value
-        return cls(**arguments)
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise _explained(error) from None
 
 
-def _checked(kind: type, values: Any) -> dict[str, Any]:
-    """Return ``values`` if it is a mapping of the fields of ``kind`` with plain values of their types."""
-    if not isinstance(values, dict):
-        raise UsageError(f"{kind.__name__} must be a JSON object, not {type(values).__name__}")
-    types = {entry.name: entry.type for entry in fields(kind)}
-    for name, value in values.items():
-        if name not in types:
-            raise UnknownNameError(f"field of {kind.__name__}", str(name), types)
-        if types[name] in (int, float, bool) and not _is_a(types[name], value):
-            raise UsageError(f"{kind.__name__}.{name} has the wrong type: {value!r}")
-    return values
-
-
-def _is_a(kind: object, value: object) -> bool:
-    """Tell whether a JSON value is a ``kind``: a bool is no number, a whole number is a float too."""
-    if isinstance(value, bool) or kind is bool:
-        return kind is bool and isinstance(value, bool)
-    return isinstance(value, int) or (kind is float and isinstance(value, float))
+def _explained(error: ValidationError) -> UsageError:
+    """Return the first problem of a configuration in one line."""
+    first = error.errors()[0]
+    *outer, name = first["loc"] or ("",)
+    kind = type(getattr(FitConfig(), str(outer[0]))) if outer else FitConfig
+    if first["type"] == "dataclass_type":
+        holder = first["ctx"]["class_name"]
+        return UsageError(f"{holder} must be a JSON object, not {type(first['input']).__name__}")
+    if first["type"] == "unexpected_keyword_argument":
+        names = [entry.name for entry in fields(kind)]
+        return UnknownNameError(f"field of {kind.__name__}", str(name), names)
+    if first["type"] in ("literal_error", "finite_number"):
+        return UsageError(f"{kind.__name__}.{name} is {first['input']!r}: {first['msg']}")
+    return UsageError(f"{kind.__name__}.{name} has the wrong type: {first['input']!r}")
 
 
 _BACKBONES = {

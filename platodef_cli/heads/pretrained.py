@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from platodef_cli.disk import explaining, write_atomically
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS, HeadCard, HeadDescription, card_text
 from platodef_cli.heads.closed_form import restore_closed_form
@@ -77,7 +77,7 @@ def save_heads(directory: Path, heads: Heads, *, card: HeadCard) -> None:
         clean_scores=tuple(sorted(heads.clean_scores)),
     )
     text = json.dumps(description.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    try:
+    with explaining(f"cannot write the heads to {directory}", IncompleteError):
         directory.mkdir(parents=True, exist_ok=True)
         # the description goes last: a folder without it is not a head
         for name, content in (
@@ -85,14 +85,7 @@ def save_heads(directory: Path, heads: Heads, *, card: HeadCard) -> None:
             (CARD, card_text(description).encode()),
             (DESCRIPTION, text.encode()),
         ):
-            temporary = directory / f".{name}.{os.getpid()}.tmp"
-            try:
-                temporary.write_bytes(content)
-                os.replace(temporary, directory / name)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise IncompleteError(f"cannot write the heads to {directory}: {error.strerror}") from error
+            write_atomically(directory / name, content)
 
 
 def read_description(directory: Path) -> HeadDescription:
@@ -238,8 +231,6 @@ def _build(
     config = FitConfig.from_json(description.config)
     names, dims = description.reference_names, description.reference_dims
     size, total = description.source_dim, sum(dims)
-    if not names or len(names) != len(dims) or min(dims) < 1 or len(set(names)) != len(names):
-        raise UsageError(f"{path.with_name(DESCRIPTION)} is damaged: reference names and dimensions disagree")
 
     def take(name: str, *shape: int) -> Tensor:
         value = tensors.pop(name, None)

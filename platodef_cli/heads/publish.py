@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 
+from platodef_cli.disk import explaining, write_atomically
 from platodef_cli.errors import IncompleteError
 from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS, HeadCard, card_text
 from platodef_cli.heads.heads import Heads
@@ -76,11 +76,5 @@ def _usage(card: HeadCard) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise IncompleteError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explaining(f"cannot write {path}", IncompleteError):
+        write_atomically(path, text.encode())

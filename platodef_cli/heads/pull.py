@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from platodef_cli.disk import explaining
 from platodef_cli.encoders.hub.hub import download
 from platodef_cli.encoders.hub.hub_cache import COMMIT
 from platodef_cli.encoders.reference import ModelReference, parse
@@ -77,21 +78,16 @@ def pull_heads(
         _verify(place, uri)
         return place
     snapshot, _ = download(reference, cache_dir=hub_cache, offline=offline, progress=progress, files=FILES)
-    temporary = None
-    try:
+    with explaining(f"cannot keep heads in {root}", IncompleteError):
         root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=root, prefix=".pull-"))
-        for name in FILES:
-            shutil.copyfile(snapshot / name, temporary / name)
-        with progress.step("verifying heads"):
-            _verify(temporary, uri)
-        temporary.chmod(0o755)  # mkdtemp makes a private folder
-        os.replace(temporary, place)
-    except OSError as error:
-        raise IncompleteError(f"cannot keep heads in {root}: {error.strerror}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".pull-", ignore_cleanup_errors=True) as private:
+            folder = Path(private) / place.name
+            folder.mkdir()
+            for name in FILES:
+                shutil.copyfile(snapshot / name, folder / name)
+            with progress.step("verifying heads"):
+                _verify(folder, uri)
+            os.replace(folder, place)
     return place
 
 

@@ -17,6 +17,8 @@ KINDS = "a folder, a .parquet file, hf://datasets/org/name[@revision][:split] or
 def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: bool = False) -> ImageSource:
     """Open a folder, a ``.parquet`` file, ``hf://datasets/...`` or ``builtin:shapes[?seed=..&count=..]``.
 
+    ``NAME://...`` is for the source that a plug-in calls NAME; it gets all of the arguments.
+
     Args:
         uri: What the user wrote.
         limit: Take a random subset of that many images, in the order of the source.
@@ -37,7 +39,10 @@ def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: b
     if uri.startswith("hf://"):
         source = SOURCES.load("datasets")(uri, limit=limit, seed=seed, offline=offline)
     elif "://" in uri:
-        raise UsageError(f"image source {uri!r} has an unknown scheme; give {KINDS}")
+        scheme = uri.partition("://")[0]
+        if scheme not in SOURCES.plugins():
+            raise UsageError(f"image source {uri!r} has an unknown scheme; give {KINDS}")
+        source = SOURCES.load(scheme)(uri, limit=limit, seed=seed, offline=offline)
     elif Path(uri).is_dir():
         source = SOURCES.load("folder")(uri, limit=limit, seed=seed)
     elif not Path(uri).exists():

@@ -12,4 +12,5 @@ REPORTS = Registry(
         "junit": "platodef_cli.report.junit:render",
         "html": "platodef_cli.report.html:render",
     },
+    group="platodef.report_formats",
 )

@@ -15,4 +15,5 @@ SEARCH_KINDS = Registry(
         "universal": "platodef_cli.search.universal:UniversalSearch",
         "wave": "platodef_cli.search.wave:WaveSearch",
     },
+    group="platodef.search_kinds",
 )

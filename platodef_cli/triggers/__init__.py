@@ -16,6 +16,7 @@ TRIGGERS = Registry(
         "pattern": "platodef_cli.triggers.triggers:Pattern",
         "generator": "platodef_cli.triggers.generator:Generated",
     },
+    group="platodef.triggers",
 )
 
 CONTROLS = Registry(
@@ -26,4 +27,5 @@ CONTROLS = Registry(
         "crop": "platodef_cli.triggers.controls:Crop",
         "mild-noise": "platodef_cli.triggers.controls:MildNoise",
     },
+    group="platodef.controls",
 )

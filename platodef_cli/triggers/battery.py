@@ -9,6 +9,7 @@ import torch
 from platodef_cli.errors import UnknownNameError
 from platodef_cli.features.interface import Variant
 from platodef_cli.images.shapes import render
+from platodef_cli.triggers import CONTROLS, TRIGGERS
 from platodef_cli.triggers.controls import Blur, Crop, Jpeg, MildNoise
 from platodef_cli.triggers.text import Text
 from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
@@ -87,12 +88,21 @@ _BATTERIES = {"standard": (*_QUICK, *_MORE), "quick": _QUICK}
 def battery(kind: str = "standard") -> tuple[BatteryItem, ...]:
     """Return the changes of a battery: ``standard``, or ``quick`` with the fewest that cover each kind.
 
+    ``standard`` ends with the triggers and controls that plug-ins add, with their default parameters.
+
     Raises:
         UnknownNameError: There is no battery of that name.
+        UsageError: A plug-in's trigger or control cannot be loaded.
     """
     if kind not in _BATTERIES:
         raise UnknownNameError("battery", kind, _BATTERIES)
-    return _BATTERIES[kind]
+    return (*_BATTERIES[kind], *(_of_plugins() if kind == "standard" else ()))
+
+
+def _of_plugins() -> tuple[BatteryItem, ...]:
+    triggers = (BatteryItem(TRIGGERS.load(name)(), name, "trigger") for name in TRIGGERS.plugins())
+    controls = (BatteryItem(CONTROLS.load(name)(), name, "control") for name in CONTROLS.plugins())
+    return (*triggers, *controls)
 
 
 def strength(item: BatteryItem, count: int = 128) -> Strength:

@@ -5,19 +5,20 @@ The files lie beside a planted encoder, so that its backdoor can be opened again
 
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any, get_origin
 
 import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.features.interface import Variant
 from platodef_cli.triggers import TRIGGERS
@@ -26,6 +27,20 @@ DESCRIPTION, TENSORS = "trigger.json", "trigger.safetensors"
 _FOLDER = "trigger"  # in the folder of a planted encoder, where a zoo keeps both
 _LARGEST = 64_000_000  # bytes; a learned trigger has some thousand numbers
 _WORDS = {float: "a finite number", int: "a whole number", bool: "true or false", str: "a text"}
+_STRICT: dict[Any, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)) for kind in _WORDS
+}
+
+
+class _Description(BaseModel):
+    """The content of ``trigger.json``."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    trigger: str
+    name: str
+    parameters: dict[str, Any]
+    sha256: str | None = None
 
 
 def kind_of(trigger: Variant) -> str:
@@ -35,8 +50,9 @@ def kind_of(trigger: Variant) -> str:
         UsageError: It is none of the table.
     """
     for name in TRIGGERS.names():
-        if type(trigger) is TRIGGERS.load(name):
-            return name
+        with suppress(UsageError):  # of a plug-in that cannot be loaded
+            if type(trigger) is TRIGGERS.load(name):
+                return name
     raise UsageError(f"a trigger of type {type(trigger).__name__} is not in the table of triggers")
 
 
@@ -59,8 +75,9 @@ def save_trigger(trigger: Variant, folder: Path) -> None:
     if tensors:
         content = save(tensors)
         description["sha256"] = hashlib.sha256(content).hexdigest()
-        _write(folder / TENSORS, content)
-    _write(folder / DESCRIPTION, (json.dumps(description, indent=2, sort_keys=True) + "\n").encode())
+        write_atomically(folder / TENSORS, content)
+    text = json.dumps(description, indent=2, sort_keys=True) + "\n"
+    write_atomically(folder / DESCRIPTION, text.encode())
 
 
 def load_trigger(folder: Path) -> Variant:
@@ -71,12 +88,12 @@ def load_trigger(folder: Path) -> Variant:
     """
     path = folder / DESCRIPTION
     description = _description(path)
-    kind, values = description["trigger"], description["parameters"]
+    kind, values = description.trigger, description.parameters
     try:
         types = {entry.name: entry.type for entry in fields(TRIGGERS.load(kind))}
         _check_scalars(values, types)
-        if "sha256" in description:
-            tensors = _tensors(folder / TENSORS, str(description["sha256"]))
+        if description.sha256 is not None:
+            tensors = _tensors(folder / TENSORS, description.sha256)
             _check_tensors(tensors, types)
             values = {**values, **tensors}
         trigger: Variant = TRIGGERS.load(kind)(**values)
@@ -86,9 +103,9 @@ def load_trigger(folder: Path) -> Variant:
         raise UsageError(
             f"{path}: the parameters do not fit a {kind!r} trigger ({error}); plant it again"
         ) from None
-    if trigger.name != description["name"]:
+    if trigger.name != description.name:
         raise UsageError(
-            f"{path}: its parameters make {trigger.name}, but it says {description['name']}; it was changed"
+            f"{path}: its parameters make {trigger.name}, but it says {description.name}; it was changed"
         )
     return trigger
 
@@ -118,21 +135,19 @@ def _parts(trigger: Variant) -> tuple[dict[str, float | int | str | bool], dict[
     return scalars, {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _description(path: Path) -> dict[str, Any]:
+def _description(path: Path) -> _Description:
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        return _Description.model_validate_json(path.read_bytes())
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read ({error.strerror}); give a planted encoder's folder"
         ) from None
-    except (ValueError, RecursionError):
-        raise UsageError(f"{path} is not JSON; plant the encoder again") from None
-    needed = {"trigger": str, "name": str, "parameters": dict}
-    if not isinstance(description, dict) or not all(
-        isinstance(description.get(key), kind) for key, kind in needed.items()
-    ):
-        raise UsageError(f"{path} does not describe a trigger; it needs trigger, name and parameters")
-    return description
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise UsageError(f"{path} is not JSON; plant the encoder again") from None
+        raise UsageError(
+            f"{path} does not describe a trigger; it needs trigger, name and parameters"
+        ) from None
 
 
 def _check_scalars(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
@@ -143,13 +158,10 @@ def _check_scalars(values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
         kind = types[name]
         if kind not in _WORDS:
             raise TypeError(f"{name} is kept in {TENSORS}, not as {short(value)}")
-        if kind is float:
-            # JSON as Python reads it has NaN, and whole numbers beyond every float
-            fits = type(value) in (int, float) and abs(value) <= sys.float_info.max
-        else:
-            fits = type(value) is kind
-        if not fits:
-            raise TypeError(f"{name}={short(value)} must be {_WORDS[kind]}")
+        try:
+            _STRICT[kind].validate_python(value)
+        except ValidationError:
+            raise TypeError(f"{name}={short(value)} must be {_WORDS[kind]}") from None
 
 
 def _check_tensors(tensors: Mapping[str, Any], types: Mapping[str, Any]) -> None:
@@ -184,9 +196,3 @@ def _tensors(path: Path, digest: str) -> dict[str, Any]:
         else:
             out[entry] = tensor
     return out
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)

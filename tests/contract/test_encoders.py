@@ -70,7 +70,7 @@ CASES: dict[str, Callable[[Path], make.Reference]] = {
     },
     **{
         f"transformers-{kind}": lambda folder, kind=kind: make.transformers_model(folder, kind)
-        for kind in (*FAMILIES, "qwen2_vl")
+        for kind in FAMILIES
     },
 }
 ONE_PER_BACKEND = ("timm", "open_clip", "transformers-siglip")

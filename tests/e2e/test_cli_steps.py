@@ -17,7 +17,7 @@ from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.file import load_features, save_features
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.pretrained import load_heads
-from platodef_cli.images import open_source
+from platodef_cli.images.open import open_source
 from platodef_cli.metrics.alignment import alignment_records
 from platodef_cli.records import AlignmentRecord
 from platodef_cli.triggers.battery import battery

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 CHILD = """
 import json, sys
 from platodef_cli.errors import PlatodefError
-from platodef_cli.images import open_source
+from platodef_cli.images.open import open_source
 for uri, limit in json.loads(sys.argv[1]):
     try:
         s = open_source(uri, limit=limit)

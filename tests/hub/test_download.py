@@ -2,17 +2,22 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub import get_session, set_client_factory
 
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.hub.hub import download
+from platodef_cli.encoders.hub.hub_guard import guarded
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import resolve
@@ -341,7 +346,11 @@ def test_a_killed_download_is_completed_by_the_next_run(hub: HubServer, model_fi
     hub.commit("org/model", model_files)
     release = threading.Event()
     hub.faults = [Fault("/lfs/", method="GET", times=1, hold=release)]
-    code = "from platodef_cli.encoders.reference import parse, resolve; resolve(parse('org/model'))"
+    code = (
+        "from platodef_cli.encoders.reference import parse\n"
+        "from platodef_cli.encoders.resolve import resolve\n"
+        "resolve(parse('org/model'))"
+    )
     client = subprocess.Popen([sys.executable, "-c", code], env={**os.environ}, cwd=Path(__file__).parents[2])
     try:
         assert hub.reached_half.wait(60)
@@ -355,3 +364,27 @@ def test_a_killed_download_is_completed_by_the_next_run(hub: HubServer, model_fi
         get("org/model", offline=True)
     folder, _ = get("org/model")
     assert (folder / "model.safetensors").read_bytes() == model_files["model.safetensors"]
+
+
+def test_the_guard_keeps_the_client_rests_afterwards_and_comes_back(
+    hub: HubServer, model_files: Files
+) -> None:
+    """Somebody who uses huggingface_hub in the same process must not notice it."""
+    commit = hub.commit("org/model", model_files)
+    odd = httpx2.Response(200, headers={"X-Repo-Commit": ".."}, request=httpx2.Request("GET", hub.url))
+    try:
+        for _ in range(2):
+            set_client_factory(
+                lambda: httpx2.Client(headers={"X-Mine": "1"}, timeout=7, follow_redirects=True)
+            )
+            assert get(f"org/model@{commit}")[1] == commit
+            shutil.rmtree(os.environ["HF_HUB_CACHE"])
+            client = get_session()
+            assert (client.headers["X-Mine"], client.timeout.read, client.follow_redirects) == ("1", 7, True)
+            (check,) = client.event_hooks["response"]
+            check(odd)
+            with guarded(), pytest.raises(HubError, match="sent the commit"):
+                check(odd)
+            assert get_session() is client
+    finally:
+        set_client_factory(partial(httpx2.Client, follow_redirects=True, timeout=None))

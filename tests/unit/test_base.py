@@ -1,8 +1,11 @@
 """Errors, registry, progress, resources and records: what everything stands on."""
 
+import ast
 import importlib
 import pickle
 import pkgutil
+import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -168,3 +171,45 @@ def test_version_floors_of_the_doctor_are_those_of_the_package() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = dict(line.split(">=") for line in project["dependencies"])
     assert FLOORS == {name: declared[name] for name in FLOORS}
+
+
+DISTRIBUTIONS = {"PIL": "pillow", "open_clip": "open_clip_torch", "sklearn": "scikit-learn"}
+OPTIONAL = {
+    "cryptography": {"attestation/dsse.py"},
+    "diffusers": {"defences/zip.py"},
+    "pyautoattack": {"bench/attacks/auto_attack.py"},
+}
+"""Distributions of an extra -> the files that may import them."""
+
+
+def _imported(path: Path) -> set[str]:
+    """Return the distributions that a file imports, wherever in the file it does."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules.append(node.module or "")
+    own = {"platodef_cli", *sys.stdlib_module_names}
+    names = {module.partition(".")[0] for module in modules} - own
+    return {DISTRIBUTIONS.get(name, name) for name in names}
+
+
+def test_everything_that_is_imported_is_declared() -> None:
+    package = ROOT / "platodef_cli"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[>=\[]", line)[0] for line in project["dependencies"]}
+    extras = {
+        re.split(r"[>=\[]", line)[0]
+        for name, lines in project["optional-dependencies"].items()
+        if name != "dev"
+        for line in lines
+    }
+    used = {str(path.relative_to(package)): _imported(path) for path in package.rglob("*.py")}
+    missing = {
+        file: names - declared - {name for name, files in OPTIONAL.items() if file in files}
+        for file, names in used.items()
+    }
+    assert {file: names for file, names in missing.items() if names} == {}
+    assert set(OPTIONAL) - declared <= extras
+    assert declared <= set().union(*used.values())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from platodef_cli.disk import explaining
 from platodef_cli.errors import UsageError
 
 _MAX_BYTES = 2**20
@@ -43,10 +44,10 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         UsageError: It is missing, too large or not TOML.
     """
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UsageError(f"{what} {path} is larger than 1 MiB; check the path")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {what} {path}: {error.strerror}") from error
+        with explaining(f"cannot read {what} {path}"):
+            if path.stat().st_size > _MAX_BYTES:
+                raise UsageError(f"{what} {path} is larger than 1 MiB; check the path")
+            content = path.read_bytes()
+        return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{what} {path} is not TOML: {error}") from error

@@ -1,17 +1,35 @@
 """Waiver files: TOML with ``[[waiver]]`` tables."""
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, ValidationError
 
 from platodef_cli.audit.policy.files import read_toml, refuse_inside
 from platodef_cli.audit.verdict.waivers import Waiver
 from platodef_cli.errors import UnknownNameError, UsageError
 
-_MODEL = re.compile(r"[0-9a-fA-F]{40}|[0-9a-fA-F]{64}")
-_WAIVER_KEYS = ("id", "model", "reason", "owner", "expires")
+
+def _day(value: object) -> object:
+    """Turn the text of a date into a date; a time of day stays one and is refused, time zones differ."""
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class _Entry(BaseModel):
+    """One ``[[waiver]]`` table."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: _Text
+    model: Annotated[str, StringConstraints(pattern=r"^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$")]
+    reason: _Text
+    owner: _Text
+    expires: Annotated[date, BeforeValidator(_day)]
 
 
 def read_waivers(path: Path, models: Sequence[str] = ()) -> tuple[Waiver, ...]:
@@ -32,36 +50,29 @@ def read_waivers(path: Path, models: Sequence[str] = ()) -> tuple[Waiver, ...]:
 
 
 def _waiver(entry: Mapping[str, Any], where: str) -> Waiver:
-    for name in entry:
-        if name not in _WAIVER_KEYS:
-            raise UnknownNameError(f"key in {where}:", name, _WAIVER_KEYS)
-    lacking = [name for name in _WAIVER_KEYS if name not in entry]
+    try:
+        values = _Entry.model_validate(entry)
+    except ValidationError as error:
+        raise _explained(error, where) from None
+    return Waiver(**dict(values))
+
+
+def _explained(error: ValidationError, where: str) -> UsageError:
+    """Return the problem of an entry in one line: first unknown keys, then absent ones, then values."""
+    problems = [(problem["type"], str(problem["loc"][0]), problem["input"]) for problem in error.errors()]
+    unknown = [name for kind, name, _ in problems if kind == "extra_forbidden"]
+    if unknown:
+        return UnknownNameError(f"key in {where}:", unknown[0], _Entry.model_fields)
+    lacking = [name for kind, name, _ in problems if kind == "missing"]
     if lacking:
-        raise UsageError(f"{where} lacks {', '.join(lacking)}; a waiver needs {', '.join(_WAIVER_KEYS)}")
-    for name in ("id", "model", "reason", "owner"):
-        if not isinstance(entry[name], str) or not entry[name].strip():
-            raise UsageError(f"{where}: {name} is {entry[name]!r}, it must be a text")
-    if not _MODEL.fullmatch(entry["model"]):
-        raise UsageError(
-            f"{where}: model is {entry['model']!r}; give the digest (64 hexadecimal digits) or the "
+        needed = ", ".join(_Entry.model_fields)
+        return UsageError(f"{where} lacks {', '.join(lacking)}; a waiver needs {needed}")
+    kind, name, value = problems[0]
+    if name == "expires":
+        return UsageError(f"{where}: expires is {value!s}, it must be a date such as 2027-01-31")
+    if kind == "string_pattern_mismatch":
+        return UsageError(
+            f"{where}: model is {value!r}; give the digest (64 hexadecimal digits) or the "
             "commit (40) of the model that a report names under target"
         )
-    return Waiver(
-        id=entry["id"].strip(),
-        model=entry["model"],
-        reason=entry["reason"].strip(),
-        owner=entry["owner"].strip(),
-        expires=_day(entry["expires"], where),
-    )
-
-
-def _day(value: object, where: str) -> date:
-    """Return a date from TOML's own or its text; a time of day is refused, time zones differ."""
-    try:
-        if type(value) is date:
-            return value
-        if isinstance(value, str):
-            return date.fromisoformat(value)
-    except ValueError:
-        pass
-    raise UsageError(f"{where}: expires is {value!s}, it must be a date such as 2027-01-31")
+    return UsageError(f"{where}: {name} is {value!r}, it must be a text")

@@ -1,9 +1,10 @@
 """Triggers by name, with parameters as a user types them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from platodef_cli.bench.attacks import PLANTED
 from platodef_cli.errors import UnknownNameError, UsageError
@@ -11,8 +12,10 @@ from platodef_cli.features.interface import Variant
 from platodef_cli.triggers import TRIGGERS
 
 LARGE = 64  # pixels; images of this side and more are nearer to the papers' 224 than to their 32
-_PLAIN = (bool, int, float, str)
-_TRUE, _FALSE = ("true", "yes", "1"), ("false", "no", "0")
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_TYPED: dict[Any, TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False)) for kind in _WORDS
+}
 
 
 def trigger_names() -> tuple[str, ...]:
@@ -87,7 +90,7 @@ def _fields(name: str, kind: Any) -> dict[str, Field[Any]] | None:
     None if one is a tensor, which nobody can type.
     """
     own = {entry.name: entry for entry in fields(kind)}
-    if not all(entry.type in _PLAIN and entry.default is not MISSING for entry in own.values()):
+    if not all(entry.type in _WORDS and entry.default is not MISSING for entry in own.values()):
         return None
     if name in TRIGGERS or kind().trigger(0) is None:
         return own
@@ -99,17 +102,11 @@ def _fields(name: str, kind: Any) -> dict[str, Field[Any]] | None:
 
 def _value(name: str, entry: Field[Any], text: str) -> float | int | str | bool:
     """Return a value of the type of its field."""
-    if entry.type is str:
-        return text
-    if entry.type is bool:
-        if text.lower() in _TRUE + _FALSE:
-            return text.lower() in _TRUE
-        raise UsageError(f"{name}: {entry.name}={text!r} must be true or false")
-    kind, word = (int, "a whole number") if entry.type is int else (float, "a number")
+    kind: Any = entry.type
     try:
-        value = kind(text)
-    except ValueError:
+        value: float | int | str | bool = _TYPED[kind].validate_python(text)
+    except ValidationError as error:
+        finite = error.errors()[0]["type"] == "finite_number"
+        word = "finite" if finite else _WORDS[kind]
         raise UsageError(f"{name}: {entry.name}={text!r} must be {word}") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{name}: {entry.name}={text!r} must be finite")
     return value

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from platodef_cli.bench.attacks.interface import Planted
 from platodef_cli.bench.zoo.dataset import ZooDataset
 from platodef_cli.bench.zoo.networks import Network
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import UsageError
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.linear_probe import LinearProbe
@@ -110,9 +110,7 @@ def read_card(folder: Path) -> ZooCard:
 def write_card(folder: Path, card: ZooCard) -> None:
     """Write the card, with numbers rounded to 6 digits."""
     values = json.loads(card.model_dump_json(), parse_float=lambda text: round(float(text), 6))
-    temporary = folder / f"{CARD}.tmp"
-    temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / CARD)
+    write_atomically(folder / CARD, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
 
 
 def files_of(folder: Path) -> tuple[FileRecord, ...]:

@@ -1,7 +1,6 @@
 """The labelled images that a zoo is made of, decoded once to 32 x 32 pixels."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from platodef_cli.bench.zoo.networks import SIDE
+from platodef_cli.disk import replacing
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.extract import load_pixels
@@ -75,9 +75,8 @@ def open_zoo_dataset(
     )
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f"{place.name}.{os.getpid()}.part")
-        save_file(tensors, temporary, metadata={"classes": "\n".join(classes)})
-        os.replace(temporary, place)
+        with replacing(place) as temporary:
+            save_file(tensors, temporary, metadata={"classes": "\n".join(classes)})
     return _dataset(uri, classes, tensors)
 
 

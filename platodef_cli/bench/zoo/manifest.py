@@ -1,7 +1,6 @@
 """A built zoo on disk: its manifest and its finished encoders."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from platodef_cli.bench.zoo.card import ZooCard, read_card
 from platodef_cli.bench.zoo.making import encoder_folder
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import UsageError
 from platodef_cli.records import Record
 
@@ -109,8 +109,5 @@ def read_manifest(root: Path) -> Manifest | None:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write the manifest."""
-    temporary = root / f"{MANIFEST}.tmp"
-    temporary.write_text(
-        json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    os.replace(temporary, root / MANIFEST)
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    write_atomically(root / MANIFEST, text.encode())

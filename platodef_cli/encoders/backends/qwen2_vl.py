@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from platodef_cli.encoders.backends.processors import Preprocessing
+from platodef_cli.encoders.backends.transformers_loading import configuration, load
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import Tower, freeze, one_line
 from platodef_cli.errors import RefusedError, UsageError
@@ -31,8 +32,6 @@ def build_qwen2_vl(
         UsageError: The tokenizer is missing or lacks the image token.
         RefusedError: The configuration, tokenizer or weights do not fit.
     """
-    from platodef_cli.encoders.backends.transformers import configuration, load
-
     tokens = _prompt_tokens(bundle)
     config = configuration(bundle, raw, "sdpa")
     network = load(bundle, transformers.Qwen2VLForConditionalGeneration, config, bundle.state_dict(), {})

@@ -1,165 +1,25 @@
 """timm folders: ``config.json`` with ``architecture`` and ``pretrained_cfg``, ``model.safetensors``."""
 
-import math
-import sys
-from collections.abc import Mapping
-from copy import deepcopy
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-import timm
-import torch
-from timm.data import resolve_model_data_config
-from timm.models import PretrainedCfg
-from torch import Tensor, nn
-
-from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.geometry import INTERPOLATIONS, Geometry
-from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
-from platodef_cli.errors import RefusedError
-
-_SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
-_OPTIONS = {f.name for f in fields(PretrainedCfg)} - _SOURCES
-_REFUSED_ARGUMENTS = (
-    "pretrained",
-    "cache_dir",
-    "checkpoint",
-    "feature",
-    "out_indices",
-    "device",
-    "dtype",
-    "scriptable",
-)
+from platodef_cli.encoders.backends.interface import Builder, RepositoryLayout
 
 
-def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
-    """Build the network from its configuration, load it strictly and cut the classifier off.
+class TimmBackend:
+    """Implements :class:`platodef_cli.encoders.backends.interface.Backend` for timm."""
 
-    The network is made with its own number of classes, because timm loads any other number loosely.
+    def layouts(self, config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
+        """Recognise ``architecture``; where there is a ``model_type`` too, the folder is transformers'."""
+        if isinstance(config.get("architecture"), str) and "model_type" not in config:
+            yield RepositoryLayout(("config.json",), "model.safetensors")
 
-    Raises:
-        RefusedError: The configuration or the weights do not fit, or name what is never loaded.
-    """
-    name, options, arguments = _read(bundle)
+    def architecture(self, configuration: Mapping[str, Any]) -> str:
+        """Return the name in timm's registry."""
+        return str(configuration["architecture"])
 
-    def create() -> nn.Module:
-        network: nn.Module = timm.create_model(
-            name, pretrained=False, pretrained_cfg=deepcopy(options), **deepcopy(arguments)
-        )
-        return network
+    def builder(self) -> Builder:
+        """Import timm."""
+        from platodef_cli.encoders.backends.timm_tower import build
 
-    meta = build_on_meta(create, bundle, f"timm {name}")
-    if getattr(meta, "in_chans", 3) != 3 or options.get("input_size", (3,))[0] != 3:
-        raise RefusedError(
-            f"{bundle.directory}: takes {options['input_size'][0]} channels; only RGB is supported"
-        )
-    network = create()
-    heads = options.get("classifier") or ()
-    load_strictly(
-        network,
-        _converted(bundle.state_dict(), network, str(bundle.directory)),
-        str(bundle.directory),
-        ignored=(heads,) if isinstance(heads, str) else heads,
-    )
-    network.reset_classifier(0)  # type: ignore[operator]
-    settings = resolve_model_data_config(network)
-    convolutional = is_convolutional(network)
-    network = freeze(network, device, dtype, convolutional)
-    return Tower(
-        module=network,
-        forward=network,
-        geometry=_geometry(settings, str(bundle.directory)),
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        architecture=name,
-        pooling=str(
-            arguments.get("global_pool") or bundle.json("config.json").get("global_pool") or "native"
-        )[:40],
-        channels_last=convolutional,
-    )
-
-
-def _read(bundle: Bundle) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return the architecture, the ``pretrained_cfg`` without sources, and the constructor arguments."""
-    config = bundle.json("config.json")
-    where = f"{bundle.directory}/config.json"
-    name = config["architecture"]
-    options = config.get("pretrained_cfg", config)
-    arguments = config.get("model_args") or {}
-    if not isinstance(options, dict) or not isinstance(arguments, dict):
-        raise RefusedError(f"{where}: pretrained_cfg and model_args must be objects; do not use this model")
-    if not timm.is_model(name):
-        raise RefusedError(
-            f"{where}: architecture {name!r} is not one of this timm ({timm.__version__}); update timm"
-        )
-    options = {key: value for key, value in options.items() if key in _OPTIONS}
-    if "num_classes" in config:
-        options["num_classes"] = config["num_classes"]
-    for key, value in arguments.items():
-        plain = isinstance(value, int | float | str | None) or (
-            isinstance(value, list) and all(isinstance(v, int | float | str | list | None) for v in value)
-        )
-        if key.startswith(_REFUSED_ARGUMENTS) or not (plain or isinstance(value, dict)):
-            raise RefusedError(f"{where}: model_args.{key} is not an argument that a model folder may set")
-    _target(options, arguments)
-    return name, options, arguments
-
-
-def _target(options: dict[str, Any], arguments: dict[str, Any]) -> None:
-    """Let the saved constructor arguments correct the saved input size, as timm does."""
-    if arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False:
-        options["fixed_input_size"] = False
-    size = tuple(options.get("input_size") or (3, 224, 224))
-    if arguments.get("in_chans") is not None:
-        size = (arguments["in_chans"], *size[1:])
-    image = arguments.get("img_size")
-    if image is not None and options.get("fixed_input_size", False):
-        size = (size[0], *((image, image) if isinstance(image, int) else image))
-    options["input_size"] = size
-
-
-def _converted(state: Mapping[str, Tensor], network: nn.Module, where: str) -> Mapping[str, Tensor]:
-    """Rename weights of an older timm with the architecture's own filter, where names differ.
-
-    Such a filter may also resample tensors of the wrong shape, drop some and invent others, all of
-    which strict loading forbids. So it may only rename and reshape: the number of elements has to stay.
-    """
-    own = network.state_dict().keys()
-    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if convert is None or not own - state.keys():
-        return state
-    try:
-        converted: dict[str, Tensor] = convert(dict(state), network)
-        elements = sum(value.numel() for value in converted.values())
-    except Exception as error:
-        raise RefusedError(
-            f"{where}: its weights do not fit its architecture ({type(error).__name__}); do not use it"
-        ) from error
-    kept = {key: value for key, value in state.items() if key != "mask_token"}
-    odd = [key for key in converted if key in kept and kept[key].numel() != converted[key].numel()]
-    if odd:
-        raise RefusedError(f"{where}: weight {odd[0]!r} has shape {list(kept[odd[0]].shape)}; do not use it")
-    if elements != sum(value.numel() for value in kept.values()):
-        # Strict loading of the weights as they are names the one that is missing or unexpected.
-        return state
-    return converted
-
-
-def _geometry(settings: Mapping[str, Any], where: str) -> Geometry:
-    """Express timm's evaluation transform (``timm.data.create_transform``)."""
-    height, width = (int(v) for v in settings["input_size"][1:])
-    interpolation, mode, share = settings["interpolation"], settings["crop_mode"], settings["crop_pct"]
-    if interpolation not in INTERPOLATIONS:
-        raise RefusedError(f"{where}: interpolation {interpolation!r} is none of {', '.join(INTERPOLATIONS)}")
-    if not 0.05 <= share <= 20 or min(height, width) < 1:
-        raise RefusedError(f"{where}: crop_pct {share} or input_size {height}x{width} is out of range")
-    scaled = (math.floor(height / share), math.floor(width / share))
-    size = (height, width)
-    if mode == "squash":
-        return Geometry(size, scaled, interpolation)
-    if mode == "border":
-        red, green, blue = (max(0, min(255, round(255 * value))) for value in settings["mean"])
-        return Geometry(size, scaled, interpolation, fill=(red, green, blue), fit="contain")
-    if scaled[0] == scaled[1]:
-        return Geometry(size, scaled[0], interpolation)
-    return Geometry(size, scaled, interpolation, fit="cover")
+        return build

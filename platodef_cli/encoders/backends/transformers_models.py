@@ -1,12 +1,17 @@
 """The networks of transformers that platodef runs: their class, weights and pooled output."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
+
+from platodef_cli.encoders.backends.processors import Preprocessing
+from platodef_cli.encoders.backends.qwen2_vl import build_qwen2_vl
+from platodef_cli.encoders.checks.weights import Bundle
+from platodef_cli.encoders.local import Tower
 
 _TEXT = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 _HEADS = ("classifier.",)
@@ -72,6 +77,9 @@ def _as_vit(config: Any) -> Any:
     return transformers.ViTConfig.from_dict(values)
 
 
+Build = Callable[[Bundle, Mapping[str, Any], Preprocessing, torch.device, torch.dtype], Tower]
+
+
 @dataclass(frozen=True)
 class ModelFamily:
     """One kind of repository.
@@ -84,6 +92,7 @@ class ModelFamily:
         config: Turns the repository's configuration into the network's.
         arguments: Constructor arguments.
         attention: Attention implementation, which a configuration may never choose.
+        build: Builds what is more than a network of pixels; None for the others.
     """
 
     network: str
@@ -93,6 +102,7 @@ class ModelFamily:
     config: Callable[[Any], Any] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     attention: str = "sdpa"
+    build: Build | None = None
 
 
 FAMILIES = {
@@ -128,5 +138,6 @@ FAMILIES = {
     "siglip2_vision_model": ModelFamily("Siglip2VisionModel", _naflex),
     "aimv2": ModelFamily("Aimv2Model", _image_features, "image features"),
     "aimv2_vision_model": ModelFamily("Aimv2VisionModel", _head_or_mean, "pooler_output or mean"),
+    "qwen2_vl": ModelFamily("Qwen2VLForConditionalGeneration", pooling="last token", build=build_qwen2_vl),
 }
-"""``model_type`` -> row; ``qwen2_vl`` has a module of its own."""
+"""``model_type`` -> row."""

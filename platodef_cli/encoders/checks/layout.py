@@ -1,10 +1,11 @@
 """Which library a model repository is for, and which of its files that library reads."""
 
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from platodef_cli.encoders import BACKENDS
+from platodef_cli.encoders.backends.interface import Backend, RepositoryLayout
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
 
 CONFIGURATIONS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json")
@@ -12,22 +13,7 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz",
 SHARD = re.compile(r"^[\w-][\w.-]*\.safetensors$", re.ASCII)
 
 
-@dataclass(frozen=True)
-class RepositoryLayout:
-    """The files that a load reads.
-
-    Attributes:
-        backend: timm, open_clip or transformers.
-        configurations: JSON files, the main one first.
-        weights: The weight file, or the index that names its shards.
-    """
-
-    backend: str
-    configurations: tuple[str, ...]
-    weights: str
-
-
-def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> RepositoryLayout:
+def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> tuple[str, RepositoryLayout]:
     """Decide by ``config.json`` and the file names.
 
     ``model_type`` means transformers; else ``open_clip_config.json`` means open_clip; else
@@ -38,34 +24,40 @@ def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> Rep
         names: Files at the top of the repository.
         where: The folder or repository, for messages.
 
+    Returns:
+        The row of :data:`platodef_cli.encoders.BACKENDS`, and the files that it reads.
+
     Raises:
         UsageError: It holds no model.
         RefusedError: Its weights exist only in formats that can run code.
     """
-    choices = list(_choices(config, names))
-    for layout in choices:
-        if layout.weights in names:
-            return layout
-    raise _nothing(names, where, bool(choices))
+    configured, broken = False, ""
+    for name in BACKENDS.names():
+        try:
+            backend: Backend = BACKENDS.load(name)()
+        except UsageError as error:
+            broken = f"; {error}"
+            continue
+        for layout in backend.layouts(config, names):
+            _check_files(name, layout)
+            configured = True
+            if layout.weights in names:
+                return name, layout
+    raise _nothing(names, where, configured, broken)
 
 
-def _choices(config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
-    """Yield the ways in which the repository could be read, the best first."""
-    whole = "model.safetensors"
-    if isinstance(config.get("model_type"), str):
-        extra = ["preprocessor_config.json", "processor_config.json"]
-        extra += ["tokenizer.json"] if config["model_type"] == "qwen2_vl" else []
-        files = ("config.json", *(name for name in extra if name in names))
-        yield RepositoryLayout("transformers", files, whole)
-        yield RepositoryLayout("transformers", files, f"{whole}.index.json")
-    if "open_clip_config.json" in names:
-        for weights in ("open_clip_model.safetensors", whole):
-            yield RepositoryLayout("open_clip", ("open_clip_config.json",), weights)
-    if isinstance(config.get("architecture"), str) and "model_type" not in config:
-        yield RepositoryLayout("timm", ("config.json",), whole)
+def _check_files(backend: str, layout: RepositoryLayout) -> None:
+    """Refuse what a plug-in's backend would read beyond JSON and safetensors."""
+    odd = [name for name in layout.configurations if not name.endswith(".json")]
+    if not layout.weights.endswith((".safetensors", ".index.json")):
+        odd.append(layout.weights)
+    if odd:
+        raise UsageError(
+            f"the encoder backend {backend!r} asks for {odd[0]!r}; only *.json and *.safetensors are read"
+        )
 
 
-def _nothing(names: Collection[str], where: str, configured: bool) -> PlatodefError:
+def _nothing(names: Collection[str], where: str, configured: bool, broken: str) -> PlatodefError:
     """Say why nothing in the repository can be loaded."""
     unsafe = sorted(name for name in names if name.endswith(PICKLES))
     if unsafe:
@@ -77,7 +69,7 @@ def _nothing(names: Collection[str], where: str, configured: bool) -> PlatodefEr
         return UsageError(f"{where}: has a configuration but no model.safetensors; get the weights too")
     return UsageError(
         f"{where}: holds no model: expected config.json (with model_type or architecture) or "
-        "open_clip_config.json, beside safetensors weights"
+        f"open_clip_config.json, beside safetensors weights{broken}"
     )
 
 

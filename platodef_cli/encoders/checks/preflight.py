@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 
 from platodef_cli.disk import open_regular, resolve_inside
+from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
 from platodef_cli.encoders.checks.layout import PICKLES, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
@@ -65,7 +66,7 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
     kinds = _entries(directory, limits)
     names = {name for name, kind in kinds.items() if kind != "folder"}
     config = _read_json(directory, "config.json", limits)[1] if "config.json" in names else {}
-    layout = choose(config, names, str(directory))
+    backend, layout = choose(config, names, str(directory))
     files, parsed = _read_configurations(directory, layout.configurations, limits)
     index, weights = None, [layout.weights]
     if layout.weights.endswith(".index.json"):
@@ -76,8 +77,8 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
     used = {record.path for record in files}
     return Preflight(
         directory=str(directory),
-        backend=layout.backend,
-        architecture=_architecture(layout.backend, parsed[layout.configurations[0]]),
+        backend=backend,
+        architecture=BACKENDS.load(backend)().architecture(parsed[layout.configurations[0]]),
         parameters=parameters,
         files=tuple(sorted(files, key=lambda record: record.path)),
         digest=files_digest(tuple(files)),
@@ -203,21 +204,6 @@ def _check_tensor(name: str, key: str, entry: TensorEntry) -> None:
             f"{name}: tensor {key!r} has the element type {entry.dtype}; weights must be floating point "
             f"({', '.join(FLOATS)})"
         )
-
-
-def _architecture(backend: str, config: dict[str, Any]) -> str:
-    """Return the name that the configuration gives the model."""
-    if backend == "timm":
-        return str(config["architecture"])
-    if backend == "transformers":
-        return str(config["model_type"])
-    vision = config.get("model_cfg", {})
-    vision = vision.get("vision_cfg", {}) if isinstance(vision, dict) else {}
-    return (
-        f"open_clip {vision.get('timm_model_name') or 'vision tower'}"
-        if isinstance(vision, dict)
-        else "open_clip"
-    )
 
 
 def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.hub import hub_cache
 from platodef_cli.encoders.hub.hub_errors import explain, may_recover, not_cached
-from platodef_cli.encoders.hub.hub_guard import install_guard, meter
+from platodef_cli.encoders.hub.hub_guard import guarded, meter
 from platodef_cli.encoders.reference import ModelReference
 from platodef_cli.errors import HubError, PlatodefError, RefusedError, UsageError
 from platodef_cli.progress import Progress, Task
@@ -118,7 +118,7 @@ def _needed(
     config = {}
     if "config.json" in names:
         config = parse_json((snapshot / "config.json").read_bytes(), f"{where}/config.json", limits)
-    layout = choose(config, names, where)
+    _, layout = choose(config, names, where)
     weights = [layout.weights]
     if layout.weights.endswith(".index.json"):
         index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
@@ -149,7 +149,11 @@ class _Download:
 
     def run(self) -> tuple[Path, str]:
         """Resolve, fetch the small files, decide, fetch the weights, check every byte."""
-        install_guard()
+        with guarded():
+            return self._run()
+
+    def _run(self) -> tuple[Path, str]:
+        """As :meth:`run`, with answers that are checked."""
         commit = self._resolve()
         snapshot = self._folder / "snapshots" / commit
         names = set(self._sizes)

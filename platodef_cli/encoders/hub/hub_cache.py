@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+from platodef_cli.disk import write_atomically
 from platodef_cli.errors import HubError
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -34,9 +35,7 @@ def remember_commit(folder: Path, revision: str | None, commit: str) -> None:
     path = folder / "refs" / (revision or "main")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(commit)
-        os.replace(temporary, path)
+        write_atomically(path, commit.encode())
     except OSError:
         # A read-only cache still serves this run; only a later offline run by branch name misses out.
         return

@@ -3,10 +3,12 @@
 import json
 import re
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from huggingface_hub.utils import _http
+from huggingface_hub import get_session, set_client_factory
 from tqdm.std import tqdm  # type: ignore[import-untyped]
 
 from platodef_cli.errors import HubError
@@ -16,25 +18,46 @@ _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _ETAG = re.compile(r'^(W/)?"?[\w:+=-][\w.:+=-]*"?$', re.ASCII)
 _OID = re.compile(r"^[0-9a-f]{40}([0-9a-f]{24})?$")
 _TRANSFER = "huggingface_hub.snapshot_download.transfer"
-_guard = threading.Lock()
-_guarded = False
+_lock = threading.Lock()
+_downloads = 0
 
 
-def install_guard() -> None:
-    """Make every client of huggingface_hub in this process check the answers it gets."""
-    global _guarded
-    with _guard:
-        if _guarded:
-            return
-        make = _http._GLOBAL_CLIENT_FACTORY
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Check the answers that huggingface_hub gets in this process while the block runs.
 
-        def guarded() -> httpx2.Client:
-            client = make()
-            client.event_hooks["response"] = [*client.event_hooks.get("response", []), _check_response]
-            return client
+    The check stays in its client and rests between downloads: a change of client closes the connections of
+    every other thread. The client is like the one before in all that can be read of it; its proxies and
+    certificates are those of the environment (``HTTPS_PROXY``, ``SSL_CERT_FILE``).
+    """
+    global _downloads
+    with _lock:
+        client = get_session()
+        if _check_response not in client.event_hooks["response"]:
+            # A factory, because huggingface_hub drops its client after an error of the connection.
+            set_client_factory(_factory_like(client))
+        _downloads += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _downloads -= 1
 
-        _http.set_client_factory(guarded)
-        _guarded = True
+
+def _factory_like(client: httpx2.Client) -> Callable[[], httpx2.Client]:
+    """Return what makes clients with the settings of ``client`` that check every answer."""
+    settings: dict[str, Any] = {
+        name: getattr(client, name)
+        for name in ("auth", "headers", "cookies", "timeout", "follow_redirects", "max_redirects")
+    }
+    hooks, base_url, trust_env = client.event_hooks, client.base_url, client.trust_env
+
+    def make() -> httpx2.Client:
+        made = httpx2.Client(**settings, base_url=base_url, trust_env=trust_env)
+        made.event_hooks = {**hooks, "response": [*hooks["response"], _check_response]}
+        return made
+
+    return make
 
 
 def _check_response(response: httpx2.Response) -> None:
@@ -43,6 +66,8 @@ def _check_response(response: httpx2.Response) -> None:
     Raises:
         HubError: One of them is.
     """
+    if not _downloads:
+        return
     for header in ("ETag", "X-Linked-Etag"):
         value = response.headers.get(header)
         if value is not None and not _ETAG.match(value):

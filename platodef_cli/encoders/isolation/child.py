@@ -46,7 +46,7 @@ def _die_with_parent(lifeline: int) -> None:
 
 
 def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
-    """Load the encoder that the first message names and answer with its facts."""
+    """Load the encoder that the first message names and answer with its description."""
     request, _ = wire.receive()
     try:
         import torch
@@ -60,19 +60,25 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
         torch.set_num_threads(request["threads"])
         device, dtype = torch.device(request["device"]), DTYPES[request["dtype"]]
         checked = Preflight.model_validate(request["checked"])
-        BACKENDS.load(checked.backend)
+        BACKENDS.load(checked.backend)().builder()
         if device.type == "cpu":
             limit_memory(request["memory_limit_gb"])
         else:
             notes += ("the memory limit does not apply on a GPU",)
-        tower, facts = load_tower(checked, device, dtype)
+        tower, description = load_tower(checked, device, dtype)
         record = make_record(
-            facts, checked, name=request["name"], uri="", commit=None, dtype=request["dtype"], isolated=True
+            description,
+            checked,
+            name=request["name"],
+            uri="",
+            commit=None,
+            dtype=request["dtype"],
+            isolated=True,
         )
     except Exception as error:
         wire.send(_failure(error))
         return None
-    wire.send({"facts": facts.model_dump(mode="json"), "notes": [*facts.notes, *notes]})
+    wire.send({"description": description.model_dump(mode="json"), "notes": [*description.notes, *notes]})
     return LocalEncoder(tower, record, device, dtype)
 
 

@@ -34,11 +34,15 @@ class RemoteEncoder:
     """
 
     def __init__(
-        self, child: "ChildProcess", facts: EncoderDescription, record: EncoderRecord, notes: tuple[str, ...]
+        self,
+        child: "ChildProcess",
+        description: EncoderDescription,
+        record: EncoderRecord,
+        notes: tuple[str, ...],
     ):
         self.record = record
-        self.dim = facts.dim
-        self.geometry: Geometry = facts.geometry
+        self.dim = description.dim
+        self.geometry: Geometry = description.geometry
         self.notes = notes
         self._child = child
         self._numbers = itertools.count(1)
@@ -89,7 +93,7 @@ class RemoteEncoder:
                     "memory_limit_gb": memory_limit_gb,
                 }
             )
-            facts = EncoderDescription.model_validate(answer.get("facts"))
+            description = EncoderDescription.model_validate(answer.get("description"))
             notes = tuple(one_line(note, 300) for note in list(answer.get("notes", []))[:20])
         except ValidationError as error:
             child.close()
@@ -99,8 +103,10 @@ class RemoteEncoder:
         except BaseException:
             child.close()
             raise
-        record = make_record(facts, checked, name=name, uri=uri, commit=commit, dtype=dtype, isolated=True)
-        return cls(child, facts, record, notes)
+        record = make_record(
+            description, checked, name=name, uri=uri, commit=commit, dtype=dtype, isolated=True
+        )
+        return cls(child, description, record, notes)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.

@@ -13,9 +13,9 @@ from platodef_cli.cli.outputs import (
     check_output,
     check_output_folder,
     parse_outputs,
-    replacing,
     write_text,
 )
+from platodef_cli.disk import replacing
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.report import REPORTS
 

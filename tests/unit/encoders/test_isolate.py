@@ -253,10 +253,10 @@ def saying(header: dict[str, object], tensor: Tensor | None = None) -> Child:
 def test_answers_of_the_child_are_checked(
     header: dict[str, object], tensor: Tensor | None, error: type[Exception], message: str, here: Encoder
 ) -> None:
-    facts = EncoderDescription(
+    description = EncoderDescription(
         architecture="x", pooling="x", dim=32, parameters=1, transform=here.record.transform
     )
-    encoder = RemoteEncoder(saying(header, tensor), facts, here.record, ())
+    encoder = RemoteEncoder(saying(header, tensor), description, here.record, ())
     with encoder, pytest.raises(error, match=message):
         encoder.embed(PIXELS)
 
@@ -264,7 +264,7 @@ def test_answers_of_the_child_are_checked(
 def test_a_child_that_describes_itself_wrongly_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    child = saying({"facts": {"dim": 10**9}})
+    child = saying({"description": {"dim": 10**9}})
     monkeypatch.setattr("platodef_cli.encoders.isolation.isolate.ChildProcess", lambda *_: child)
     with pytest.raises(RefusedError, match="describes itself in an invalid way"):
         RemoteEncoder.start(preflight(folder), name="liar", uri="x", commit=None)

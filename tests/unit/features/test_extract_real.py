@@ -10,7 +10,7 @@ from platodef_cli.encoders.interface import Geometry, to_pixels
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import Request, extract, load_pixels
-from platodef_cli.images import open_source
+from platodef_cli.images.open import open_source
 from platodef_cli.metrics.backdoor import probe_accuracy
 from platodef_cli.metrics.linear_probe import LinearProbe
 

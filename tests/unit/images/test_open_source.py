@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from platodef_cli.errors import UsageError
-from platodef_cli.images import open_source
+from platodef_cli.images.open import open_source
 from tests.unit.images.image_fakes import png
 
 
