@@ -305,3 +305,23 @@ def test_a_report_names_the_plugins_that_were_used() -> None:
     DETECTORS.load("length")
     assert libraries() == {**before, "my-plugin": "1.2"}
     assert "my-plugin" not in before
+
+
+def test_the_example_of_the_readme(heads: Path, world: GaussianWorld, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- example:plugin -->\n```python\n(.*?)\n```", readme, re.DOTALL)
+    assert len(code.splitlines()) <= 25
+    (entry,) = re.findall(
+        r'\[project\.entry-points\."(platodef\.\w+)"\]` `([\w-]+) = "(long_features:\w+)"`', readme
+    )
+    group, name, place = entry
+    site = tmp_path / "site"
+    install(site, name, {"long_features": code}, {group: {name: place}})
+    save_features(tmp_path / "rows.safetensors", world.sample(30, 3))
+    done = command(
+        *("score", str(tmp_path / "rows.safetensors"), "--head", str(heads), "--detector", name),
+        *("--calibrate", str(tmp_path / "rows.safetensors")),
+        env=environment(site, tmp_path),
+    )
+    assert done.code == 0, done.err
+    assert len(json.loads(done.out)["rows"]) == 30
