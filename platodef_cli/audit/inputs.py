@@ -14,6 +14,7 @@ from platodef_cli.encoders.load import open_encoder
 from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 from platodef_cli.encoders.resolve import resolve
 from platodef_cli.errors import UsageError
+from platodef_cli.heads.find import find_heads
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
@@ -144,8 +145,7 @@ def _same(encoder: Encoder, others: dict[str, Encoder]) -> str | None:
 
 def _head(config: AuditConfig, embedded: bool, name: str) -> Path | None:
     if config.head is not None:
-        named = data_dir("pretrained_heads") / config.head
-        return named if not Path(config.head).exists() and named.is_dir() else Path(config.head)
+        return find_heads(str(config.head))
     if embedded and not config.references and config.images is None:
         ready = data_dir("pretrained_heads") / f"builtin-{name}"
         return ready if ready.is_dir() else None

@@ -6,13 +6,13 @@ from platodef_cli import environment
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.cli import options
 from platodef_cli.cli.gate import VerdictExceptions, apply, read_exceptions, read_policy
-from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.names import chosen
 from platodef_cli.cli.outputs import parse_outputs
 from platodef_cli.cli.report import explain_run, finish_with, reports_of_errors, write_report
 from platodef_cli.cli.session import Session
 from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS
 from platodef_cli.errors import UsageError
+from platodef_cli.heads.find import find_heads
 from platodef_cli.report import REPORTS
 
 

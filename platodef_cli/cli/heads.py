@@ -1,6 +1,5 @@
 """``platodef heads``: the heads that are shipped, were fitted, or were pulled from a hub."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,65 +8,18 @@ import typer
 from platodef_cli.cli import options
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import aligned, show_json, show_rows
-from platodef_cli.errors import EXIT_REFUSED, PlatodefError, UnknownNameError, UsageError
+from platodef_cli.errors import EXIT_REFUSED, PlatodefError, UsageError
+from platodef_cli.heads.find import DESCRIPTION, find_heads, pulled_directory
 
 if TYPE_CHECKING:
     from platodef_cli.heads.pretrained import HeadDescription
 
-_DESCRIPTION = "head.json"
 Name = Annotated[
     str,
     typer.Argument(
         metavar="NAME|DIR", help="Shipped heads (see `heads ls`), a folder, or pulled ones, org/name@COMMIT."
     ),
 ]
-
-
-def pulled_directory() -> Path:
-    """Return ``$PLATODEF_HEADS_DIR``, or ``platodef/heads`` in the user's data folder (XDG)."""
-    if chosen := os.environ.get("PLATODEF_HEADS_DIR"):
-        return Path(chosen).expanduser()
-    from platformdirs import user_data_path
-
-    return user_data_path("platodef") / "heads"
-
-
-def find_heads(name: str) -> Path:
-    """Return the folder of heads: a path that exists, the name of shipped ones, or a pulled Hub id.
-
-    Raises:
-        UsageError: The folder holds no heads.
-        UnknownNameError: Neither a folder nor a shipped name.
-    """
-    from platodef_cli.resources import data_dir
-
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if not (folder / _DESCRIPTION).is_file():
-            raise UsageError(
-                f"{folder} holds no heads ({_DESCRIPTION} is missing); make some with `platodef fit`"
-            )
-        return folder
-    if name.startswith("hf://") or ("/" in name and "@" in name):
-        return _find_pulled(name)
-    shipped = {entry.name: entry for entry in data_dir("pretrained_heads").iterdir() if entry.is_dir()}
-    if name not in shipped:
-        if "/" in name:
-            raise UsageError(f"the heads folder {name} does not exist")
-        raise UnknownNameError("head", name, shipped)
-    return shipped[name]
-
-
-def _find_pulled(name: str) -> Path:
-    from platodef_cli.heads.pull import place_of
-
-    place = place_of(pulled_directory(), name)
-    if not place.is_dir():
-        pinned = name if name.startswith("hf://") else f"hf://{name}"
-        raise UsageError(
-            f"the heads {name} are not on this machine; run `platodef heads pull {pinned}` first"
-        )
-    return place
 
 
 def pull(
@@ -113,7 +65,7 @@ def ls(
     roots = [data_dir("pretrained_heads"), pulled_directory()] if folder is None else [folder]
     rows = []
     present = [sorted(root.iterdir()) for root in roots if root.is_dir()]
-    for entry in (path for paths in present for path in paths if (path / _DESCRIPTION).is_file()):
+    for entry in (path for paths in present for path in paths if (path / DESCRIPTION).is_file()):
         try:
             description = read_description(entry)
             preset = preset_name(FitConfig.from_json(description.config))
@@ -162,7 +114,7 @@ def show(session: Session, name: Name, as_json: options.AsJson = False) -> None:
         to_stdout(
             aligned(("what", ""), _facts(path, description)) + "\n" + aligned(("held out", "value"), metrics)
         )
-    session.finish(f"described by {path / _DESCRIPTION}; `platodef heads verify` checks it")
+    session.finish(f"described by {path / DESCRIPTION}; `platodef heads verify` checks it")
 
 
 def verify(session: Session, name: Name, as_json: options.AsJson = False) -> None:

@@ -8,11 +8,11 @@ import typer
 from platodef_cli.audit.config import check_purifier
 from platodef_cli.cli import completion, options
 from platodef_cli.cli.features import calibrated, features_target, read_pair, write_features
-from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, PURIFIERS
+from platodef_cli.heads.find import find_heads
 
 METHOD = "Method"
 

@@ -9,12 +9,12 @@ import typer
 
 from platodef_cli.cli import options
 from platodef_cli.cli.features import calibrated, input_paths, read_pair
-from platodef_cli.cli.heads import find_heads
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, to_stdout, write_text
 from platodef_cli.cli.session import Session
 from platodef_cli.defences import DEFAULT_DETECTOR
 from platodef_cli.errors import UsageError
+from platodef_cli.heads.find import find_heads
 
 if TYPE_CHECKING:
     from torch import Tensor

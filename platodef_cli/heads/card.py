@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from platodef_cli.heads.config import FitConfig, preset_name
 from platodef_cli.records import EncoderRecord, Record
 
-WEIGHTS, DESCRIPTION, CARD = "head.safetensors", "head.json", "CARD.md"
+WEIGHTS, CARD = "head.safetensors", "CARD.md"
 FORMAT: Literal["platodef-head/1"] = "platodef-head/1"
 
 

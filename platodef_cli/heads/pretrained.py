@@ -14,9 +14,10 @@ from torch import Tensor
 
 from platodef_cli.disk import explaining, write_atomically
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
-from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS, HeadCard, HeadDescription, card_text
+from platodef_cli.heads.card import CARD, WEIGHTS, HeadCard, HeadDescription, card_text
 from platodef_cli.heads.closed_form import restore_closed_form
 from platodef_cli.heads.config import FitConfig
+from platodef_cli.heads.find import DESCRIPTION
 from platodef_cli.heads.fit import new_heads
 from platodef_cli.heads.heads import Heads, Standardiser
 from platodef_cli.heads.ridge import Ridge

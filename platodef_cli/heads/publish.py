@@ -7,7 +7,8 @@ from pathlib import Path
 
 from platodef_cli.disk import explaining, write_atomically
 from platodef_cli.errors import IncompleteError
-from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS, HeadCard, card_text
+from platodef_cli.heads.card import CARD, WEIGHTS, HeadCard, card_text
+from platodef_cli.heads.find import DESCRIPTION
 from platodef_cli.heads.heads import Heads
 from platodef_cli.heads.pretrained import read_description, save_heads
 from platodef_cli.records import EncoderRecord

@@ -10,7 +10,8 @@ from platodef_cli.encoders.hub.hub import download
 from platodef_cli.encoders.hub.hub_cache import COMMIT
 from platodef_cli.encoders.reference import ModelReference, parse
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
-from platodef_cli.heads.card import CARD, DESCRIPTION, WEIGHTS
+from platodef_cli.heads.card import CARD, WEIGHTS
+from platodef_cli.heads.find import DESCRIPTION
 from platodef_cli.heads.pretrained import verify_heads
 from platodef_cli.progress import SILENT, Progress
 
