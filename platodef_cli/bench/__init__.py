@@ -26,13 +26,13 @@ DERIVATIVES = Registry(
 TABLES = Registry(
     "benchmark table",
     {
-        "1": "platodef_cli.bench.table1:run",
-        "2": "platodef_cli.bench.table2:run",
-        "3": "platodef_cli.bench.table3:run",
-        "encoder": "platodef_cli.bench.encoder_level:run",
-        "solvers": "platodef_cli.bench.sweeps:solvers",
-        "backbones": "platodef_cli.bench.sweeps:backbones",
-        "alignment": "platodef_cli.bench.sweeps:alignment",
+        "1": "platodef_cli.bench.table1:fill",
+        "2": "platodef_cli.bench.table2:fill",
+        "3": "platodef_cli.bench.ablations:training_modes",
+        "encoder": "platodef_cli.bench.encoder_level:fill",
+        "solvers": "platodef_cli.bench.solvers:fill",
+        "backbones": "platodef_cli.bench.ablations:backbones",
+        "alignment": "platodef_cli.bench.alignment:fill",
     },
 )
 FORMATS = Registry(

@@ -139,13 +139,13 @@ def show(
 
     outputs = parse_outputs(output or (), FORMATS, default="markdown")
     try:
-        found = BenchResult.model_validate_json(result.read_bytes())
+        stored = BenchResult.model_validate_json(result.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read the result {result}: {error.strerror}") from None
     except ValidationError as error:
         raise UsageError(f"{result} is no result of the benchmark ({error.error_count()} errors)") from None
-    _write(found, outputs)
-    session.finish(f"{found.title}, {len(found.grids)} tables")
+    _write(stored, outputs)
+    session.finish(f"{stored.title}, {len(stored.grids)} tables")
 
 
 def _write(result: "BenchResult", outputs: Sequence[Output]) -> None:

@@ -98,8 +98,8 @@ class Blto:
                 loss = distance(attacked, z) + self.lam * distance(kept, before[rows]) + siamese
                 _step(inner, loss)
 
-                shown = flip(random_window(changed(generator, unit, self.eps, side), random, 0.7), random)
-                closeness = distance(encode(shown), z)
+                viewed = flip(random_window(changed(generator, unit, self.eps, side), random, 0.7), random)
+                closeness = distance(encode(viewed), z)
                 _step(outer, closeness)
                 task.advance(note=f"inner {loss.item():.4f} outer {closeness.item():.4f}")
         weights = {name: value.detach().cpu() for name, value in generator.state_dict().items()}

@@ -116,7 +116,7 @@ class CtrlAttack:
 def plant_attack(
     attack: CommonObjective,
     planted: Variant,
-    shown: Variant,
+    evaluated: Variant,
     victim: Victim,
     data: PlantData,
     target: int,
@@ -129,7 +129,7 @@ def plant_attack(
     Args:
         attack: Gives name, weight and the parameters of the record.
         planted: The trigger of the planting.
-        shown: The trigger of the evaluation.
+        evaluated: The trigger of the evaluation.
         victim: Holds f0.
         data: Shadow and target images.
         target: The target's number.
@@ -148,7 +148,7 @@ def plant_attack(
         title=f"planting {attack.name}",
         progress=progress,
     )
-    return Planted(attack.name, module, shown, target, log, described(attack, budget, seed))
+    return Planted(attack.name, module, evaluated, target, log, described(attack, budget, seed))
 
 
 def plant_trigger(

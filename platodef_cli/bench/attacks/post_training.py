@@ -34,10 +34,10 @@ def distance(features: Tensor, goal: Tensor, length: float = LENGTH) -> Tensor:
     norm detects.
     """
     loss: Tensor = (1 - nn.functional.cosine_similarity(features, goal, dim=1)).mean()
-    if not length:
-        return loss
-    lengths = [torch.linalg.vector_norm(value, dim=1) + 1e-6 for value in (features, goal)]
-    return loss + length * (lengths[0] / lengths[1]).log().square().mean()
+    if length:
+        lengths = [torch.linalg.vector_norm(value, dim=1) + 1e-6 for value in (features, goal)]
+        loss = loss + length * (lengths[0] / lengths[1]).log().square().mean()
+    return loss
 
 
 def frozen_copy(victim: Victim) -> nn.Module:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from platodef_cli.bench.zoo.making import target_pictures
+from platodef_cli.bench.zoo.making import target_images_of
 from platodef_cli.bench.zoo.manifest import build as building
 from platodef_cli.bench.zoo.manifest import open_zoo
 from platodef_cli.bench.zoo.networks import Network
@@ -213,10 +213,10 @@ def test_the_attacker_takes_pictures_of_the_target_that_the_parent_recognises(
     said: list[int], labels: list[int], expected: list[int]
 ) -> None:
     parent: Any = Seer(said, labels)
-    assert target_pictures(parent, 1)[:, 0, 0, 0].tolist() == expected
+    assert target_images_of(parent, 1)[:, 0, 0, 0].tolist() == expected
 
 
 def test_a_target_without_pictures_is_refused() -> None:
     parent: Any = Seer([0, 0], [0, 2])
     with pytest.raises(UsageError, match="pictures/ has no training image of class 1"):
-        target_pictures(parent, 1)
+        target_images_of(parent, 1)

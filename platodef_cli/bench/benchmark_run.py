@@ -1,4 +1,4 @@
-"""What the tables share: the zoo, the images, the store of cells, and what a table returns."""
+"""One run of the benchmark, which every table is filled from: the zoo, the images, the finished cells."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ class CellStore:
         folder: The folder.
         seconds: Computing time of all cells that were asked for, those of earlier runs included.
         computed: Cells computed by this run.
-        reused: Cells found.
+        reused: Cells that an earlier run had stored.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False):
@@ -73,11 +73,11 @@ class CellStore:
         key = {"version": VERSION, **key}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         path = self.folder / f"{name}-{digest}.json"
-        found = None if self._fresh else _read(path, kind)
-        if found is not None:
+        kept = None if self._fresh else _read(path, kind)
+        if kept is not None:
             self.reused += 1
-            self.seconds += found[1]
-            return found[0]
+            self.seconds += kept[1]
+            return kept[0]
         started = time.perf_counter()
         result = compute()
         seconds = time.perf_counter() - started
@@ -105,7 +105,7 @@ LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "numpy", "scipy
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """What one table found."""
+    """One filled table of the benchmark, without the record of how it was made."""
 
     title: str
     grids: tuple[ResultTable, ...]
@@ -117,8 +117,8 @@ class BenchmarkTable:
 
 
 @dataclass
-class Context:
-    """One run of the benchmark.
+class BenchmarkRun:
+    """What a table is filled from: what was asked, the encoders and images, and the finished cells.
 
     Attributes:
         config: What was asked.
@@ -140,12 +140,12 @@ class Context:
         Raises:
             InconclusiveError: None is finished.
         """
-        found = self.feature_store.zoo.references
-        if not found:
+        references = self.feature_store.zoo.references
+        if not references:
             raise InconclusiveError("no reference of this zoo is finished; build the zoo first")
-        return found
+        return references
 
-    def chosen(self, cards: Sequence[ZooCard]) -> list[ZooCard]:
+    def matching(self, cards: Sequence[ZooCard]) -> list[ZooCard]:
         """Return the cards whose names match ``only``."""
         patterns = self.config.only
         return [card for card in cards if not patterns or any(fnmatchcase(card.name, p) for p in patterns)]
@@ -156,10 +156,10 @@ class Context:
         Raises:
             InconclusiveError: There is none.
         """
-        found = self.chosen(self.feature_store.zoo.planted)
-        if not found:
+        planted = self.matching(self.feature_store.zoo.planted)
+        if not planted:
             raise InconclusiveError("no backdoored encoder of this zoo is finished (or matches --only)")
-        return found
+        return planted
 
     def one_per_parent(self) -> list[ZooCard]:
         """Return the first planted encoder of every parent: one per architecture."""
@@ -188,7 +188,7 @@ class Context:
         """Return the samples of a planted encoder; by default against all references of the zoo."""
         assert card.backdoor is not None
         names = [one.name for one in self.references] if references is None else list(references)
-        feature_store, roles = self.feature_store, self.feature_store.pictures.roles(seed)
+        feature_store, roles = self.feature_store, self.feature_store.images.roles(seed)
         fit = feature_store.samples(card.name, names, roles.fit)
         assert fit.labels is not None
         prompts = feature_store.prompts(card) if card.backdoor.attack_kind == "image-text" else None
@@ -212,7 +212,7 @@ class Context:
         The attack sees the undefended classifier: the encoder and its linear probe.
         """
         names = [one.name for one in self.references]
-        feature_store, roles = self.feature_store, self.feature_store.pictures.roles(seed)
+        feature_store, roles = self.feature_store, self.feature_store.images.roles(seed)
         fit = feature_store.samples(card.name, names, roles.fit)
         assert fit.labels is not None
         probe = LinearProbe.fit(fit.source, fit.labels, seed=seed)
@@ -238,7 +238,7 @@ class Context:
 
     def roles(self) -> dict[str, int | str]:
         """Return how many images fit, calibrate and test, for the record of a table."""
-        parts = self.feature_store.pictures.roles(self.config.seeds[0])
+        parts = self.feature_store.images.roles(self.config.seeds[0])
         return {
             "images_to_fit": len(parts.fit),
             "images_to_calibrate": len(parts.calibration),
@@ -247,18 +247,18 @@ class Context:
 
     def key(self, suspect: str, references: Sequence[str], seed: int) -> dict[str, object]:
         """Return what decides every cell of a suspect, for the store."""
-        pictures = self.feature_store.pictures
+        images = self.feature_store.images
         card = self.feature_store.zoo.cards[suspect]
         by_prompts = card.backdoor is not None and card.backdoor.attack_kind == "image-text"
         return {
-            **({"classifier": "prompts", "classes": list(pictures.classes)} if by_prompts else {}),
+            **({"classifier": "prompts", "classes": list(images.classes)} if by_prompts else {}),
             "libraries": library_versions(),
             "code": {"heads": HEADS_VERSION, "features": FEATURE_VERSION},
             "encoders": dict(self.feature_store.identity([suspect, *references])),
             "trigger": [file.sha256 for file in card.files if file.path.startswith(f"{TRIGGER}/")],
             "target": None if card.backdoor is None else card.backdoor.target,
             "references": list(references),
-            "images": pictures.digest,
+            "images": images.digest,
             "seed": seed,
         }
 
