@@ -18,11 +18,14 @@ from platodef_cli.bench.encoder_tables import (
     statistics_grid,
     wrong,
 )
+from platodef_cli.bench.evaluation import Costs
 from platodef_cli.bench.feature_store import public_uri
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.defences import ENCODER_DETECTORS, make_encoder_detector
+from platodef_cli.defences.interface import Mode
 from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
 from platodef_cli.features.access import EncoderAccess
+from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.records import AuditReport, ProbeRecord, Record
 from platodef_cli.report.json import dumps
 from platodef_cli.search.run import SEARCH_VERSION
@@ -37,6 +40,7 @@ class AuditedEncoder(Record):
 
     value: float | None
     note: str = ""
+    costs: Costs | None = None
 
 
 def battery_score(probes: Sequence[ProbeRecord], policy: Mapping[str, object], detector: str) -> float:
@@ -182,27 +186,47 @@ def _audit_images(run: BenchmarkRun) -> str:
 
 def _examined_all(run: BenchmarkRun, detector: str, cards: Sequence[ZooCard]) -> dict[str, float]:
     """Return encoder -> statistic of an encoder-level detector, without those that it cannot judge."""
-    feature_store = run.feature_store
-    rows = list(feature_store.images.roles(run.config.seeds[0]).fit)[:EXAMINED]
     statistics = {}
     with run.progress.step(f"examining by {detector}", len(cards)) as task:
         for card in cards:
-
-            def compute(card: ZooCard = card) -> AuditedEncoder:
-                made = make_encoder_detector(detector, seed=run.config.seeds[0], progress=run.progress)
-                access = EncoderAccess(feature_store.encoder(card.name))
-                try:
-                    return AuditedEncoder(value=made.examine(access, feature_store.images.pixels[rows]).value)
-                except NotApplicable as error:
-                    return AuditedEncoder(value=None, note=str(error))
-
-            key = {
-                **run.key(card.name, [], run.config.seeds[0]),
-                "detector": detector,
-                "n": len(rows),
-            }
-            cell = run.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)
+            cell = examined(run, detector, card)
             if cell.value is not None:
                 statistics[card.name] = cell.value
             task.advance(note=card.name)
     return statistics
+
+
+def examined(
+    run: BenchmarkRun,
+    detector: str,
+    card: ZooCard,
+    *,
+    mode: Mode = "default",
+    more: Mapping[str, object] | None = None,
+) -> AuditedEncoder:
+    """Return the statistic of an encoder-level detector on one encoder, from the store or computed.
+
+    Args:
+        run: The run.
+        detector: A row of :data:`platodef_cli.defences.ENCODER_DETECTORS`.
+        card: Of the encoder.
+        mode: Of the detector.
+        more: What else decides the result.
+    """
+    feature_store, seed = run.feature_store, run.config.seeds[0]
+    rows = list(feature_store.images.roles(seed).fit)[:EXAMINED]
+
+    def compute() -> AuditedEncoder:
+        made = make_encoder_detector(detector, mode=mode, seed=seed, progress=run.progress)
+        access = EncoderAccess(feature_store.encoder(card.name))
+        try:
+            with measure_cost() as cost:
+                value = made.examine(access, feature_store.images.pixels[rows]).value
+        except NotApplicable as error:
+            return AuditedEncoder(value=None, note=str(error))
+        return AuditedEncoder(value=value, costs=Costs.of(Cost(), cost))
+
+    key = {**run.key(card.name, [], seed), "detector": detector, "n": len(rows), **(more or {})}
+    if mode != "default":
+        key["mode"] = mode
+    return run.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)

@@ -8,7 +8,8 @@ from fnmatch import fnmatchcase
 import torch
 
 from platodef_cli.bench import TABLES
-from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable, CellStore, library_versions
+from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable, library_versions
+from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
 from platodef_cli.bench.feature_store import FeatureStore, open_benchmark_images, public_uri
 from platodef_cli.bench.rendering import rounded

@@ -3,7 +3,8 @@
 import time
 
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
-from platodef_cli.bench.defending import cleaned, kept_cosine, numbers_of
+from platodef_cli.bench.defending import cleaned
+from platodef_cli.bench.evaluation import kept_cosine, numbers_of
 from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import joined, means_over
 from platodef_cli.bench.zoo.card import ZooCard

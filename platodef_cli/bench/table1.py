@@ -7,12 +7,13 @@ from functools import partial
 from platodef_cli.bench import paper
 from platodef_cli.bench.attacks import ADVERSARIAL, make_adversarial
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
-from platodef_cli.bench.defending import FLAGGED, NONE, Defended, EvaluationData, Method, defend
+from platodef_cli.bench.defending import FLAGGED, NONE, inapplicable
+from platodef_cli.bench.evaluation import Defended, Method
 from platodef_cli.bench.results import Goal, ResultColumn, ResultRow, ResultTable, Unit, Value
 from platodef_cli.bench.statistics import average, joined, of_metric
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.bench.zoo.recipe import known_attacks
-from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, PURIFIERS
+from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER
 
 FIRST = ("none", "ridge", "knn", "mahalanobis", "energy", "denoiser", "platonic", "platonic, flagged only")
 _PARENT = "ASR of the clean parent"
@@ -73,7 +74,7 @@ def fill(run: BenchmarkRun) -> BenchmarkTable:
         plots=tuple(encoders[0][1][0].plot for attacks in cells.values() for encoders in attacks.values()),
         goals=_goals(averages, _complete(parts, run)),
         configuration=run.roles(),
-        notes=(*_adversarial_notes(cells["adversarial"]), *_notes(every)),
+        notes=(*_adversarial_notes(cells["adversarial"]), *inapplicable(every)),
     )
 
 
@@ -105,62 +106,30 @@ def _adversarial(run: BenchmarkRun) -> list[_TableJob]:
 
 def cell(run: BenchmarkRun, card: ZooCard, seed: int) -> Defended:
     """Return every method on one planted encoder, from the store or computed."""
-    return _defended(run, card, seed, lambda: run.evaluation(card, seed), f"{card.name} on {card.parent}", {})
+    return run.defended(
+        card,
+        seed,
+        lambda: run.evaluation(card, seed),
+        name=f"defended-{card.name}-{seed}",
+        title=f"{card.name} on {card.parent}",
+    )
 
 
 def adversarial_cell(run: BenchmarkRun, card: ZooCard, attack: str, seed: int) -> Defended:
     """Return every method on a clean encoder under an adversarial attack on its undefended probe."""
     count = run.config.adversarial
-    return _defended(
-        run,
+    return run.defended(
         card,
         seed,
         lambda: run.adversarial_evaluation(card, attack, seed, count),
-        f"{attack} on {card.name}",
-        {
+        name=f"defended-{card.name}-{attack}-{seed}",
+        title=f"{attack} on {card.name}",
+        more={
             "adversarial": attack,
             "adversarial_images": count,
             "parameters": asdict(make_adversarial(attack)),  # type: ignore[call-overload]
         },
     )
-
-
-def _defended(
-    run: BenchmarkRun,
-    card: ZooCard,
-    seed: int,
-    evaluation: Callable[[], EvaluationData],
-    title: str,
-    more: Mapping[str, object],
-) -> Defended:
-    config = run.config
-    references = [reference.name for reference in run.references]
-    detectors = [name for name in DETECTORS.names() if name not in config.skip]
-    purifiers = [name for name in PURIFIERS.names() if name not in config.skip]
-
-    def compute() -> Defended:
-        samples = evaluation()
-        heads = run.heads(samples.fit, card.name, seed)
-        return defend(
-            run.feature_store,
-            card.name,
-            samples,
-            heads,
-            seed=seed,
-            detectors=detectors,
-            purifiers=purifiers,
-            title=title,
-            progress=run.progress,
-        )
-
-    key = {
-        **run.key(card.name, references, seed),
-        **more,
-        "heads": config.heads().to_json(),
-        "methods": [*detectors, *purifiers],
-    }
-    name = f"defended-{card.name}-{more['adversarial']}-{seed}" if more else f"defended-{card.name}-{seed}"
-    return run.store.get(name, key, Defended, compute)
 
 
 def grouped(methods: Mapping[str, Method]) -> dict[str, dict[str, Value]]:
@@ -233,15 +202,6 @@ def _paper(group: str) -> ResultRow:
     for measure, number in paper.AVERAGES[group]["Platonic"].items():
         values[f"{_PAPER}:{measure}"] = Value(value=number, n=0)
     return ResultRow(label=f"paper, average, {group}", kind="paper", values=values)
-
-
-def _notes(cells: Sequence[Defended]) -> tuple[str, ...]:
-    counts: dict[str, int] = {}
-    for cell in cells:
-        for name, method in cell.methods.items():
-            if method.note:
-                counts[f"{name}: {method.note}"] = counts.get(f"{name}: {method.note}", 0) + 1
-    return tuple(f"not applicable in {count} of {len(cells)} cells: {text}" for text, count in counts.items())
 
 
 def _adversarial_notes(attacks: Mapping[str, Sequence[_Encoder]]) -> list[str]:

@@ -5,7 +5,8 @@ from itertools import combinations
 
 from platodef_cli.bench.attacks import make_attack
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
-from platodef_cli.bench.defending import Defended, defend
+from platodef_cli.bench.defending import defend
+from platodef_cli.bench.evaluation import Defended
 from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import joined
 from platodef_cli.bench.zoo.card import ZooCard, read_card
