@@ -11,8 +11,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from platodef_cli.bench.zoo import build as building
 from platodef_cli.bench.zoo.making import target_images_of
-from platodef_cli.bench.zoo.manifest import build as building
 from platodef_cli.bench.zoo.manifest import open_zoo
 from platodef_cli.bench.zoo.networks import Network
 from platodef_cli.bench.zoo.recipe import Plant, expand, known_attacks, recipe
@@ -102,7 +102,7 @@ def test_an_interrupted_build_resumes_to_the_same_bytes(
 ) -> None:
     real, done = building.make, []
 
-    def interrupted(job: building.Job, progress: object) -> None:
+    def interrupted(job: building.BuildJob, progress: object) -> None:
         if done:
             # as a kill would leave it
             half = job.folder.with_name(f".{job.entry.name}.part")
