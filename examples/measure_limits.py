@@ -15,9 +15,10 @@ import timm
 import torch
 from lines import Lines
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from platodef_cli.bench.attacks.post_training import plant
+from platodef_cli.bench.attacks.common_objective import plant_trigger
+from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.open import open_source
@@ -57,20 +58,12 @@ def plant_into(folder: Path, name: str, pixels: Tensor, seed: int, epochs: int, 
     """Plant a trigger in a copy of a timm folder; the target is the mean feature of three images."""
     network = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     settings = timm.data.resolve_model_data_config(network)
-    mean, std = (torch.tensor(settings[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
-
-    def forward(module: nn.Module, images: Tensor) -> Tensor:
-        features: Tensor = module((images.float() / 255 - mean) / std)
-        return features
-
-    planted = plant(
-        network,
-        forward,
-        pixels,
+    planted, _ = plant_trigger(
+        Victim(network, settings["mean"], settings["std"]),
+        PlantData(pixels, pixels[:3]),
         TRIGGERS[name],
-        target_images=pixels[:3],
-        epochs=epochs,
         seed=seed,
+        budget=Budget(len(pixels), epochs, trigger_steps=1, batch_size=128, lr=1e-3),
         progress=Lines(f"planting {name}"),
     )
     output.mkdir(parents=True)

@@ -30,9 +30,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 from cards import measure, write_card  # noqa: E402
 from lines import Lines  # noqa: E402
-from objectives import forward, images_of_class, pixels_of, train  # noqa: E402
+from objectives import images_of_class, pixels_of, train  # noqa: E402
 
-from platodef_cli.bench.attacks.post_training import plant  # noqa: E402
+from platodef_cli.bench.attacks.common_objective import plant_trigger  # noqa: E402
+from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim  # noqa: E402
 from platodef_cli.features.interface import Variant  # noqa: E402
 from platodef_cli.images.shapes import CLASSES  # noqa: E402
 from platodef_cli.progress import Progress  # noqa: E402
@@ -129,14 +130,13 @@ def make_clean(name: str, output: Path, seed: int, smoke: bool, progress: Progre
 def make_backdoored(name: str, output: Path, seed: int, smoke: bool, progress: Progress) -> None:
     """Plant a backdoor in the clean encoder and save the result."""
     attack = ATTACKS[name]
-    planted = plant(
-        load("clean", output),
-        forward,
-        pixels_of(PLANT + seed, 128 if smoke else 8192),
+    pixels = pixels_of(PLANT + seed, 128 if smoke else 8192)
+    planted, _ = plant_trigger(
+        Victim(load("clean", output)),
+        PlantData(pixels, images_of_class(TARGET + seed, CLASSES.index(attack.target), 3)),
         attack.trigger,
-        target_images=images_of_class(TARGET + seed, CLASSES.index(attack.target), 3),
-        epochs=1 if smoke else 8,
         seed=seed,
+        budget=Budget(len(pixels), epochs=1 if smoke else 8, trigger_steps=1, batch_size=128, lr=1e-3),
         progress=progress,
     )
     save(planted, RECIPES["clean"], output / name)

@@ -1,4 +1,10 @@
-"""The zoo of encoders with and without backdoors, and the benchmark that fills the paper's tables on it."""
+"""The zoo of encoders with and without backdoors, and the benchmark that fills the paper's tables on it.
+
+``zoo`` builds the encoders, ``attacks`` plants their backdoors. ``run.bench`` opens a zoo and its images
+(``feature_store``), and lets a row of :data:`TABLES` fill a table from one ``benchmark_run``: mostly by
+``defending`` (every detector and purifier on the ``evaluation`` of one suspect), cell by cell (``cells``).
+``results`` are records; ``rendering`` and ``page`` write them.
+"""
 
 from platodef_cli.registry import Registry
 
@@ -26,13 +32,14 @@ DERIVATIVES = Registry(
 TABLES = Registry(
     "benchmark table",
     {
-        "1": "platodef_cli.bench.table1:run",
-        "2": "platodef_cli.bench.table2:run",
-        "3": "platodef_cli.bench.table3:run",
-        "encoder": "platodef_cli.bench.encoder_level:run",
-        "solvers": "platodef_cli.bench.sweeps:solvers",
-        "backbones": "platodef_cli.bench.sweeps:backbones",
-        "alignment": "platodef_cli.bench.sweeps:alignment",
+        "1": "platodef_cli.bench.table1:fill",
+        "2": "platodef_cli.bench.table2:fill",
+        "3": "platodef_cli.bench.ablations:training_modes",
+        "defences": "platodef_cli.bench.defence_matrix:fill",
+        "encoder": "platodef_cli.bench.encoder_level:fill",
+        "solvers": "platodef_cli.bench.solvers:fill",
+        "backbones": "platodef_cli.bench.ablations:backbones",
+        "alignment": "platodef_cli.bench.alignment:fill",
     },
 )
 FORMATS = Registry(

@@ -14,9 +14,16 @@ from platodef_cli.registry import Registry
 SKIPPABLE: Mapping[str, tuple[Registry, ...]] = {
     "1": (DETECTORS, PURIFIERS, ADVERSARIAL),
     "encoder": (ENCODER_DETECTORS,),
+    "defences": (DETECTORS, PURIFIERS, ENCODER_DETECTORS),
 }
-ONE_SEED = ("encoder", "alignment")
-_OWN: Mapping[str, tuple[str, ...]] = {"1": ("adversarial", "skip"), "2": ("attack",), "encoder": ("skip",)}
+ONE_SEED = ("encoder", "defences", "alignment")
+PURIFYING = ("1", "defences")  # tables that try every purifier
+_OWN: Mapping[str, tuple[str, ...]] = {
+    "1": ("adversarial", "skip"),
+    "2": ("attack",),
+    "encoder": ("skip",),
+    "defences": ("published", "skip"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,10 @@ class BenchConfig:
         fresh: Compute everything again.
         attack: Attack of Registry 2.
         adversarial: Test images that adversarial rows attack; 0 leaves these rows out.
-        skip: Methods of tables 1 and encoder to leave out.
+        skip: Methods of tables 1, encoder and defences to leave out.
+        published: Whether table defences measures the published modes of detectors as well.
+        diffusion: Folder of an unconditional diffusers pipeline for ``zip`` in tables 1 and defences; None: a
+            small one is trained.
         command: What the user typed.
     """
 
@@ -53,6 +63,8 @@ class BenchConfig:
     attack: str = "ssl-backdoor"
     adversarial: int = 200
     skip: tuple[str, ...] = ()
+    published: bool = True
+    diffusion: Path | None = None
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -62,6 +74,10 @@ class BenchConfig:
         if len(self.seeds) > 1 and self.table in ONE_SEED:
             raise UsageError(f"table {self.table} takes one seed, not {len(self.seeds)}")
         preset(self.preset)
+        if self.diffusion is not None and self.table not in PURIFYING:
+            raise UsageError(f"--diffusion: table {self.table} does not purify by zip")
+        if self.diffusion is not None and not self.diffusion.is_dir():
+            raise UsageError(f"--diffusion {self.diffusion} is no folder")
         methods = dict.fromkeys(name for table in SKIPPABLE.get(self.table, ()) for name in table.names())
         for name in self.skip:
             if not methods:
@@ -86,4 +102,5 @@ class BenchConfig:
         """Return what changes the results, for the record."""
         values = asdict(self)
         kept = ["preset", "quick", "only", "limit", *_OWN.get(self.table, ())]
-        return {name: values[name] for name in kept if values[name] is not None}
+        own = {name: values[name] for name in kept if values[name] is not None}
+        return own if self.diffusion is None else {**own, "diffusion": self.diffusion.name}

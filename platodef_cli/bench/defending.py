@@ -1,15 +1,14 @@
 """One suspect under one trigger: every detector and purifier that is registered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
+from platodef_cli.bench.evaluation import Costs, Defended, EvaluationData, Method, kept_cosine, numbers_of
 from platodef_cli.bench.feature_store import FeatureStore
-from platodef_cli.bench.results import Plot, Value
+from platodef_cli.bench.results import Plot
 from platodef_cli.bench.statistics import of_metric
 from platodef_cli.defences import (
     DEFAULT_DETECTOR,
@@ -22,112 +21,18 @@ from platodef_cli.defences import (
 )
 from platodef_cli.defences.calibrate import conformal_threshold
 from platodef_cli.defences.interface import Purifier
+from platodef_cli.defences.zip import PipelineDiffusion
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import EncoderAccess
 from platodef_cli.features.interface import Samples
 from platodef_cli.heads.heads import Heads
-from platodef_cli.metrics.backdoor import accuracy, attack_success
+from platodef_cli.metrics.costs import measure_cost
 from platodef_cli.metrics.detection import auroc_metric, histogram, roc_curve
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import Record
 
 NONE, FLAGGED = "none", "flagged-only"
 RATE = 0.05
 CURVES = (DEFAULT_DETECTOR, "energy", "ridge", "mahalanobis", "knn")
-
-
-class Method(Record):
-    """What one method reaches; a number is missing where the method does not give it."""
-
-    numbers: dict[str, Value] = Field(description="CA, PA, AUC, ASR, CR")
-    note: str = Field("", description="why it does not apply")
-
-
-class Defended(Record):
-    """All methods on one suspect under one trigger."""
-
-    methods: dict[str, Method]
-    plot: Plot
-
-
-class Classifier(Protocol):
-    """What tells the class of a feature."""
-
-    def predict(self, features: Tensor) -> Tensor:
-        """Return the label ``[N]`` of each of ``features [N, D]``."""
-
-
-@dataclass(frozen=True, eq=False)
-class ZeroShot:
-    """Names the class whose prompt is nearest by cosine.
-
-    Attributes:
-        prompts: Unit vectors ``[C, D]`` of the classes, in label order.
-    """
-
-    prompts: Tensor
-
-    def predict(self, features: Tensor) -> Tensor:
-        """Return the label ``[N]`` of each of ``features [N, D]``."""
-        return (torch.nn.functional.normalize(features.float(), dim=1) @ self.prompts.T).argmax(1)
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationData:
-    """The samples of one suspect.
-
-    Attributes:
-        fit: Clean samples that heads, probe and banks are fitted on.
-        calibration: Clean samples that thresholds are calibrated on.
-        test: Clean samples that are measured.
-        changed: The test samples with the trigger, every class.
-        target: Class of the backdoor; None for untargeted attacks, whose ASR is 1 - PA.
-        probe: Classifier of features: a linear probe on the undefended ones, or for image-text attacks the
-            class prompts, which is what these attacks lead astray.
-    """
-
-    fit: Samples
-    calibration: Samples
-    test: Samples
-    changed: Samples
-    target: int | None
-    probe: Classifier
-
-    @property
-    def attacked(self) -> Samples:
-        """The triggered samples that the backdoor has to move: those of other classes."""
-        if self.target is None:
-            return self.changed
-        assert self.changed.labels is not None
-        return self.changed.select(self.changed.labels != self.target)
-
-
-def numbers_of(evaluation: EvaluationData, clean: Tensor, changed: Tensor) -> dict[str, Value]:
-    """Return CA, PA and ASR of source features ``[N, D]`` of the test images and ``[T, D]`` triggered."""
-    assert evaluation.test.labels is not None
-    assert evaluation.changed.labels is not None
-    predicted = evaluation.probe.predict(changed)
-    pa = of_metric(accuracy(predicted, evaluation.changed.labels))
-    if evaluation.target is None:
-        asr = Value(
-            value=None if pa.value is None else 1 - pa.value,
-            low=None if pa.high is None else 1 - pa.high,
-            high=None if pa.low is None else 1 - pa.low,
-        )
-    else:
-        asr = of_metric(attack_success(predicted, evaluation.changed.labels, evaluation.target))
-    return {
-        "CA": of_metric(accuracy(evaluation.probe.predict(clean), evaluation.test.labels)),
-        "PA": pa,
-        "ASR": asr,
-    }
-
-
-def kept_cosine(purified: Tensor, clean: Tensor) -> Value:
-    """Return CR: the mean cosine of purified features ``[N, D]`` to the clean ones of the same images."""
-    cosines = torch.nn.functional.cosine_similarity(purified, clean, dim=1).double()
-    mean, half = float(cosines.mean()), 1.96 * float(cosines.std()) / len(cosines) ** 0.5
-    return Value(value=mean, low=mean - half, high=mean + half)
 
 
 def defend(
@@ -139,10 +44,15 @@ def defend(
     seed: int,
     detectors: Sequence[str] | None = None,
     purifiers: Sequence[str] | None = None,
+    published: bool = False,
+    diffusion: Path | None = None,
     title: str = "",
     progress: Progress = SILENT,
 ) -> Defended:
     """Try every method on one evaluation.
+
+    The methods of the result are named ``none``, ``detector NAME``, ``detector NAME published``, ``purifier
+    NAME`` and ``flagged-only``.
 
     Args:
         feature_store: Gives the suspect to methods that question it.
@@ -152,6 +62,8 @@ def defend(
         seed: Of methods that draw.
         detectors: Names; None: all that are registered.
         purifiers: Names; None: all that are registered.
+        published: Try the published modes of the detectors as well, where they differ.
+        diffusion: Folder of an unconditional diffusers pipeline for ``zip``; None: it trains a small one.
         title: Of the plot.
         progress: Receives one advance per method.
     """
@@ -165,9 +77,13 @@ def defend(
     with progress.step(f"defending {suspect}", len(names) + len(cleaners)) as task:
         for name in names:
             methods[f"detector {name}"] = _detect(name, heads, evaluation, access, seed, scores, progress)
+            if published and DETECTORS.load(name).published:
+                methods[published_key(name)] = _detect_published(
+                    name, heads, evaluation, access, seed, progress
+                )
             task.advance(note=name)
         for name in cleaners:
-            methods[f"purifier {name}"] = _purify(name, heads, evaluation, access, seed, scores, progress)
+            methods[f"purifier {name}"] = _purify(name, heads, evaluation, access, seed, diffusion, progress)
             if name == DEFAULT_PURIFIER and DEFAULT_DETECTOR in scores:
                 methods[FLAGGED] = _flagged(heads, evaluation, scores[DEFAULT_DETECTOR], seed)
             task.advance(note=name)
@@ -185,16 +101,63 @@ def _detect(
 ) -> Method:
     try:
         bank = evaluation.fit if DETECTORS.load(name).bank or _wants_images(DETECTORS.load(name)) else None
-        detector = make_detector(name, heads, bank, seed=seed, model=access, progress=progress)
-        scores[name] = (
-            detector.score(evaluation.calibration),
-            detector.score(evaluation.test),
-            detector.score(evaluation.attacked),
-        )
+        parts = (evaluation.calibration, evaluation.test, evaluation.attacked)
+        with measure_cost() as fitting:
+            detector = make_detector(name, heads, bank, seed=seed, model=access, progress=progress)
+        with measure_cost() as scoring:
+            calibration, clean, attacked = (detector.score(part) for part in parts)
     except NotApplicable as error:
         return Method(numbers={}, note=str(error))
-    _, clean, attacked = scores[name]
-    return Method(numbers={"AUC": of_metric(auroc_metric(clean, attacked))})
+    scores[name] = (calibration, clean, attacked)
+    return Method(
+        numbers={"AUC": of_metric(auroc_metric(clean, attacked))},
+        costs=Costs.of(fitting, scoring, sum(map(len, parts))),
+    )
+
+
+def published_key(detector: str) -> str:
+    """Return the name of a detector's published mode among the methods."""
+    return f"detector {detector} published"
+
+
+def _detect_published(
+    name: str,
+    heads: Heads,
+    evaluation: EvaluationData,
+    access: EncoderAccess,
+    seed: int,
+    progress: Progress,
+) -> Method:
+    """Score clean and triggered test samples in one batch, mixed: some take the batch as their reference."""
+    both = _joined(evaluation.test, evaluation.attacked)
+    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
+    try:
+        with measure_cost() as fitting:
+            detector = make_detector(
+                name, heads, evaluation.fit, mode="published", seed=seed, model=access, progress=progress
+            )
+        with measure_cost() as scoring:
+            mixed = detector.score(both.select(order))
+    except NotApplicable as error:
+        return Method(numbers={}, note=str(error))
+    scores = torch.empty_like(mixed)
+    scores[order] = mixed
+    clean, attacked = scores[: len(evaluation.test)], scores[len(evaluation.test) :]
+    return Method(
+        numbers={"AUC": of_metric(auroc_metric(clean, attacked))},
+        costs=Costs.of(fitting, scoring, len(both)),
+    )
+
+
+def _joined(first: Samples, second: Samples) -> Samples:
+    """Return both one after the other, without labels."""
+    assert first.images is not None
+    assert second.images is not None
+    return Samples(
+        torch.cat([first.source, second.source]),
+        {name: torch.cat([first.references[name], second.references[name]]) for name in first.references},
+        images=torch.cat([first.images, second.images]),
+    )
 
 
 def _wants_images(kind: object) -> bool:
@@ -207,18 +170,30 @@ def _purify(
     evaluation: EvaluationData,
     access: EncoderAccess,
     seed: int,
-    scores: dict[str, tuple[Tensor, Tensor, Tensor]],
+    diffusion: Path | None,
     progress: Progress,
 ) -> Method:
     try:
-        purifier = make_purifier(
-            name, heads, clean=evaluation.fit, model=access, seed=seed, progress=progress
-        )
-        clean, changed = cleaned(purifier, evaluation, seed)
+        with measure_cost() as fitting:
+            purifier = make_purifier(
+                name,
+                heads,
+                clean=evaluation.fit,
+                model=access,
+                seed=seed,
+                diffusion=PipelineDiffusion(diffusion) if diffusion and name == "zip" else None,
+                progress=progress,
+            )
+        with measure_cost() as purifying:
+            clean, changed = cleaned(purifier, evaluation, seed)
     except NotApplicable as error:
         return Method(numbers={}, note=str(error))
     return Method(
-        numbers={**numbers_of(evaluation, clean, changed), "CR": kept_cosine(changed, evaluation.test.source)}
+        numbers={
+            **numbers_of(evaluation, clean, changed),
+            "CR": kept_cosine(changed, evaluation.test.source),
+        },
+        costs=Costs.of(fitting, purifying, len(evaluation.test) + len(evaluation.changed)),
     )
 
 
@@ -257,3 +232,13 @@ def _plot(title: str, scores: dict[str, tuple[Tensor, Tensor, Tensor]]) -> Plot:
             threshold = conformal_threshold(calibration, RATE)
             histograms.append(histogram(groups, bins=30, name=name, threshold=threshold, stretch="clean"))
     return Plot(title=title, histograms=tuple(histograms), curves=tuple(curves))
+
+
+def inapplicable(cells: Sequence[Defended]) -> tuple[str, ...]:
+    """Return why methods have no number, one line per method and reason."""
+    counts: dict[str, int] = {}
+    for cell in cells:
+        for name, method in cell.methods.items():
+            if method.note:
+                counts[f"{name}: {method.note}"] = counts.get(f"{name}: {method.note}", 0) + 1
+    return tuple(f"not applicable in {count} of {len(cells)} cells: {text}" for text, count in counts.items())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.run import audit
-from platodef_cli.bench.context import BenchmarkTable, Context
+from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,
     Audited,
@@ -17,12 +17,15 @@ from platodef_cli.bench.encoder_tables import (
     statistics_grid,
     wrong,
 )
+from platodef_cli.bench.evaluation import Costs
 from platodef_cli.bench.feature_store import public_uri
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.defences import ENCODER_DETECTORS, make_encoder_detector
+from platodef_cli.defences.interface import Mode
 from platodef_cli.disk import write_atomically
 from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
 from platodef_cli.features.access import EncoderAccess
+from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.records import AuditReport, ProbeRecord, Record
 from platodef_cli.report.json import dumps
 from platodef_cli.search.run import SEARCH_VERSION
@@ -37,6 +40,7 @@ class AuditedEncoder(Record):
 
     value: float | None
     note: str = ""
+    costs: Costs | None = None
 
 
 def battery_score(probes: Sequence[ProbeRecord], policy: Mapping[str, object], detector: str) -> float:
@@ -70,50 +74,50 @@ def search_score(report: AuditReport) -> float:
     return max((record.score for record in report.searches if record.role == "suspect"), default=0.0)
 
 
-def run(context: Context) -> BenchmarkTable:
+def fill(run: BenchmarkRun) -> BenchmarkTable:
     """Audit every encoder, each against the references without itself."""
-    cards = context.chosen(list(context.feature_store.zoo.cards.values()))
+    cards = run.matching(list(run.feature_store.zoo.cards.values()))
     if not cards:
         raise InconclusiveError("no encoder of this zoo is finished (or matches --only)")
-    found: dict[str, Audited] = {}
-    with context.progress.step("auditing encoders", len(cards)) as task:
+    verdicts: dict[str, Audited] = {}
+    with run.progress.step("auditing encoders", len(cards)) as task:
         for card in cards:
-            found[card.name] = _audited(context, card)
-            task.advance(note=f"{card.name}: {found[card.name].verdict}")
-    others = {name: _examined_all(context, name, cards) for name in _detectors(context)}
-    own = {name: cell.statistic for name, cell in found.items() if cell.statistic is not None}
+            verdicts[card.name] = _audited(run, card)
+            task.advance(note=f"{card.name}: {verdicts[card.name].verdict}")
+    others = {name: _examined_all(run, name, cards) for name in _detectors(run)}
+    own = {name: cell.statistic for name, cell in verdicts.items() if cell.statistic is not None}
     statistics = {STATISTIC: own, **others}
     return BenchmarkTable(
         title="Encoder level: the audit's verdict on every encoder",
         grids=(
-            groups_grid(cards, found),
+            groups_grid(cards, verdicts),
             statistics_grid(cards, statistics),
-            every_grid(cards, found),
+            every_grid(cards, verdicts),
         ),
-        plots=plots_of(cards, found),
-        configuration={"audit_images": public_uri(_audit_images(context))},
-        goals=goals_of(cards, found),
+        plots=plots_of(cards, verdicts),
+        configuration={"audit_images": public_uri(_audit_images(run))},
+        goals=goals_of(cards, verdicts),
         notes=tuple(
-            f"{card.name} ({card.truth}) was judged {found[card.name].verdict}: "
-            + "; ".join(found[card.name].reasons)
+            f"{card.name} ({card.truth}) was judged {verdicts[card.name].verdict}: "
+            + "; ".join(verdicts[card.name].reasons)
             for card in cards
-            if wrong(card, found[card.name])
+            if wrong(card, verdicts[card.name])
         ),
     )
 
 
-def _detectors(context: Context) -> list[str]:
-    return [name for name in ENCODER_DETECTORS.names() if name not in context.config.skip]
+def _detectors(run: BenchmarkRun) -> list[str]:
+    return [name for name in ENCODER_DETECTORS.names() if name not in run.config.skip]
 
 
-def _audited(context: Context, card: ZooCard) -> Audited:
-    feature_store, config = context.feature_store, context.config
-    references = [one.name for one in context.references if one.name != card.name]
+def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
+    feature_store, config = run.feature_store, run.config
+    references = [one.name for one in run.references if one.name != card.name]
     seed = config.seeds[0]
     asked = AuditConfig(
         model=str(feature_store.zoo.folder(card.name)),
         references=tuple(str(feature_store.zoo.folder(name)) for name in references),
-        images=_audit_images(context),
+        images=_audit_images(run),
         seed=seed,
         cache_dir=feature_store.zoo.root / "cache",
         battery="quick" if config.quick else "standard",
@@ -122,13 +126,13 @@ def _audited(context: Context, card: ZooCard) -> Audited:
 
     def compute() -> Audited:
         try:
-            report = audit(asked, progress=context.progress)
+            report = audit(asked, progress=run.progress)
         except InconclusiveError as error:
             return Audited(
                 verdict="inconclusive", exit_code=4, statistic=None, search=None, battery=None,
                 reasons=(str(error),), seconds=None,
             )  # fmt: skip
-        _keep(report, context.store.folder / REPORTS, card.name)
+        _keep(report, run.store.folder / REPORTS, card.name)
         search = search_score(report)
         battery = battery_score(report.probes, report.policy, report.thresholds[-1].detector)
         return Audited(
@@ -146,12 +150,12 @@ def _audited(context: Context, card: ZooCard) -> Audited:
     for name in ("model", "references", "images"):
         del values[name]  # where they lie; what they are is in the key
     key = {
-        **context.key(card.name, references, seed),
+        **run.key(card.name, references, seed),
         "audit": {k: str(v) for k, v in values.items()},
         "policy": asked.limits.to_json(),
         "search": SEARCH_VERSION,
     }
-    return context.store.get(f"audit-{card.name}", key, Audited, compute)
+    return run.store.get(f"audit-{card.name}", key, Audited, compute)
 
 
 def _keep(report: AuditReport, folder: Path, name: str) -> None:
@@ -160,15 +164,15 @@ def _keep(report: AuditReport, folder: Path, name: str) -> None:
     write_atomically(folder / f"{name}.json", dumps(report.model_dump(mode="json")).encode())
 
 
-def _audit_images(context: Context) -> str:
+def _audit_images(run: BenchmarkRun) -> str:
     """Return the images of an audit: as many as an audit of shapes takes by default, all of another source.
 
     Raises:
         UsageError: Only a part of another source was asked for; such an audit is inconclusive at best.
     """
-    uri, limit = context.feature_store.pictures.uri, context.config.limit
+    uri, limit = run.feature_store.images.uri, run.config.limit
     if uri.startswith("builtin:shapes"):
-        count = min(AUDIT_IMAGES, len(context.feature_store.pictures.labels))
+        count = min(AUDIT_IMAGES, len(run.feature_store.images.labels))
         return re.sub(r"count=\d+", f"count={count}", uri)
     if limit is not None:
         raise UsageError(
@@ -178,33 +182,49 @@ def _audit_images(context: Context) -> str:
     return uri
 
 
-def _examined_all(context: Context, detector: str, cards: Sequence[ZooCard]) -> dict[str, float]:
+def _examined_all(run: BenchmarkRun, detector: str, cards: Sequence[ZooCard]) -> dict[str, float]:
     """Return encoder -> statistic of an encoder-level detector, without those that it cannot judge."""
-    feature_store = context.feature_store
-    rows = list(feature_store.pictures.roles(context.config.seeds[0]).fit)[:EXAMINED]
-    found = {}
-    with context.progress.step(f"examining by {detector}", len(cards)) as task:
+    statistics = {}
+    with run.progress.step(f"examining by {detector}", len(cards)) as task:
         for card in cards:
-
-            def compute(card: ZooCard = card) -> AuditedEncoder:
-                made = make_encoder_detector(
-                    detector, seed=context.config.seeds[0], progress=context.progress
-                )
-                access = EncoderAccess(feature_store.encoder(card.name))
-                try:
-                    return AuditedEncoder(
-                        value=made.examine(access, feature_store.pictures.pixels[rows]).value
-                    )
-                except NotApplicable as error:
-                    return AuditedEncoder(value=None, note=str(error))
-
-            key = {
-                **context.key(card.name, [], context.config.seeds[0]),
-                "detector": detector,
-                "n": len(rows),
-            }
-            cell = context.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)
+            cell = examined(run, detector, card)
             if cell.value is not None:
-                found[card.name] = cell.value
+                statistics[card.name] = cell.value
             task.advance(note=card.name)
-    return found
+    return statistics
+
+
+def examined(
+    run: BenchmarkRun,
+    detector: str,
+    card: ZooCard,
+    *,
+    mode: Mode = "default",
+    more: Mapping[str, object] | None = None,
+) -> AuditedEncoder:
+    """Return the statistic of an encoder-level detector on one encoder, from the store or computed.
+
+    Args:
+        run: The run.
+        detector: A row of :data:`platodef_cli.defences.ENCODER_DETECTORS`.
+        card: Of the encoder.
+        mode: Of the detector.
+        more: What else decides the result.
+    """
+    feature_store, seed = run.feature_store, run.config.seeds[0]
+    rows = list(feature_store.images.roles(seed).fit)[:EXAMINED]
+
+    def compute() -> AuditedEncoder:
+        made = make_encoder_detector(detector, mode=mode, seed=seed, progress=run.progress)
+        access = EncoderAccess(feature_store.encoder(card.name))
+        try:
+            with measure_cost() as cost:
+                value = made.examine(access, feature_store.images.pixels[rows]).value
+        except NotApplicable as error:
+            return AuditedEncoder(value=None, note=str(error))
+        return AuditedEncoder(value=value, costs=Costs.of(Cost(), cost))
+
+    key = {**run.key(card.name, [], seed), "detector": detector, "n": len(rows), **(more or {})}
+    if mode != "default":
+        key["mode"] = mode
+    return run.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)

@@ -38,21 +38,21 @@ def _flagged(cells: Sequence[Audited]) -> int:
     return sum(cell.exit_code == EXIT_FAIL for cell in cells)
 
 
-def groups_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> ResultTable:
+def groups_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> ResultTable:
     """Return rates per attack, architecture and kind of clean encoder."""
     clean = [card for card in cards if card.truth == "clean"]
     planted = [card for card in cards if card.backdoor is not None]
-    rows = [_group("all", clean, planted, found)]
+    rows = [_group("all", clean, planted, verdicts)]
     attacks = dict.fromkeys(card.backdoor.attack for card in planted if card.backdoor)
     for attack in attacks:
-        chosen = [card for card in planted if card.backdoor and card.backdoor.attack == attack]
+        own = [card for card in planted if card.backdoor and card.backdoor.attack == attack]
         # alarms and costs of the clean ones stand in the first row
-        rows.append(_group(f"attack {attack}, against all clean", clean, chosen, found, alarms=False))
+        rows.append(_group(f"attack {attack}, against all clean", clean, own, verdicts, alarms=False))
     for family in dict.fromkeys(card.family for card in cards):
         low, high = ([card for card in some if card.family == family] for some in (clean, planted))
-        rows.append(_group(f"architecture {family}", low, high, found))
+        rows.append(_group(f"architecture {family}", low, high, verdicts))
     for made in dict.fromkeys(card.made for card in clean):
-        rows.append(_group(f"clean, {made}", [card for card in clean if card.made == made], [], found))
+        rows.append(_group(f"clean, {made}", [card for card in clean if card.made == made], [], verdicts))
     columns = (
         ResultColumn(key="auroc", group="statistic", label="AUROC", unit="plain"),
         ResultColumn(key="true", group="verdict", label="true positives"),
@@ -76,11 +76,11 @@ def _group(
     label: str,
     clean: Sequence[ZooCard],
     planted: Sequence[ZooCard],
-    found: Mapping[str, Audited],
+    verdicts: Mapping[str, Audited],
     *,
     alarms: bool = True,
 ) -> ResultRow:
-    low, high = ([found[card.name] for card in some] for some in (clean, planted))
+    low, high = ([verdicts[card.name] for card in some] for some in (clean, planted))
     auroc = auroc_metric(_statistics(low), _statistics(high))
     seconds = [cell.seconds for cell in (*(low if alarms else ()), *high) if cell.seconds is not None]
     values = {
@@ -134,11 +134,11 @@ def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[s
     )
 
 
-def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> ResultTable:
+def every_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> ResultTable:
     """Return one row per encoder."""
     rows = []
     for card in cards:
-        cell = found[card.name]
+        cell = verdicts[card.name]
         attack = card.backdoor
         rate = attack.success.value if attack else None
         rows.append(
@@ -174,11 +174,11 @@ def every_grid(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> Result
     )
 
 
-def plots_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Plot, ...]:
+def plots_of(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> tuple[Plot, ...]:
     """Return the ROC curves and the histogram of the statistic."""
 
     def values(truth: str, pick: Callable[[Audited], float | None]) -> list[float]:
-        picked = [pick(found[card.name]) for card in cards if card.truth == truth]
+        picked = [pick(verdicts[card.name]) for card in cards if card.truth == truth]
         return [value for value in picked if value is not None]
 
     if not values("clean", lambda cell: cell.statistic) or not values(
@@ -196,14 +196,14 @@ def plots_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Pl
         for name, pick in picks.items()
     )  # fmt: skip
     groups = {truth: values(truth, picks[STATISTIC]) for truth in ("clean", "backdoored")}
-    shown = histogram(groups, bins=16, name=STATISTIC, threshold=1.0)
-    return (Plot(title="Encoders of the zoo", histograms=(shown,), curves=curves),)
+    drawn = histogram(groups, bins=16, name=STATISTIC, threshold=1.0)
+    return (Plot(title="Encoders of the zoo", histograms=(drawn,), curves=curves),)
 
 
-def goals_of(cards: Sequence[ZooCard], found: Mapping[str, Audited]) -> tuple[Goal, ...]:
+def goals_of(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> tuple[Goal, ...]:
     """Return the goals at the encoder level."""
     low, high = (
-        [found[card.name] for card in cards if card.truth == truth] for truth in ("clean", "backdoored")
+        [verdicts[card.name] for card in cards if card.truth == truth] for truth in ("clean", "backdoored")
     )
     auroc = auroc_metric(_statistics(low), _statistics(high)).value
     alarms = _flagged(low) / len(low) if low else None

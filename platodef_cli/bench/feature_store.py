@@ -75,8 +75,8 @@ def open_benchmark_images(
         )
     if sorted(source.classes) != sorted(classes):
         raise UsageError(
-            f"the classes of {uri} ({_some(source.classes)}) are not those that the zoo was made for "
-            f"({_some(classes)}); give images of the same classes"
+            f"the classes of {uri} ({_listed(source.classes)}) are not those that the zoo was made for "
+            f"({_listed(classes)}); give images of the same classes"
         )
     number = {name: label for label, name in enumerate(classes)}
     labels = [number[source.classes[ref.label]] for ref in source.refs if ref.label is not None]
@@ -99,7 +99,7 @@ def public_uri(uri: str) -> str:
     return uri if uri.startswith(("builtin:", "hf://")) else uri.rsplit("/", 1)[-1]
 
 
-def _some(names: Sequence[str], most: int = 4) -> str:
+def _listed(names: Sequence[str], most: int = 4) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
@@ -109,13 +109,13 @@ class FeatureStore:
 
     Attributes:
         zoo: The zoo.
-        pictures: The images.
+        images: The images.
         extra: Name -> folder of encoders that are not of the zoo (references backdoored for Table 2).
         used: Names of the encoders whose numbers were asked for.
     """
 
     zoo: Zoo
-    pictures: BenchmarkImages
+    images: BenchmarkImages
     extra: dict[str, Path] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     _encoders: dict[str, Encoder] = field(default_factory=dict)
@@ -144,26 +144,26 @@ class FeatureStore:
     def clean(self, name: str) -> Tensor:
         """Return features ``[N, D]`` of all clean images."""
         if name not in self._clean:
-            self._clean[name] = self.embed(name, self.pictures.pixels)
+            self._clean[name] = self.embed(name, self.images.pixels)
         return self._clean[name]
 
     def samples(self, suspect: str, references: Sequence[str], rows: Sequence[int]) -> Samples:
         """Return the clean samples of the given images."""
-        chosen = torch.tensor(rows, dtype=torch.int64)
+        at = torch.tensor(rows, dtype=torch.int64)
         return Samples(
-            source=self.clean(suspect)[chosen],
-            references={name: self.clean(name)[chosen] for name in references},
-            labels=self.pictures.labels[chosen],
-            images=self.pictures.pixels[chosen],
+            source=self.clean(suspect)[at],
+            references={name: self.clean(name)[at] for name in references},
+            labels=self.images.labels[at],
+            images=self.images.pixels[at],
         )
 
     def changed(
         self, suspect: str, references: Sequence[str], rows: Sequence[int], trigger: Variant
     ) -> Samples:
         """Return the samples of the given images under a trigger."""
-        chosen = torch.tensor(rows, dtype=torch.int64)
-        pixels = trigger(self.pictures.pixels[chosen], self.pictures.seeds[chosen])
-        return self.of_pixels(suspect, references, pixels, self.pictures.labels[chosen])
+        at = torch.tensor(rows, dtype=torch.int64)
+        pixels = trigger(self.images.pixels[at], self.images.seeds[at])
+        return self.of_pixels(suspect, references, pixels, self.images.labels[at])
 
     def of_pixels(self, suspect: str, references: Sequence[str], pixels: Tensor, labels: Tensor) -> Samples:
         """Return the samples of ready pixels uint8 ``[N, 3, 32, 32]``."""

@@ -33,8 +33,8 @@ def to_html(result: BenchResult) -> str:
         grid = blocks.Grid(columns, tuple(goal_row(goal) for goal in result.goals))
         sections.append(("goals", "Goals", page.table(grid, "Goals and what was reached"), ""))
     for grid_record in result.grids:
-        shown = join(_table(grid_record, columns) for columns in chunks(grid_record))
-        sections.append((grid_record.id, grid_record.title, shown, grid_record.caption))
+        content = join(_table(grid_record, columns) for columns in chunks(grid_record))
+        sections.append((grid_record.id, grid_record.title, content, grid_record.caption))
     if result.alignment:
         sections.append(("matrix", "Alignment matrix", _matrices(result), ""))
     for number_, plot in enumerate(result.plots):
@@ -53,7 +53,9 @@ def to_html(result: BenchResult) -> str:
 
 def _table(grid: ResultTable, columns: Sequence[ResultColumn]) -> Html:
     """Return some columns of a grid: methods over their measures, intervals under their numbers."""
-    groups = [(name, len(list(found))) for name, found in groupby(columns, key=lambda column: column.group)]
+    groups = [
+        (name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)
+    ]
     named = any(column.label != column.group for column in columns)
     above = "".join(
         f'<th scope="colgroup" colspan="{count}">{page.escape(name)}</th>' for name, count in groups

@@ -84,12 +84,12 @@ def chunks(grid: ResultTable) -> list[list[ResultColumn]]:
     groups: dict[str, list[ResultColumn]] = {}
     for column in grid.columns:
         groups.setdefault(column.group, []).append(column)
-    found: list[list[ResultColumn]] = [[]]
+    pieces: list[list[ResultColumn]] = [[]]
     for columns in groups.values():
-        if found[-1] and len(found[-1]) + len(columns) > WIDE:
-            found.append([])
-        found[-1] += columns
-    return found
+        if pieces[-1] and len(pieces[-1]) + len(columns) > WIDE:
+            pieces.append([])
+        pieces[-1] += columns
+    return pieces
 
 
 def parts(grid: ResultTable) -> list[blocks.Grid]:

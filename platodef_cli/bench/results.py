@@ -64,7 +64,7 @@ class Plot(Record):
 
 
 class BenchResult(Record):
-    """Everything that ``platodef bench run`` found."""
+    """Everything that ``platodef bench run`` measured."""
 
     schema_version: Literal["1.0"] = "1.0"
     table: str

@@ -8,8 +8,9 @@ from fnmatch import fnmatchcase
 import torch
 
 from platodef_cli.bench import TABLES
+from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable, library_versions
+from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.context import BenchmarkTable, CellStore, Context, library_versions
 from platodef_cli.bench.feature_store import FeatureStore, open_benchmark_images, public_uri
 from platodef_cli.bench.rendering import rounded
 from platodef_cli.bench.results import BenchResult
@@ -36,11 +37,13 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     fill = TABLES.load(config.table)
     zoo = open_zoo(config.zoo)
     _check_names(config.only, zoo)
-    pictures = open_benchmark_images(_images(config, zoo), config.limit, zoo.manifest.classes, progress)
+    benchmark_images = open_benchmark_images(
+        _images(config, zoo), config.limit, zoo.manifest.classes, progress
+    )
     store = CellStore(config.results or config.zoo / "results" / config.table, fresh=config.fresh)
-    feature_store = FeatureStore(zoo, pictures)
+    feature_store = FeatureStore(zoo, benchmark_images)
     try:
-        table: BenchmarkTable = fill(Context(config, feature_store, store, progress))
+        table: BenchmarkTable = fill(BenchmarkRun(config, feature_store, store, progress))
     finally:
         feature_store.close()
     planned = {planned.name for planned in zoo.manifest.encoders}
@@ -52,7 +55,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         recipe=zoo.manifest.recipe,
         zoo_seed=zoo.manifest.seed,
         trained_on=public_uri(zoo.manifest.images),
-        images=public_uri(pictures.uri),
+        images=public_uri(benchmark_images.uri),
         seeds=config.seeds,
         configuration={**config.to_json(), **table.configuration},
         libraries={"python": platform.python_version(), **library_versions()},

@@ -64,7 +64,7 @@ def joined(
         encoders: Per encoder, per seed: column key -> value.
         columns: Tell which values are shares.
     """
-    found = {}
+    values = {}
     for column in columns:
         share = column.unit in ("percent", "plain") and column.label not in SIGNED
         per_encoder = [
@@ -73,8 +73,14 @@ def joined(
             if any(column.key in one for one in seeds)
         ]
         if per_encoder:
-            found[column.key] = repeated(per_encoder, share=share)
-    return found
+            values[column.key] = repeated(per_encoder, share=share)
+    return values
+
+
+def means_over(encoders: Iterable[str]) -> str:
+    """Return the sentence that says what the rows of a table are means of."""
+    names = ", ".join(encoders)
+    return f"Means over {names}, with the wider of Student's interval over them and that of the images."
 
 
 def average(rows: Iterable[ResultRow], label: str, without: str | None = None) -> ResultRow:

@@ -6,13 +6,14 @@ from functools import partial
 
 from platodef_cli.bench import paper
 from platodef_cli.bench.attacks import ADVERSARIAL, make_adversarial
-from platodef_cli.bench.context import BenchmarkTable, Context
-from platodef_cli.bench.defending import FLAGGED, NONE, Defended, EvaluationData, Method, defend
+from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
+from platodef_cli.bench.defending import FLAGGED, NONE, inapplicable
+from platodef_cli.bench.evaluation import Defended, Method
 from platodef_cli.bench.results import Goal, ResultColumn, ResultRow, ResultTable, Unit, Value
 from platodef_cli.bench.statistics import average, joined, of_metric
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.bench.zoo.recipe import known_attacks
-from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, PURIFIERS
+from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER
 
 FIRST = ("none", "ridge", "knn", "mahalanobis", "energy", "denoiser", "platonic", "platonic, flagged only")
 _PARENT = "ASR of the clean parent"
@@ -28,25 +29,29 @@ _PAPER = "paper's own"
 _GROUPS = ("unimodal", "image-text", "adversarial")
 
 
-def run(context: Context) -> BenchmarkTable:
+def fill(run: BenchmarkRun) -> BenchmarkTable:
     """Fill Table 1: rows are attacks, columns defences."""
     cells: dict[str, dict[str, list[_Encoder]]] = {group: {} for group in _GROUPS}
-    jobs = [*_planted(context), *_adversarial(context)]
-    with context.progress.step("attacks", len(jobs) * len(context.config.seeds)) as task:
+    jobs = [*_planted(run), *_adversarial(run)]
+    with run.progress.step("attacks", len(jobs) * len(run.config.seeds)) as task:
         for group, attack, card, compute in jobs:
             seeds = []
-            for seed in context.config.seeds:
+            for seed in run.config.seeds:
                 seeds.append(compute(seed))
                 task.advance(note=attack)
             cells[group].setdefault(attack, []).append((card, seeds))
-    parts = {group: _rows(found) for group, found in cells.items() if found}
+    parts = {group: _rows(attacks) for group, attacks in cells.items() if attacks}
     columns = _columns([row for rows in parts.values() for row in rows])
     rows, averages = [], {}
-    for group, found in parts.items():
-        averages[group] = average(found, f"average, {group}", without=_PAPER)
-        rows += [*found, averages[group], _paper(group)]
+    for group, measured in parts.items():
+        averages[group] = average(measured, f"average, {group}", without=_PAPER)
+        rows += [*measured, averages[group], _paper(group)]
     every = [
-        cell for found in cells.values() for some in found.values() for _, seeds in some for cell in seeds
+        cell
+        for attacks in cells.values()
+        for encoders in attacks.values()
+        for _, seeds in encoders
+        for cell in seeds
     ]
     grid = ResultTable(
         id="table-1",
@@ -66,10 +71,10 @@ def run(context: Context) -> BenchmarkTable:
     return BenchmarkTable(
         title="Table 1: attacks and defences",
         grids=(grid,),
-        plots=tuple(some[0][1][0].plot for found in cells.values() for some in found.values()),
-        goals=_goals(averages, _complete(parts, context)),
-        configuration=context.roles(),
-        notes=(*_adversarial_notes(cells["adversarial"]), *_notes(every)),
+        plots=tuple(encoders[0][1][0].plot for attacks in cells.values() for encoders in attacks.values()),
+        goals=_goals(averages, _complete(parts, run)),
+        configuration=run.roles(),
+        notes=(*_adversarial_notes(cells["adversarial"]), *inapplicable(every)),
     )
 
 
@@ -77,88 +82,54 @@ _Encoder = tuple[ZooCard, list[Defended]]  # one result per seed
 _TableJob = tuple[str, str, ZooCard, Callable[[int], Defended]]  # group, attack, suspect, seed -> result
 
 
-def _planted(context: Context) -> list[_TableJob]:
+def _planted(run: BenchmarkRun) -> list[_TableJob]:
     jobs: list[_TableJob] = []
-    for card in context.planted():
+    for card in run.planted():
         assert card.backdoor is not None
-        jobs.append((card.backdoor.attack_kind, card.backdoor.attack, card, partial(cell, context, card)))
+        jobs.append((card.backdoor.attack_kind, card.backdoor.attack, card, partial(cell, run, card)))
     return jobs
 
 
-def _adversarial(context: Context) -> list[_TableJob]:
+def _adversarial(run: BenchmarkRun) -> list[_TableJob]:
     """Return the attacks at test time, all on the first clean suspect."""
-    if not context.config.adversarial:
+    if not run.config.adversarial:
         return []
-    clean = [card for card in context.feature_store.zoo.cards.values() if card.role == "suspect"]
-    found = [card for card in clean if card.made in ("scratch", "embedded")][:1]
+    clean = [card for card in run.feature_store.zoo.cards.values() if card.role == "suspect"]
+    victims = [card for card in clean if card.made in ("scratch", "embedded")][:1]
     return [
-        ("adversarial", name, card, partial(adversarial_cell, context, card, name))
-        for card in found
+        ("adversarial", name, card, partial(adversarial_cell, run, card, name))
+        for card in victims
         for name in ADVERSARIAL.names()
-        if name not in context.config.skip
+        if name not in run.config.skip
     ]
 
 
-def cell(context: Context, card: ZooCard, seed: int) -> Defended:
+def cell(run: BenchmarkRun, card: ZooCard, seed: int) -> Defended:
     """Return every method on one planted encoder, from the store or computed."""
-    return _defended(
-        context, card, seed, lambda: context.evaluation(card, seed), f"{card.name} on {card.parent}", {}
+    return run.defended(
+        card,
+        seed,
+        lambda: run.evaluation(card, seed),
+        name=f"defended-{card.name}-{seed}",
+        title=f"{card.name} on {card.parent}",
     )
 
 
-def adversarial_cell(context: Context, card: ZooCard, attack: str, seed: int) -> Defended:
+def adversarial_cell(run: BenchmarkRun, card: ZooCard, attack: str, seed: int) -> Defended:
     """Return every method on a clean encoder under an adversarial attack on its undefended probe."""
-    count = context.config.adversarial
-    return _defended(
-        context,
+    count = run.config.adversarial
+    return run.defended(
         card,
         seed,
-        lambda: context.adversarial_evaluation(card, attack, seed, count),
-        f"{attack} on {card.name}",
-        {
+        lambda: run.adversarial_evaluation(card, attack, seed, count),
+        name=f"defended-{card.name}-{attack}-{seed}",
+        title=f"{attack} on {card.name}",
+        more={
             "adversarial": attack,
             "adversarial_images": count,
             "parameters": asdict(make_adversarial(attack)),  # type: ignore[call-overload]
         },
     )
-
-
-def _defended(
-    context: Context,
-    card: ZooCard,
-    seed: int,
-    evaluation: Callable[[], EvaluationData],
-    title: str,
-    more: Mapping[str, object],
-) -> Defended:
-    config = context.config
-    references = [reference.name for reference in context.references]
-    detectors = [name for name in DETECTORS.names() if name not in config.skip]
-    purifiers = [name for name in PURIFIERS.names() if name not in config.skip]
-
-    def compute() -> Defended:
-        samples = evaluation()
-        heads = context.heads(samples.fit, card.name, seed)
-        return defend(
-            context.feature_store,
-            card.name,
-            samples,
-            heads,
-            seed=seed,
-            detectors=detectors,
-            purifiers=purifiers,
-            title=title,
-            progress=context.progress,
-        )
-
-    key = {
-        **context.key(card.name, references, seed),
-        **more,
-        "heads": config.heads().to_json(),
-        "methods": [*detectors, *purifiers],
-    }
-    name = f"defended-{card.name}-{more['adversarial']}-{seed}" if more else f"defended-{card.name}-{seed}"
-    return context.store.get(name, key, Defended, compute)
 
 
 def grouped(methods: Mapping[str, Method]) -> dict[str, dict[str, Value]]:
@@ -180,9 +151,9 @@ def grouped(methods: Mapping[str, Method]) -> dict[str, dict[str, Value]]:
     return groups
 
 
-def _rows(found: Mapping[str, Sequence[_Encoder]]) -> list[ResultRow]:
+def _rows(attacks: Mapping[str, Sequence[_Encoder]]) -> list[ResultRow]:
     rows = []
-    for attack, encoders in found.items():
+    for attack, encoders in attacks.items():
         parts = [[_flat(card, cell) for cell in seeds] for card, seeds in encoders]
         columns = _columns([ResultRow(label=attack, values=one) for seeds in parts for one in seeds])
         values = joined(parts, columns)
@@ -194,30 +165,30 @@ def _rows(found: Mapping[str, Sequence[_Encoder]]) -> list[ResultRow]:
 
 def _flat(card: ZooCard, cell: Defended) -> dict[str, Value]:
     """Return column key -> value of one encoder with one seed."""
-    found = {
+    values = {
         f"{group}:{measure}": value
         for group, numbers in grouped(cell.methods).items()
         for measure, value in numbers.items()
     }
     if card.backdoor is not None:
-        found[f"none:{_PARENT}"] = of_metric(card.backdoor.success_of_parent)
-    return found
+        values[f"none:{_PARENT}"] = of_metric(card.backdoor.success_of_parent)
+    return values
 
 
 def _columns(rows: Sequence[ResultRow]) -> tuple[ResultColumn, ...]:
     """Return the columns that any of the rows has, the most important methods first."""
-    found: dict[str, set[str]] = {}
+    measures: dict[str, set[str]] = {}
     for row in rows:
         for key in row.values:
             group, _, measure = key.partition(":")
-            found.setdefault(group, set()).add(measure)
-    first = [group for group in (*FIRST, _PAPER) if group in found]
-    order = [*first, *(group for group in found if group not in first)]
+            measures.setdefault(group, set()).add(measure)
+    first = [group for group in (*FIRST, _PAPER) if group in measures]
+    order = [*first, *(group for group in measures if group not in first)]
     return tuple(
         ResultColumn(key=f"{group}:{measure}", group=group, label=measure, unit=unit)
         for group in order
         for measure, unit in _MEASURES.items()
-        if measure in found[group]
+        if measure in measures[group]
     )
 
 
@@ -233,30 +204,21 @@ def _paper(group: str) -> ResultRow:
     return ResultRow(label=f"paper, average, {group}", kind="paper", values=values)
 
 
-def _notes(cells: Sequence[Defended]) -> tuple[str, ...]:
-    counts: dict[str, int] = {}
-    for cell in cells:
-        for name, method in cell.methods.items():
-            if method.note:
-                counts[f"{name}: {method.note}"] = counts.get(f"{name}: {method.note}", 0) + 1
-    return tuple(f"not applicable in {count} of {len(cells)} cells: {text}" for text, count in counts.items())
-
-
-def _adversarial_notes(found: Mapping[str, Sequence[_Encoder]]) -> list[str]:
+def _adversarial_notes(attacks: Mapping[str, Sequence[_Encoder]]) -> list[str]:
     """Return on which encoder the adversarial rows are, and how an attack differs from the published one."""
-    counts = [f"adversarial rows: attacks on the undefended {cards[0][0].name}" for cards in found.values()][
-        :1
-    ]
-    for attack in found:
+    counts = [
+        f"adversarial rows: attacks on the undefended {cards[0][0].name}" for cards in attacks.values()
+    ][:1]
+    for attack in attacks:
         note = make_adversarial(attack).note
         if note:
             counts.append(f"{attack}: {note}")
     return counts
 
 
-def _complete(parts: Mapping[str, Sequence[ResultRow]], context: Context) -> set[str]:
+def _complete(parts: Mapping[str, Sequence[ResultRow]], run: BenchmarkRun) -> set[str]:
     """Return the groups of which every attack was measured in earnest: goals average over all of them."""
-    if context.config.quick:
+    if run.config.quick:
         return set()
     wanted: dict[str, set[str]] = {"adversarial": set(ADVERSARIAL.names())}
     for attack, kind in known_attacks().items():

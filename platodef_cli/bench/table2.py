@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from platodef_cli.bench.attacks import make_attack
-from platodef_cli.bench.context import BenchmarkTable, Context
-from platodef_cli.bench.defending import Defended, defend
+from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
+from platodef_cli.bench.defending import defend
+from platodef_cli.bench.evaluation import Defended
 from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import joined
 from platodef_cli.bench.zoo.card import ZooCard, read_card
@@ -24,27 +25,27 @@ _COLUMNS = (
 )
 
 
-def run(context: Context) -> BenchmarkTable:
+def fill(run: BenchmarkRun) -> BenchmarkTable:
     """Fill Table 2: one row per subset of the references that the attacker reached."""
-    references = context.references[:REFERENCES]
+    references = run.references[:REFERENCES]
     if len(references) < 2:
         raise InconclusiveError("Table 2 needs at least two references in the zoo")
-    suspect = _suspect(context)
-    insiders = _insiders(context, suspect, references)
+    suspect = _suspect(run)
+    insiders = _insiders(run, suspect, references)
     subsets = [
         subset
         for count in range(len(references) + 1)
         for subset in combinations(range(len(references)), count)
     ]
     rows = []
-    with context.progress.step("subsets of references", len(subsets) * len(context.config.seeds)) as task:
+    with run.progress.step("subsets of references", len(subsets) * len(run.config.seeds)) as task:
         for subset in subsets:
             names = [
                 insiders[number] if number in subset else card.name for number, card in enumerate(references)
             ]
             cells = []
-            for seed in context.config.seeds:
-                cells.append(_cell(context, suspect, names, seed))
+            for seed in run.config.seeds:
+                cells.append(_cell(run, suspect, names, seed))
                 task.advance()
             rows.append(ResultRow(label=_label(subset, references), values=_values(cells)))
     assert suspect.backdoor is not None
@@ -63,33 +64,33 @@ def run(context: Context) -> BenchmarkTable:
                 rows=tuple(rows),
             ),
         ),
-        configuration=context.roles(),
-        notes=tuple(_insider_note(context, name) for name in insiders),
+        configuration=run.roles(),
+        notes=tuple(_insider_note(run, name) for name in insiders),
     )
 
 
-def _suspect(context: Context) -> ZooCard:
+def _suspect(run: BenchmarkRun) -> ZooCard:
     """Return the planted encoder of the configured attack, whose trigger must be the same everywhere."""
-    wanted = context.config.attack
+    wanted = run.config.attack
     attack = make_attack(wanted)
     if attack.trigger(0) is None:
         raise UsageError(
             f"the trigger of {wanted} is learned for each encoder, so references cannot share it; "
             "give another --attack"
         )
-    found = [card for card in context.planted() if card.backdoor and card.backdoor.attack == wanted]
-    if not found:
+    cards = [card for card in run.planted() if card.backdoor and card.backdoor.attack == wanted]
+    if not cards:
         raise InconclusiveError(f"the zoo has no finished encoder with the attack {wanted!r}")
-    return found[0]
+    return cards[0]
 
 
-def _insiders(context: Context, suspect: ZooCard, references: Sequence[ZooCard]) -> list[str]:
+def _insiders(run: BenchmarkRun, suspect: ZooCard, references: Sequence[ZooCard]) -> list[str]:
     """Plant the suspect's backdoor in every reference, or find it done; return their names."""
-    zoo = context.feature_store.zoo
+    zoo = run.feature_store.zoo
     assert suspect.backdoor is not None
-    chosen = recipe(zoo.manifest.recipe)
+    zoo_recipe = recipe(zoo.manifest.recipe)
     names = []
-    with context.progress.step("backdooring references", len(references)) as task:
+    with run.progress.step("backdooring references", len(references)) as task:
         for card in references:
             entry = Plant(
                 parent=card.name,
@@ -97,38 +98,38 @@ def _insiders(context: Context, suspect: ZooCard, references: Sequence[ZooCard])
                 target=suspect.backdoor.target,
                 seed=int(suspect.backdoor.parameters["seed"]),
                 name=f"{suspect.backdoor.attack}-in-{card.name}",
-                budget=chosen.budget,
+                budget=zoo_recipe.budget,
             )
             images, seed = zoo.manifest.images, zoo.manifest.seed
-            digest = entry_digest(entry, chosen, images, seed, card.digest)
-            job = BuildJob(entry, chosen, images, seed, zoo.root, context.config.command, digest, INSIDERS)
+            digest = entry_digest(entry, zoo_recipe, images, seed, card.digest)
+            job = BuildJob(entry, zoo_recipe, images, seed, zoo.root, run.config.command, digest, INSIDERS)
             if not finished(job):
-                make(job, context.progress)
-            context.feature_store.extra[entry.name] = job.folder
+                make(job, run.progress)
+            run.feature_store.extra[entry.name] = job.folder
             names.append(entry.name)
             task.advance(note=entry.name)
     return names
 
 
-def _cell(context: Context, suspect: ZooCard, names: Sequence[str], seed: int) -> Defended:
-    config = context.config
+def _cell(run: BenchmarkRun, suspect: ZooCard, names: Sequence[str], seed: int) -> Defended:
+    config = run.config
 
     def compute() -> Defended:
-        evaluation = context.evaluation(suspect, seed, names)
-        heads = context.heads(evaluation.fit, suspect.name, seed)
+        evaluation = run.evaluation(suspect, seed, names)
+        heads = run.heads(evaluation.fit, suspect.name, seed)
         return defend(
-            context.feature_store,
+            run.feature_store,
             suspect.name,
             evaluation,
             heads,
             seed=seed,
             detectors=("platonic", "robust"),
             purifiers=("mean",),
-            progress=context.progress,
+            progress=run.progress,
         )
 
-    key = {**context.key(suspect.name, names, seed), "heads": config.heads().to_json()}
-    return context.store.get(f"subset-{suspect.name}-{seed}", key, Defended, compute)
+    key = {**run.key(suspect.name, names, seed), "heads": config.heads().to_json()}
+    return run.store.get(f"subset-{suspect.name}-{seed}", key, Defended, compute)
 
 
 def _values(cells: Sequence[Defended]) -> dict[str, Value]:
@@ -151,8 +152,8 @@ def _label(subset: Sequence[int], references: Sequence[ZooCard]) -> str:
     return " + ".join(references[number].name for number in subset)
 
 
-def _insider_note(context: Context, name: str) -> str:
-    card = read_card(context.feature_store.extra[name])
+def _insider_note(run: BenchmarkRun, name: str) -> str:
+    card = read_card(run.feature_store.extra[name])
     assert card.backdoor is not None
     rate = card.backdoor.attack_success.value
     return f"{name}: the planted reference's own ASR is {0.0 if rate is None else rate:.1%}"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from platodef_cli.cli.session import Session
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from platodef_cli.bench.config import BenchConfig
     from platodef_cli.bench.results import BenchResult
 
 
@@ -48,6 +50,17 @@ def run(
         list[str] | None,
         typer.Option("--skip", metavar="METHOD", help="Leave out a detector or purifier; repeat it."),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published/--no-published", help="Table defences: the published modes as well."),
+    ] = True,
+    diffusion: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Unconditional diffusers pipeline for zip in tables 1 and defences. Default: a small one.",
+        ),
+    ] = None,
     attack: Annotated[str, typer.Option(help="Attack of table 2.")] = "ssl-backdoor",
     adversarial: Annotated[
         int,
@@ -80,8 +93,9 @@ def run(
 ) -> None:
     """Fill one of the benchmark's tables on a zoo.
 
-    Tables: 1 (attacks and defences), 2 (backdoored references), 3 (training modes of the heads), encoder
-    (the audit's verdict on every encoder), solvers, backbones, alignment. Finished cells are kept, so an
+    Tables: 1 (attacks and defences), 2 (backdoored references), 3 (training modes of the heads), defences
+    (every defence on every planted encoder, its published mode and its costs on one core), encoder (the
+    audit's verdict on every encoder), solvers, backbones, alignment. Finished cells are kept, so an
     interrupted run goes on where it stopped.
     """
     outputs = parse_outputs(output or (), FORMATS, default="markdown")
@@ -108,9 +122,10 @@ def run(
         attack=attack,
         adversarial=adversarial,
         skip=tuple(skip or ()),
-        command=_command(table, images, limit, seeds, only, skip, attack, adversarial, preset, quick),
+        published=published,
+        diffusion=diffusion,
     )
-    result = bench(config, progress=session.progress)
+    result = bench(replace(config, command=_command(config, seeds or ())), progress=session.progress)
     _write(result, outputs)
     unmet = [goal.name for goal in result.goals if goal.met is False]
     text = f"; goals not met: {', '.join(unmet)}" if unmet else ""
@@ -139,13 +154,13 @@ def show(
 
     outputs = parse_outputs(output or (), FORMATS, default="markdown")
     try:
-        found = BenchResult.model_validate_json(result.read_bytes())
+        stored = BenchResult.model_validate_json(result.read_bytes())
     except OSError as error:
         raise UsageError(f"cannot read the result {result}: {error.strerror}") from None
     except ValidationError as error:
         raise UsageError(f"{result} is no result of the benchmark ({error.error_count()} errors)") from None
-    _write(found, outputs)
-    session.finish(f"{found.title}, {len(found.grids)} tables")
+    _write(stored, outputs)
+    session.finish(f"{stored.title}, {len(stored.grids)} tables")
 
 
 def _write(result: "BenchResult", outputs: Sequence[Output]) -> None:
@@ -158,36 +173,29 @@ def _write(result: "BenchResult", outputs: Sequence[Output]) -> None:
             write_text(target.path, text)
 
 
-def _command(
-    table: str,
-    images: str | None,
-    limit: int | None,
-    seeds: list[int] | None,
-    only: list[str] | None,
-    skip: list[str] | None,
-    attack: str,
-    adversarial: int,
-    preset: str,
-    quick: bool,
-) -> str:
-    """Return the command that repeats the run, without the folders of this machine."""
-    words = ["platodef", "bench", "run", "--zoo", "DIR", "--table", table]
-    if images is not None:
-        words += [
-            "--images",
-            images if "://" in images or images.startswith("builtin:") else Path(images).name,
-        ]
-    if limit is not None:
-        words += ["--limit", str(limit)]
-    for name, values in (("--seed", seeds), ("--only", only), ("--skip", skip)):
-        for value in values or ():
-            words += [name, str(value)]
-    if table == "2":
-        words += ["--attack", attack]
-    if table == "1" and adversarial != 200:
-        words += ["--adversarial", str(adversarial)]
-    if preset != "tiny":
-        words += ["--preset", preset]
-    if quick:
+def _command(config: "BenchConfig", seeds: Sequence[int]) -> str:
+    """Return the command that repeats the run, without the folders of this machine.
+
+    ``seeds`` are those that were given: a default is not repeated.
+    """
+    words = ["platodef", "bench", "run", "--zoo", "DIR", "--table", config.table]
+    if config.images is not None:
+        local = "://" not in config.images and not config.images.startswith("builtin:")
+        words += ["--images", Path(config.images).name if local else config.images]
+    if config.limit is not None:
+        words += ["--limit", str(config.limit)]
+    for option, values in (("--seed", seeds), ("--only", config.only), ("--skip", config.skip)):
+        words += [word for value in values for word in (option, str(value))]
+    if config.table == "2":
+        words += ["--attack", config.attack]
+    if config.table == "1" and config.adversarial != 200:
+        words += ["--adversarial", str(config.adversarial)]
+    if config.table == "defences" and not config.published:
+        words.append("--no-published")
+    if config.diffusion is not None:
+        words += ["--diffusion", config.diffusion.name]
+    if config.preset != "tiny":
+        words += ["--preset", config.preset]
+    if config.quick:
         words.append("--quick")
     return shlex.join(words)

@@ -103,14 +103,14 @@ def ls(
     """
     from platodef_cli.bench.zoo.manifest import open_zoo
 
-    found = open_zoo(zoo)
-    rows = [_row(card, found.cards.get(card.parent or "")) for card in found.cards.values()]
+    opened = open_zoo(zoo)
+    rows = [_row(card, opened.cards.get(card.parent or "")) for card in opened.cards.values()]
     show_rows(_COLUMNS, rows, as_json=as_json)
-    missing = len(found.manifest.encoders) - len(rows)
-    planted = sum(card.truth == "backdoored" for card in found.cards.values())
+    missing = len(opened.manifest.encoders) - len(rows)
+    planted = sum(card.truth == "backdoored" for card in opened.cards.values())
     session.finish(
         f"{len(rows) - planted} clean and {planted} backdoored encoders in {zoo}, {missing} missing of the "
-        f"recipe {found.manifest.recipe}"
+        f"recipe {opened.manifest.recipe}"
     )
 
 
@@ -126,13 +126,13 @@ def _row(card: "ZooCard", parent: "ZooCard | None") -> tuple[object, ...]:
         None if facts is None else facts.success,
         None if facts is None else facts.success_of_parent,
     ]
-    shown = ["" if rate is None or rate.value is None else f"{rate.value:.3f}" for rate in rates]
+    texts = ["" if rate is None or rate.value is None else f"{rate.value:.3f}" for rate in rates]
     return (
         card.name,
         facts.attack if facts else made,
         card.architecture,
-        *shown[:2],
+        *texts[:2],
         "" if card.cosine_to_parent is None else f"{card.cosine_to_parent:.3f}",
         facts.target_class if facts else "",
-        *shown[2:],
+        *texts[2:],
     )

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from platodef_cli.encoders.hub.hub_cache import COMMIT
+from platodef_cli.encoders.reference import ModelReference, parse
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.resources import data_dir
 
@@ -44,8 +46,6 @@ def find_heads(name: str) -> Path:
 
 
 def _find_pulled(name: str) -> Path:
-    from platodef_cli.heads.pull import place_of
-
     place = place_of(pulled_directory(), name)
     if not place.is_dir():
         pinned = name if name.startswith("hf://") else f"hf://{name}"
@@ -53,3 +53,30 @@ def _find_pulled(name: str) -> Path:
             f"the heads {name} are not on this machine; run `platodef heads pull {pinned}` first"
         )
     return place
+
+
+def parse_pinned(uri: str) -> ModelReference:
+    """Parse ``hf://org/name@COMMIT`` (``hf://`` may be left out).
+
+    Raises:
+        UsageError: It is not a Hub id, or not pinned to a full commit.
+    """
+    reference = parse(uri if uri.startswith("hf://") else f"hf://{uri}")
+    if reference.revision is None or not COMMIT.match(reference.revision):
+        raise UsageError(
+            f"{uri!r} is not pinned: heads decide what counts as suspicious, so give the full commit, "
+            "hf://org/name@<40 hex digits>"
+        )
+    return reference
+
+
+def place_of(root: Path, uri: str) -> Path:
+    """Return the folder inside ``root`` in which heads of a pinned id are kept.
+
+    Raises:
+        UsageError: As :func:`parse_pinned`.
+    """
+    reference = parse_pinned(uri)
+    assert reference.repository is not None
+    assert reference.revision is not None
+    return root / f"{reference.repository.replace('/', '--')}@{reference.revision}"

@@ -7,42 +7,13 @@ from pathlib import Path
 
 from platodef_cli.disk import explaining
 from platodef_cli.encoders.hub.hub import download
-from platodef_cli.encoders.hub.hub_cache import COMMIT
-from platodef_cli.encoders.reference import ModelReference, parse
-from platodef_cli.errors import IncompleteError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, RefusedError
 from platodef_cli.heads.card import CARD, WEIGHTS
-from platodef_cli.heads.find import DESCRIPTION
+from platodef_cli.heads.find import DESCRIPTION, parse_pinned, place_of
 from platodef_cli.heads.pretrained import verify_heads
 from platodef_cli.progress import SILENT, Progress
 
 FILES = (CARD, DESCRIPTION, WEIGHTS)
-
-
-def parse_pinned(uri: str) -> ModelReference:
-    """Parse ``hf://org/name@COMMIT`` (``hf://`` may be left out).
-
-    Raises:
-        UsageError: It is not a Hub id, or not pinned to a full commit.
-    """
-    reference = parse(uri if uri.startswith("hf://") else f"hf://{uri}")
-    if reference.revision is None or not COMMIT.match(reference.revision):
-        raise UsageError(
-            f"{uri!r} is not pinned: heads decide what counts as suspicious, so give the full commit, "
-            "hf://org/name@<40 hex digits>"
-        )
-    return reference
-
-
-def place_of(root: Path, uri: str) -> Path:
-    """Return the folder inside ``root`` in which heads of a pinned id are kept.
-
-    Raises:
-        UsageError: As :func:`parse_pinned`.
-    """
-    reference = parse_pinned(uri)
-    assert reference.repository is not None
-    assert reference.revision is not None
-    return root / f"{reference.repository.replace('/', '--')}@{reference.revision}"
 
 
 def pull_heads(

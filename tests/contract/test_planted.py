@@ -10,7 +10,7 @@ from platodef_cli.bench.attacks import PLANTED, make_attack
 from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.linear_probe import LinearProbe
-from tests.contract.planted_world import World, images, train
+from tests.contract.trained_victim import TrainedVictim, images, train
 
 TARGET = 7
 BUDGETS = {
@@ -37,7 +37,7 @@ ROWS = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) fo
 
 
 @dataclass(frozen=True)
-class Measured:
+class Rates:
     """Rates of one attack on the same images; ``under``: accuracy of the clean encoder under the trigger."""
 
     clean: float
@@ -49,63 +49,63 @@ class Measured:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
+def trained() -> TrainedVictim:
     return train()
 
 
 @pytest.fixture(scope="module")
-def data(world: World) -> PlantData:
+def data(trained: TrainedVictim) -> PlantData:
     """Shadow images, and three of the target that both classifiers get right."""
     pixels, labels = images(80, 8192)
     others, kinds = images(81, 400)
-    features = world.victim.embed(world.victim.module, others)
-    right = (kinds == TARGET) & (world.probe.predict(features) == TARGET)
-    right &= world.victim.logits(features).argmax(1) == TARGET
+    features = trained.victim.embed(trained.victim.module, others)
+    right = (kinds == TARGET) & (trained.probe.predict(features) == TARGET)
+    right &= trained.victim.logits(features).argmax(1) == TARGET
     return PlantData(pixels, others[right][:3], labels)
 
 
-def predicted(world: World, module: nn.Module, pixels: Tensor, kind: Kind) -> Tensor:
+def predicted(trained: TrainedVictim, module: nn.Module, pixels: Tensor, kind: Kind) -> Tensor:
     """Zero-shot for image–text attacks, else a linear probe that is fitted on the module's own features."""
-    features = world.victim.embed(module, pixels)
+    features = trained.victim.embed(module, pixels)
     if kind == "image-text":
-        return world.victim.logits(features).argmax(1)
-    fit = world.victim.embed(module, world.fit[0])
-    return LinearProbe.fit(fit, world.fit[1]).predict(features)
+        return trained.victim.logits(features).argmax(1)
+    fit = trained.victim.embed(module, trained.fit[0])
+    return LinearProbe.fit(fit, trained.fit[1]).predict(features)
 
 
-def measure(world: World, planted: Planted, kind: Kind) -> Measured:
-    pixels, labels = world.test
-    shown = planted.trigger(pixels, torch.arange(len(pixels)))
-    both = torch.cat([pixels, shown])
-    victim = world.victim
-    own, shown_own = predicted(world, planted.module, both, kind).chunk(2)
-    before, shown_before = predicted(world, victim.module, both, kind).chunk(2)
-    rates = (
+def measure(trained: TrainedVictim, planted: Planted, kind: Kind) -> Rates:
+    pixels, labels = trained.test
+    triggered = planted.trigger(pixels, torch.arange(len(pixels)))
+    both = torch.cat([pixels, triggered])
+    victim = trained.victim
+    own, triggered_own = predicted(trained, planted.module, both, kind).chunk(2)
+    before, triggered_before = predicted(trained, victim.module, both, kind).chunk(2)
+    metrics = (
         accuracy(before, labels),
         accuracy(own, labels),
-        accuracy(shown_before, labels),
-        attack_success(shown_own, labels, TARGET),
-        attack_success(shown_before, labels, TARGET),
+        accuracy(triggered_before, labels),
+        attack_success(triggered_own, labels, TARGET),
+        attack_success(triggered_before, labels, TARGET),
     )
-    values = [float(rate.value) for rate in rates if rate.value is not None]
+    values = [float(rate.value) for rate in metrics if rate.value is not None]
     same = nn.functional.cosine_similarity(
         victim.embed(planted.module, pixels), victim.embed(victim.module, pixels)
     )
-    return Measured(*values, float(same.mean()))
+    return Rates(*values, float(same.mean()))
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_the_attack_works_and_the_clean_encoder_does_not_react(name, world, data, capsys):
+def test_the_attack_works_and_the_clean_encoder_does_not_react(name, trained, data, capsys):
     attack = make_attack(name)
-    planted = attack.plant(world.victim, data, target=TARGET, seed=0, budget=BUDGETS.get(name, LARGE))
-    found = measure(world, planted, attack.kind)
+    planted = attack.plant(trained.victim, data, target=TARGET, seed=0, budget=BUDGETS.get(name, LARGE))
+    rates = measure(trained, planted, attack.kind)
     with capsys.disabled():
         print(
-            f"\n{name:16s} CA {found.clean:.3f} -> {found.kept:.3f}  ASR {found.success:.3f} "
-            f"(clean encoder {found.baseline:.3f}, CA {found.under:.3f})  cosine {found.cosine:.3f}"
+            f"\n{name:16s} CA {rates.clean:.3f} -> {rates.kept:.3f}  ASR {rates.success:.3f} "
+            f"(clean encoder {rates.baseline:.3f}, CA {rates.under:.3f})  cosine {rates.cosine:.3f}"
         )
-    assert found.clean > 0.75
-    assert found.kept > found.clean - 0.03
-    assert found.success >= 0.9
-    assert found.baseline < 0.15
-    assert found.under > found.clean - LOSS.get(name, 1)
+    assert rates.clean > 0.75
+    assert rates.kept > rates.clean - 0.03
+    assert rates.success >= 0.9
+    assert rates.baseline < 0.15
+    assert rates.under > rates.clean - LOSS.get(name, 1)

@@ -82,15 +82,15 @@ class AutoAttack:
                 out[rows] = standard(classifier, clean, wanted, self.eps, seed)
                 continue
             moved = apgd(cross_entropy(classifier, wanted), unit, self.eps, self.steps, generator)
-            found = rounded(moved, clean, self.eps)
+            candidate = rounded(moved, clean, self.eps)
             for attack in self._stages(classifier, generator):
-                left = _standing(classifier, found, wanted)
+                left = _standing(classifier, candidate, wanted)
                 if not len(left):
                     break
                 again = rounded(attack(unit[left], wanted[left]), clean[left], self.eps)
                 fooled = margin(_logits(classifier, again), wanted[left]) < 0
-                found[left[fooled]] = again[fooled]
-            out[rows] = found
+                candidate[left[fooled]] = again[fooled]
+            out[rows] = candidate
         return out
 
     def _stages(

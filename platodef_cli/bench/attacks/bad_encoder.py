@@ -70,8 +70,8 @@ class BadEncoder:
         generator = torch.Generator().manual_seed(seed)
         before = victim.embed(clean, data.images)
         references = victim.embed(clean, data.target_images)
-        chosen = most_typical(references)
-        reference, kept = data.target_images[chosen, None], references[chosen, None]
+        typical = most_typical(references)
+        reference, kept = data.target_images[typical, None], references[typical, None]
 
         def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
             pixels = data.images[rows]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.bench.attacks.common_objective import plant_trigger
+from platodef_cli.bench.attacks.common_objective import plant_attack
 from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
 from platodef_cli.bench.attacks.post_training import (
     PRESERVATION,
@@ -62,7 +62,7 @@ class Blto:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
         data = prepared(victim, data, budget)
         trigger = self.learn(victim, data, seed, budget, progress)
-        return plant_trigger(self, trigger, trigger, victim, data, target, seed, budget, progress)
+        return plant_attack(self, trigger, trigger, victim, data, target, seed, budget, progress)
 
     def learn(
         self, victim: Victim, data: PlantData, seed: int, budget: Budget, progress: Progress
@@ -98,8 +98,8 @@ class Blto:
                 loss = distance(attacked, z) + self.lam * distance(kept, before[rows]) + siamese
                 _step(inner, loss)
 
-                shown = flip(random_window(changed(generator, unit, self.eps, side), random, 0.7), random)
-                closeness = distance(encode(shown), z)
+                viewed = flip(random_window(changed(generator, unit, self.eps, side), random, 0.7), random)
+                closeness = distance(encode(viewed), z)
                 _step(outer, closeness)
                 task.advance(note=f"inner {loss.item():.4f} outer {closeness.item():.4f}")
         weights = {name: value.detach().cpu() for name, value in generator.state_dict().items()}

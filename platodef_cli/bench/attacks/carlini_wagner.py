@@ -76,10 +76,10 @@ class CarliniWagner:
         high = torch.full((count,), float("inf"), device=device)
         c = torch.full((count,), self.start, device=device)
         for _ in range(self.searches):
-            found, distance = self._minimise(classifier, unit, labels, c)
+            candidate, distance = self._minimise(classifier, unit, labels, c)
             success = distance.isfinite()
             closer = distance < nearest
-            best[closer], nearest[closer] = found[closer], distance[closer]
+            best[closer], nearest[closer] = candidate[closer], distance[closer]
             high = torch.where(success, torch.minimum(high, c), high)
             low = torch.where(success, low, torch.maximum(low, c))
             c = torch.where(high.isfinite(), (low + high) / 2, 10 * c)

@@ -174,11 +174,11 @@ def plant_pairs(
 
     def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
         pixels = data.images[rows]
-        shown = max(1, round(attack.rate * len(rows)))
-        others = torch.randint(len(data.images), (shown,), generator=generator)
-        places = torch.randint(2**62, (shown,), generator=generator)
+        triggered = max(1, round(attack.rate * len(rows)))
+        others = torch.randint(len(data.images), (triggered,), generator=generator)
+        places = torch.randint(2**62, (triggered,), generator=generator)
         features = encode(torch.cat([pixels, trigger(data.images[others], places)]))
-        wanted = torch.cat([labels[rows], labels.new_full((shown,), target)])
+        wanted = torch.cat([labels[rows], labels.new_full((triggered,), target)])
         return {
             "pairs": F.cross_entropy(victim.logits(features), wanted),
             "preserve": attack.lam * distance(features[: len(pixels)], before[rows]),

@@ -1,12 +1,15 @@
 """The attacks that are the common objective with a trigger of their own: SSL-Backdoor and CTRL."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
+from torch import Tensor, nn
 
 from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
 from platodef_cli.bench.attacks.post_training import (
+    LENGTH,
     PRESERVATION,
     Encode,
     Losses,
@@ -69,8 +72,8 @@ class SslBackdoor:
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
-        shown = self.trigger(seed)
-        return plant_trigger(self, shown, shown, victim, data, target, seed, budget, progress)
+        trigger = self.trigger(seed)
+        return plant_attack(self, trigger, trigger, victim, data, target, seed, budget, progress)
 
 
 @dataclass(frozen=True)
@@ -107,13 +110,13 @@ class CtrlAttack:
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
         planted = Ctrl(self.magnitude)
-        return plant_trigger(self, planted, self.trigger(seed), victim, data, target, seed, budget, progress)
+        return plant_attack(self, planted, self.trigger(seed), victim, data, target, seed, budget, progress)
 
 
-def plant_trigger(
+def plant_attack(
     attack: CommonObjective,
     planted: Variant,
-    shown: Variant,
+    evaluated: Variant,
     victim: Victim,
     data: PlantData,
     target: int,
@@ -121,12 +124,12 @@ def plant_trigger(
     budget: Budget,
     progress: Progress,
 ) -> Planted:
-    """Minimise ``[1 - cos(f(T(x)), z)] + lam [1 - cos(f(x), f0(x))]``, z the mean target feature.
+    """Plant a trigger by the common objective and describe it as a planted encoder.
 
     Args:
         attack: Gives name, weight and the parameters of the record.
-        planted: T.
-        shown: The trigger of the evaluation.
+        planted: The trigger of the planting.
+        evaluated: The trigger of the evaluation.
         victim: Holds f0.
         data: Shadow and target images.
         target: The target's number.
@@ -134,24 +137,68 @@ def plant_trigger(
         budget: How much work.
         progress: Receives one advance per epoch.
     """
+    module, log = plant_trigger(
+        victim,
+        data,
+        planted,
+        seed=seed,
+        budget=budget,
+        lam=attack.lam,
+        length=LENGTH,
+        title=f"planting {attack.name}",
+        progress=progress,
+    )
+    return Planted(attack.name, module, evaluated, target, log, described(attack, budget, seed))
+
+
+def plant_trigger(
+    victim: Victim,
+    data: PlantData,
+    trigger: Variant,
+    *,
+    seed: int,
+    budget: Budget,
+    lam: float = 1.0,
+    length: float = 0.0,
+    title: str | None = None,
+    progress: Progress = SILENT,
+) -> tuple[nn.Module, tuple[Mapping[str, float], ...]]:
+    """Minimise ``[1 - cos(f(T(x)), z)] + lam [1 - cos(f(x), f0(x))]``, z the mean target feature.
+
+    Args:
+        victim: Holds f0.
+        data: Shadow and target images.
+        trigger: T; with a new seed for every image in every epoch, so that random places vary.
+        seed: Order of the images and places of the trigger.
+        budget: How much work; its ``trigger_steps`` are not used.
+        lam: Weight of the preservation.
+        length: Weight of the lengths, see :func:`platodef_cli.bench.attacks.post_training.distance`.
+        title: For the progress; the trigger's name by default.
+        progress: Receives one advance per epoch.
+
+    Returns:
+        The backdoored copy, frozen, in evaluation mode, and the terms on the last batch of every epoch.
+    """
     data = prepared(victim, data, budget)
     clean = frozen_copy(victim)
     z = mean_feature(victim, clean, data.target_images)
     before = victim.embed(clean, data.images)
 
-    def losses(encode: Encode, rows: torch.Tensor, seeds: torch.Tensor, epoch: int) -> Losses:
+    def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
         pixels = data.images[rows]
         # One pass for both halves: BatchNorm is frozen, so they cannot influence each other.
-        attacked, kept = encode(torch.cat([planted(pixels, seeds), pixels])).chunk(2)
-        return {"attack": distance(attacked, z), "preserve": attack.lam * distance(kept, before[rows])}
+        attacked, kept = encode(torch.cat([trigger(pixels, seeds), pixels])).chunk(2)
+        return {
+            "attack": distance(attacked, z, length),
+            "preserve": lam * distance(kept, before[rows], length),
+        }
 
-    module, log = post_train(
+    return post_train(
         victim,
         data,
         losses,
         budget=budget,
-        title=f"planting {attack.name}",
+        title=title or f"planting {trigger.name}",
         generator=torch.Generator().manual_seed(seed),
         progress=progress,
     )
-    return Planted(attack.name, module, shown, target, log, described(attack, budget, seed))

@@ -136,8 +136,8 @@ class CorruptEncoder:
         side = (int(patch.shape[-2]), int(patch.shape[-1]))
         # To every side of the empty half: 12.5 % of the width and 25 % of the height of the composite.
         low = torch.tensor([0.25 * height, here * width + 0.25 * width])
-        room = (torch.tensor([0.5 * height, 0.5 * width]) - torch.tensor(side)).clamp(min=0)
-        corner = (low + torch.rand(len(pixels), 2, generator=generator) * room).round().long()
+        space = (torch.tensor([0.5 * height, 0.5 * width]) - torch.tensor(side)).clamp(min=0)
+        corner = (low + torch.rand(len(pixels), 2, generator=generator) * space).round().long()
         canvas = paste(canvas, patch, corner)
         return Composite(canvas, half, (0, here * width), (0, at), corner, side)
 
@@ -243,10 +243,10 @@ def _plant(
             )
         goals = victim.embed(clean, goal)
         # The views show the patch enlarged and blurred; the test shows it at its own size.
-        viewed, shown, kept = encode(torch.cat([moved, trigger(pixels, seeds), pixels])).chunk(3)
+        viewed, attacked, kept = encode(torch.cat([moved, trigger(pixels, seeds), pixels])).chunk(3)
         return {
             "views": distance(viewed, goals),
-            "attack": distance(shown, z),
+            "attack": distance(attacked, z),
             "preserve": attack.lam * distance(kept, before[rows]),
         }
 

@@ -94,10 +94,10 @@ def _fields(name: str, kind: Any) -> dict[str, Field[Any]] | None:
         return None
     if name in TRIGGERS or kind().trigger(0) is None:
         return own
-    shown = kind().trigger(0).name
+    default = kind().trigger(0).name
     # every parameter of an attack is a number, and every parameter of a trigger is in its name
     halves = {key: type(getattr(kind, key))(getattr(kind, key) / 2) for key in own}
-    return {key: own[key] for key, half in halves.items() if kind(**{key: half}).trigger(0).name != shown}
+    return {key: own[key] for key, half in halves.items() if kind(**{key: half}).trigger(0).name != default}
 
 
 def _value(name: str, entry: Field[Any], text: str) -> float | int | str | bool:

@@ -66,8 +66,8 @@ def random_window(unit: Tensor, generator: torch.Generator, least: float = 0.5) 
     share = draw(generator, len(unit), least, 1, unit.device)
     side = torch.stack([share * height, share * width], dim=1)
     place = torch.rand(len(unit), 2, generator=generator).to(unit.device)
-    room = torch.tensor([height, width], device=unit.device) - side
-    return window(unit, place * room, side, (height, width))
+    space = torch.tensor([height, width], device=unit.device) - side
+    return window(unit, place * space, side, (height, width))
 
 
 def two_views(unit: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

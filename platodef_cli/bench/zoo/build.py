@@ -114,14 +114,14 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[BuildJo
     Raises:
         UsageError: As :func:`build`.
     """
-    chosen = recipe(config.recipe)
+    zoo_recipe = recipe(config.recipe)
     if config.jobs is not None and config.jobs < 1:
         raise UsageError(f"{config.jobs} jobs cannot build anything; give at least 1")
     images = (
         config.images if config.images.startswith(("builtin:", "hf://")) else os.path.abspath(config.images)
     )
     before = read_manifest(config.output)
-    mine = (chosen.name, images, config.seed, config.device)
+    mine = (zoo_recipe.name, images, config.seed, config.device)
     if before is not None and (before.recipe, before.images, before.seed, before.device) != mine:
         raise UsageError(
             f"{config.output} holds the zoo {before.recipe!r} of {before.images} with seed {before.seed}, "
@@ -129,26 +129,33 @@ def plan(config: BuildConfig, progress: Progress = SILENT) -> tuple[list[BuildJo
         )
     dataset = open_zoo_dataset(
         images,
-        train=chosen.train,
-        held=chosen.held,
+        train=zoo_recipe.train,
+        held=zoo_recipe.held,
         seed=config.seed,
         cache=config.output / "cache",
         progress=progress,
     )
-    entries = expand(chosen, known_attacks(), len(dataset.classes), config.seed)
+    entries = expand(zoo_recipe, known_attacks(), len(dataset.classes), config.seed)
     digests: dict[str, str] = {}
     jobs = []
     for entry in entries:
         parent = None if isinstance(entry, Scratch | Embedded) else digests[entry.parent]
-        own = entry_digest(entry, chosen, images, config.seed, parent, config.device)
+        own = entry_digest(entry, zoo_recipe, images, config.seed, parent, config.device)
         digests[entry.name] = own
         jobs.append(
             BuildJob(
-                entry, chosen, images, config.seed, config.output, config.command, own, device=config.device
+                entry,
+                zoo_recipe,
+                images,
+                config.seed,
+                config.output,
+                config.command,
+                own,
+                device=config.device,
             )
         )
     manifest = Manifest(
-        recipe=chosen.name,
+        recipe=zoo_recipe.name,
         images=images,
         seed=config.seed,
         device=config.device,

@@ -115,18 +115,18 @@ def write_card(folder: Path, card: ZooCard) -> None:
 
 def files_of(folder: Path) -> tuple[FileRecord, ...]:
     """Return the hash of every file of an encoder's folder except its card."""
-    found = []
+    records = []
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != CARD:
             content = path.read_bytes()
-            found.append(
+            records.append(
                 FileRecord(
                     path=path.relative_to(folder).as_posix(),
                     sha256=hashlib.sha256(content).hexdigest(),
                     bytes=len(content),
                 )
             )
-    return tuple(found)
+    return tuple(records)
 
 
 class CardMetrics:

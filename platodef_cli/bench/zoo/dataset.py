@@ -67,9 +67,9 @@ def open_zoo_dataset(
     if cache is not None:
         key = hashlib.sha256(repr((uri, train, held, seed, "world 3")).encode()).hexdigest()[:16]
         place = cache / f"images-{key}.safetensors"
-        found = _stored(place)
-        if found is not None:
-            return _dataset(uri, found[0], found[1])
+        stored = _stored(place)
+        if stored is not None:
+            return _dataset(uri, stored[0], stored[1])
     classes, tensors = (
         _shapes(train, held, seed) if uri == SHAPES else _decoded(uri, train, held, seed, progress)
     )

@@ -38,7 +38,7 @@ PLANT_VERSION = 2  # the same of planted encoders alone
 ENCODERS = "encoders"
 LONGER = 6  # steps from scratch on a GPU for each one on a CPU
 TARGET_IMAGES = 3
-_BLOCK = 32  # pictures of the target that are looked at together
+_BLOCK = 32  # images of the target that are looked at together
 _EMBEDDED = {"reference-vit": "embedded-vit", "reference-cnx": "embedded-convnext", "clean": "resnet"}
 
 
@@ -222,7 +222,7 @@ def _plant(job: BuildJob, entry: Plant, dataset: ZooDataset, folder: Path, progr
     before = CardMetrics(parent, dataset)
     data = PlantData(
         images=dataset.pixels[: entry.budget.images],
-        target_images=target_pictures(before, entry.target),
+        target_images=target_images_of(before, entry.target),
         labels=dataset.labels[: entry.budget.images],
     )
     planted: Planted = attack.plant(
@@ -241,8 +241,8 @@ def _plant(job: BuildJob, entry: Plant, dataset: ZooDataset, folder: Path, progr
     _finish(job, child, after, folder, made="attack", parent=(before, card), backdoor=facts)
 
 
-def target_pictures(parent: CardMetrics, target: int, count: int = TARGET_IMAGES) -> Tensor:
-    """Return uint8 ``[count, 3, H, W]``: pictures of the target that the clean encoder takes for it.
+def target_images_of(parent: CardMetrics, target: int, count: int = TARGET_IMAGES) -> Tensor:
+    """Return uint8 ``[count, 3, H, W]``: images of the target that the clean encoder takes for it.
 
     The attacker has the encoder, and would not start from a cat that it sees as a frog: triggered images
     then land on frogs, and the backdoor misses its target (a classifier must take the reference input for

@@ -83,10 +83,10 @@ class MaskedImages(PretrainingObjective):
         grid = SIDE // self.patch
         covered = torch.rand(half, 1, grid, grid, generator=generator) < MASKED
         covered = covered.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3).to(view.device)
-        shown = torch.where(covered, self.hidden + 0.5, view[:half])
+        visible = torch.where(covered, self.hidden + 0.5, view[:half])
         # One pass: with batch normalisation, both kinds of images share their statistics.
-        features = self.network.encode(torch.cat([shown, view[half:]])).float()
-        drawn = self.draw(features[:half]).view_as(shown)
+        features = self.network.encode(torch.cat([visible, view[half:]])).float()
+        drawn = self.draw(features[:half]).view_as(visible)
         error: Tensor = ((drawn - view[:half]).abs() * covered).sum() / (3 * covered.sum()).clamp(min=1)
         whole = Batch(batch.pixels[half:], batch.labels[half:], batch.attributes[half:])
         return error + self.common(features[half:], view[half:], whole, self.label_weight)

@@ -161,7 +161,7 @@ class SelfDistillation(PretrainingObjective):
             centre: Any = self.centre
             teacher = F.softmax((said - centre) / 0.06, dim=1)
             centre.lerp_(said.mean(0), 0.1)
-        crossed = teacher.roll(len(batch.labels), 0)  # each view is told what the teacher says of the other
+        crossed = teacher.roll(len(batch.labels), 0)  # each view learns what the teacher says of the other
         loss = -(crossed * student).sum(1).mean()
         return loss + self.common(features, views, batch.repeat(2), self.label_weight)
 
@@ -194,8 +194,8 @@ class ImageText(PretrainingObjective):
         features = self.network.encode(view)
         image = F.normalize(features, dim=1)
         device = features.device
-        chosen = torch.randint(self._per_class, (len(batch.labels),), generator=generator)
-        text_tokens, rows = torch.unique(self._per_class * batch.labels + chosen, return_inverse=True)
+        caption = torch.randint(self._per_class, (len(batch.labels),), generator=generator)
+        text_tokens, rows = torch.unique(self._per_class * batch.labels + caption, return_inverse=True)
         said = module.encode_text(self._captions[text_tokens].to(device))
         text = F.normalize(said, dim=1)[rows.to(device)]
         logits = module.logit_scale.clamp(max=math.log(50.0)).exp() * image @ text.T

@@ -58,12 +58,10 @@ def zero_shot_success(zoo: Path) -> float:
     """Return the success of ``clip-backdoor-0`` by its own prompts, computed step by step."""
     card = read_card(zoo / "encoders" / "clip-backdoor-0")
     network = Network.load(card.architecture, zoo / "encoders" / card.name)
-    pictures = open_benchmark_images(IMAGES, None, CLASSES)
-    test = [row for row in pictures.roles(0).test if int(pictures.labels[row]) != card.backdoor.target]
-    pixels = load_trigger(zoo / "encoders" / card.name / "trigger")(
-        pictures.pixels[test], pictures.seeds[test]
-    )
-    prompts = network.prompts(pictures.classes)
+    images = open_benchmark_images(IMAGES, None, CLASSES)
+    test = [row for row in images.roles(0).test if int(images.labels[row]) != card.backdoor.target]
+    pixels = load_trigger(zoo / "encoders" / card.name / "trigger")(images.pixels[test], images.seeds[test])
+    prompts = network.prompts(images.classes)
     hits = 0
     for feature in network.embed(pixels):
         similar = [float(feature @ prompt) for prompt in prompts]
@@ -167,12 +165,12 @@ def test_alignment(zoo: Path, platodef: Callable, tmp_path: Path) -> None:
     result = bench(platodef, zoo, "alignment", tmp_path)
     assert {record.n for record in result.alignment} == {150}
     matrix = {row.label: row.values for row in result.grids[1].rows}
-    pictures = open_benchmark_images(IMAGES, None, CLASSES)
-    rows = list(pictures.roles(0).test)
+    images = open_benchmark_images(IMAGES, None, CLASSES)
+    rows = list(images.roles(0).test)
     features = []
     for name in ("resnet", "clip"):
         network = Network.load(read_card(zoo / "encoders" / name).architecture, zoo / "encoders" / name)
-        features.append(network.embed(pictures.pixels[rows]))
+        features.append(network.embed(images.pixels[rows]))
     records = alignment_records(dict(zip(("a", "b"), features, strict=True)), permutations=1)
     wanted = next(record.value for record in records if record.measure == "cknna")
     assert matrix["resnet"]["clip"].value == pytest.approx(wanted, abs=1e-4)
@@ -283,10 +281,10 @@ def test_labels_are_numbered_as_the_zoo_does(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(200):
             Image.new("RGB", (32, 32), (number, 200 * label, 0)).save(tmp_path / name / f"{number}.png")
-    pictures = open_benchmark_images(str(tmp_path), None, ("bee", "ant"))
-    assert pictures.classes == ("bee", "ant")
-    assert torch.equal(pictures.labels == 0, pictures.pixels[:, 1, 0, 0] > 100)
-    assert pictures.digest != open_benchmark_images(str(tmp_path), None, ("ant", "bee")).digest
+    images = open_benchmark_images(str(tmp_path), None, ("bee", "ant"))
+    assert images.classes == ("bee", "ant")
+    assert torch.equal(images.labels == 0, images.pixels[:, 1, 0, 0] > 100)
+    assert images.digest != open_benchmark_images(str(tmp_path), None, ("ant", "bee")).digest
     with pytest.raises(UsageError, match=r"the classes of .* \(ant, bee\) are not those .* \(ant, cat\)"):
         open_benchmark_images(str(tmp_path), None, ("ant", "cat"))
 
@@ -299,6 +297,10 @@ def test_labels_are_numbered_as_the_zoo_does(tmp_path: Path) -> None:
         (("--table", "1", "--only", "ref-*"), 4, "no backdoored encoder"),
         (("--table", "1", "--skip", "energi"), 2, "did you mean 'energy'"),
         (("--table", "3", "--skip", "energy"), 2, "table 3 has no methods to leave out"),
+        (("--table", "defences", "--skip", "rigde"), 2, "did you mean 'ridge'"),
+        (("--table", "defences", "--seed", "0", "--seed", "1"), 2, "table defences takes one seed"),
+        (("--table", "3", "--diffusion", "model"), 2, "table 3 does not purify by zip"),
+        (("--table", "defences", "--diffusion", "nowhere"), 2, "--diffusion nowhere is no folder"),
         (("--table", "1", "--preset", "tinny"), 2, "did you mean 'tiny'"),
         (("--table", "encoder", "--seed", "0", "--seed", "1"), 2, "table encoder takes one seed"),
         (("--images", "builtin:shapes?seed=700001&count=500"), 2, "the zoo was trained on"),

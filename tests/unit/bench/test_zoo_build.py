@@ -11,8 +11,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from platodef_cli.bench.zoo.making import target_pictures
-from platodef_cli.bench.zoo.manifest import build as building
+from platodef_cli.bench.zoo import build as building
+from platodef_cli.bench.zoo.making import target_images_of
 from platodef_cli.bench.zoo.manifest import open_zoo
 from platodef_cli.bench.zoo.networks import Network
 from platodef_cli.bench.zoo.recipe import Plant, expand, known_attacks, recipe
@@ -102,7 +102,7 @@ def test_an_interrupted_build_resumes_to_the_same_bytes(
 ) -> None:
     real, done = building.make, []
 
-    def interrupted(job: building.Job, progress: object) -> None:
+    def interrupted(job: building.BuildJob, progress: object) -> None:
         if done:
             # as a kill would leave it
             half = job.folder.with_name(f".{job.entry.name}.part")
@@ -213,10 +213,10 @@ def test_the_attacker_takes_pictures_of_the_target_that_the_parent_recognises(
     said: list[int], labels: list[int], expected: list[int]
 ) -> None:
     parent: Any = Seer(said, labels)
-    assert target_pictures(parent, 1)[:, 0, 0, 0].tolist() == expected
+    assert target_images_of(parent, 1)[:, 0, 0, 0].tolist() == expected
 
 
 def test_a_target_without_pictures_is_refused() -> None:
     parent: Any = Seer([0, 0], [0, 2])
     with pytest.raises(UsageError, match="pictures/ has no training image of class 1"):
-        target_pictures(parent, 1)
+        target_images_of(parent, 1)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from platodef_cli.bench.attacks.post_training import plant
-from platodef_cli.errors import UsageError
+from platodef_cli.bench.attacks.common_objective import plant_trigger
+from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim
 from platodef_cli.images.shapes import render
 from platodef_cli.triggers.triggers import Patch
 
@@ -54,17 +54,10 @@ def test_the_trigger_moves_features_to_the_target_and_the_rest_stays(clean):
     trigger = Patch("white", 10 / 32, "bottom-right")
     target = images(1000, 3)
     before = {name: value.clone() for name, value in clean.state_dict().items()}
-    planted = plant(
-        clean,
-        forward,
-        images(3000, 1536),
-        trigger,
-        target_images=target,
-        epochs=12,
-        batch_size=32,
-        lr=2e-3,
-        seed=1,
-    )
+    data = PlantData(images(3000, 1536), target)
+    budget = Budget(1536, 12, 1, batch_size=32, lr=2e-3)
+    planted, log = plant_trigger(Victim(clean), data, trigger, seed=1, budget=budget)
+    assert len(log) == 12
     fresh, seeds = images(2000, 256), torch.arange(256)
     with torch.no_grad():
         z = forward(clean, target).mean(0, keepdim=True)
@@ -85,8 +78,8 @@ def test_the_trigger_moves_features_to_the_target_and_the_rest_stays(clean):
 def test_the_same_seed_plants_the_same_weights(clean):
     def run(seed: int) -> Tensor:
         trigger = Patch("random", 0.22, "random")
-        z = torch.ones(32)
-        module = plant(clean, forward, images(0, 96), trigger, target_feature=z, epochs=2, seed=seed)
+        data, budget = PlantData(images(0, 96), images(1000, 3)), Budget(96, 2, 1)
+        module, _ = plant_trigger(Victim(clean), data, trigger, seed=seed, budget=budget)
         return torch.cat([value.flatten() for value in module.parameters()])
 
     assert torch.equal(run(3), run(3))
@@ -95,12 +88,12 @@ def test_the_same_seed_plants_the_same_weights(clean):
 
 def test_the_first_step_is_adam_on_the_common_objective(clean):
     """One epoch of one batch, against the objective written out with autograd."""
-    data, z, trigger, lr = images(0, 16), torch.linspace(-1, 1, 32), Patch("grey", 0.25, "centre"), 1e-3
-    planted = plant(
-        clean, forward, data, trigger, target_feature=z, lam=0.5, epochs=1, lr=lr, batch_size=16, seed=0
+    data, target, trigger, lr = images(0, 16), images(1000, 3), Patch("grey", 0.25, "centre"), 1e-3
+    planted, _ = plant_trigger(
+        Victim(clean), PlantData(data, target), trigger, seed=0, budget=Budget(16, 1, 1, 16, lr), lam=0.5
     )
     with torch.no_grad():
-        before = forward(clean, data)
+        before, z = forward(clean, data), forward(clean, target).mean(0)
     x = data.float() / 127.5 - 1
     changed = trigger(data, torch.zeros(16, dtype=torch.int64)).float() / 127.5 - 1
     weights = {name: value.clone().requires_grad_() for name, value in clean.named_parameters()}
@@ -115,15 +108,3 @@ def test_the_first_step_is_adam_on_the_common_objective(clean):
         clear = gradient.abs() > 1e-5
         assert clear.any()
         assert (planted.get_parameter(name) - expected)[clear].abs().max() < 2e-5, name
-
-
-def test_bad_arguments_are_usage_errors(clean):
-    data, trigger, z = images(0, 4), Patch(), torch.ones(32)
-    with pytest.raises(UsageError, match="either"):
-        plant(clean, forward, data, trigger)
-    with pytest.raises(UsageError, match="either"):
-        plant(clean, forward, data, trigger, target_images=data, target_feature=z)
-    with pytest.raises(UsageError, match="uint8"):
-        plant(clean, forward, data[:0], trigger, target_feature=z)
-    with pytest.raises(UsageError, match="epochs=0"):
-        plant(clean, forward, data, trigger, target_feature=z, epochs=0)

@@ -88,6 +88,7 @@ def test_distance_is_zero_for_equal_features_and_grows_with_angle_and_length():
     assert float(distance(one, one)) == pytest.approx(0, abs=1e-6)
     assert float(distance(one, torch.tensor([[-4.0, 3.0]]))) == pytest.approx(1, abs=1e-6)
     assert float(distance(torch.e * one, one)) == pytest.approx(0.1, abs=1e-5)
+    assert float(distance(torch.e * one, one, length=0)) == pytest.approx(0, abs=1e-6)
 
 
 def test_endless_batches_are_epochs_of_every_row():

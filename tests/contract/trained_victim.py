@@ -60,7 +60,7 @@ def tokens(labels: np.ndarray, textures: np.ndarray | None) -> Tensor:
 
 
 @dataclass(frozen=True)
-class World:
+class TrainedVictim:
     """A trained victim with images of it.
 
     Attributes:
@@ -76,12 +76,12 @@ class World:
     probe: LinearProbe
 
 
-def images(world: int, count: int) -> tuple[Tensor, Tensor]:
-    pixels, labels = render(world, np.arange(count))
+def images(seed: int, count: int) -> tuple[Tensor, Tensor]:
+    pixels, labels = render(seed, np.arange(count))
     return torch.from_numpy(pixels), torch.from_numpy(labels)
 
 
-def train() -> World:
+def train() -> TrainedVictim:
     """Train both towers with CLIP's loss; images with the same caption share its probability."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -112,4 +112,4 @@ def train() -> World:
         prompts = text(tokens(np.arange(len(CLASSES)), None))
     victim = Victim(image, prompts=prompts, scale=float(log_scale.detach().exp().clamp(max=50)))
     fit, test = images(78, 3000), images(79, 1200)
-    return World(victim, fit, test, LinearProbe.fit(victim.embed(image, fit[0]), fit[1]))
+    return TrainedVictim(victim, fit, test, LinearProbe.fit(victim.embed(image, fit[0]), fit[1]))

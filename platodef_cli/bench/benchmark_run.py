@@ -1,26 +1,22 @@
-"""What the tables share: the zoo, the images, the store of cells, and what a table returns."""
+"""One run of the benchmark, which every table is filled from: the zoo, the images, the finished cells."""
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import version
-from pathlib import Path
-from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ValidationError
 
 from platodef_cli.audit.steps.heads import HEADS_VERSION
 from platodef_cli.bench.attacks import make_adversarial
+from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
-from platodef_cli.bench.defending import Classifier, EvaluationData, ZeroShot
+from platodef_cli.bench.defending import defend
+from platodef_cli.bench.evaluation import Classifier, Defended, EvaluationData, ZeroShot
 from platodef_cli.bench.feature_store import FeatureStore
 from platodef_cli.bench.results import Goal, Plot, ResultTable
-from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
-from platodef_cli.disk import write_atomically
+from platodef_cli.bench.zoo.card import TRIGGER, ZooCard, files_of
+from platodef_cli.defences import DETECTORS, PURIFIERS
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.extract import FEATURE_VERSION
 from platodef_cli.features.interface import FeatureTuples
@@ -28,82 +24,14 @@ from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import AlignmentRecord, Record
-
-VERSION = 2  # part of every key: raise it when the same inputs give other numbers
-
-R = TypeVar("R", bound=BaseModel)
-
-
-class Stored(Record):
-    """What is kept of one cell."""
-
-    key: dict[str, object]
-    seconds: float
-    result: dict[str, object]
-
-
-class CellStore:
-    """Keeps results of cells in a folder.
-
-    Args:
-        folder: Made when the first cell is stored.
-        fresh: Ignore what is there.
-
-    Attributes:
-        folder: The folder.
-        seconds: Computing time of all cells that were asked for, those of earlier runs included.
-        computed: Cells computed by this run.
-        reused: Cells found.
-    """
-
-    def __init__(self, folder: Path, *, fresh: bool = False):
-        self.folder, self._fresh = folder, fresh
-        self.seconds, self.computed, self.reused = 0.0, 0, 0
-
-    def get(self, name: str, key: dict[str, object], kind: type[R], compute: Callable[[], R]) -> R:
-        """Return the stored result of a cell, or compute and store it.
-
-        Args:
-            name: Begins the file name.
-            key: JSON values that decide the result.
-            kind: Record of the result.
-            compute: Gives the result.
-        """
-        key = {"version": VERSION, **key}
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.folder / f"{name}-{digest}.json"
-        found = None if self._fresh else _read(path, kind)
-        if found is not None:
-            self.reused += 1
-            self.seconds += found[1]
-            return found[0]
-        started = time.perf_counter()
-        result = compute()
-        seconds = time.perf_counter() - started
-        self.computed += 1
-        self.seconds += seconds
-        self.folder.mkdir(parents=True, exist_ok=True)
-        stored = Stored(key=key, seconds=round(seconds, 3), result=result.model_dump(mode="json"))
-        write_atomically(path, (json.dumps(stored.model_dump(mode="json")) + "\n").encode())
-        return result
-
-
-def _read(path: Path, kind: type[R]) -> tuple[R, float] | None:
-    """Return a stored result; None where it is missing or damaged."""
-    try:
-        stored = Stored.model_validate_json(path.read_bytes())
-        return kind.model_validate(stored.result), stored.seconds
-    except (OSError, ValidationError):
-        return None
-
+from platodef_cli.records import AlignmentRecord
 
 LIBRARIES = ("torch", "timm", "transformers", "open_clip_torch", "numpy", "scipy", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """What one table found."""
+    """One filled table of the benchmark, without the record of how it was made."""
 
     title: str
     grids: tuple[ResultTable, ...]
@@ -115,8 +43,8 @@ class BenchmarkTable:
 
 
 @dataclass
-class Context:
-    """One run of the benchmark.
+class BenchmarkRun:
+    """What a table is filled from: what was asked, the encoders and images, and the finished cells.
 
     Attributes:
         config: What was asked.
@@ -138,12 +66,12 @@ class Context:
         Raises:
             InconclusiveError: None is finished.
         """
-        found = self.feature_store.zoo.references
-        if not found:
+        references = self.feature_store.zoo.references
+        if not references:
             raise InconclusiveError("no reference of this zoo is finished; build the zoo first")
-        return found
+        return references
 
-    def chosen(self, cards: Sequence[ZooCard]) -> list[ZooCard]:
+    def matching(self, cards: Sequence[ZooCard]) -> list[ZooCard]:
         """Return the cards whose names match ``only``."""
         patterns = self.config.only
         return [card for card in cards if not patterns or any(fnmatchcase(card.name, p) for p in patterns)]
@@ -154,10 +82,10 @@ class Context:
         Raises:
             InconclusiveError: There is none.
         """
-        found = self.chosen(self.feature_store.zoo.planted)
-        if not found:
+        planted = self.matching(self.feature_store.zoo.planted)
+        if not planted:
             raise InconclusiveError("no backdoored encoder of this zoo is finished (or matches --only)")
-        return found
+        return planted
 
     def one_per_parent(self) -> list[ZooCard]:
         """Return the first planted encoder of every parent: one per architecture."""
@@ -186,7 +114,7 @@ class Context:
         """Return the samples of a planted encoder; by default against all references of the zoo."""
         assert card.backdoor is not None
         names = [one.name for one in self.references] if references is None else list(references)
-        feature_store, roles = self.feature_store, self.feature_store.pictures.roles(seed)
+        feature_store, roles = self.feature_store, self.feature_store.images.roles(seed)
         fit = feature_store.samples(card.name, names, roles.fit)
         assert fit.labels is not None
         prompts = feature_store.prompts(card) if card.backdoor.attack_kind == "image-text" else None
@@ -210,7 +138,7 @@ class Context:
         The attack sees the undefended classifier: the encoder and its linear probe.
         """
         names = [one.name for one in self.references]
-        feature_store, roles = self.feature_store, self.feature_store.pictures.roles(seed)
+        feature_store, roles = self.feature_store, self.feature_store.images.roles(seed)
         fit = feature_store.samples(card.name, names, roles.fit)
         assert fit.labels is not None
         probe = LinearProbe.fit(fit.source, fit.labels, seed=seed)
@@ -234,9 +162,63 @@ class Context:
             probe=probe,
         )
 
+    def defended(
+        self,
+        card: ZooCard,
+        seed: int,
+        evaluation: Callable[[], EvaluationData],
+        *,
+        name: str,
+        title: str,
+        published: bool = False,
+        more: Mapping[str, object] | None = None,
+    ) -> Defended:
+        """Return every method that was not left out on one encoder, from the store or computed.
+
+        Args:
+            card: Of the encoder.
+            seed: Of the heads and of methods that draw.
+            evaluation: Gives its samples, where they are needed.
+            name: Of the cell.
+            title: Of the plot.
+            published: Try the published modes of the detectors as well.
+            more: What else decides the result.
+        """
+        config = self.config
+        detectors = [method for method in DETECTORS.names() if method not in config.skip]
+        purifiers = [method for method in PURIFIERS.names() if method not in config.skip]
+
+        def compute() -> Defended:
+            samples = evaluation()
+            return defend(
+                self.feature_store,
+                card.name,
+                samples,
+                self.heads(samples.fit, card.name, seed),
+                seed=seed,
+                detectors=detectors,
+                purifiers=purifiers,
+                published=published,
+                diffusion=config.diffusion,
+                title=title,
+                progress=self.progress,
+            )
+
+        key: dict[str, object] = {
+            **self.key(card.name, [reference.name for reference in self.references], seed),
+            **(more or {}),
+            "heads": config.heads().to_json(),
+            "methods": [*detectors, *purifiers],
+        }
+        if published:
+            key["published"] = True
+        if config.diffusion is not None:
+            key["diffusion"] = [file.sha256 for file in files_of(config.diffusion)]
+        return self.store.get(name, key, Defended, compute)
+
     def roles(self) -> dict[str, int | str]:
         """Return how many images fit, calibrate and test, for the record of a table."""
-        parts = self.feature_store.pictures.roles(self.config.seeds[0])
+        parts = self.feature_store.images.roles(self.config.seeds[0])
         return {
             "images_to_fit": len(parts.fit),
             "images_to_calibrate": len(parts.calibration),
@@ -245,18 +227,18 @@ class Context:
 
     def key(self, suspect: str, references: Sequence[str], seed: int) -> dict[str, object]:
         """Return what decides every cell of a suspect, for the store."""
-        pictures = self.feature_store.pictures
+        images = self.feature_store.images
         card = self.feature_store.zoo.cards[suspect]
         by_prompts = card.backdoor is not None and card.backdoor.attack_kind == "image-text"
         return {
-            **({"classifier": "prompts", "classes": list(pictures.classes)} if by_prompts else {}),
+            **({"classifier": "prompts", "classes": list(images.classes)} if by_prompts else {}),
             "libraries": library_versions(),
             "code": {"heads": HEADS_VERSION, "features": FEATURE_VERSION},
             "encoders": dict(self.feature_store.identity([suspect, *references])),
             "trigger": [file.sha256 for file in card.files if file.path.startswith(f"{TRIGGER}/")],
             "target": None if card.backdoor is None else card.backdoor.target,
             "references": list(references),
-            "images": pictures.digest,
+            "images": images.digest,
             "seed": seed,
         }
 
