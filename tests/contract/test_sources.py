@@ -6,8 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from platodef_cli.images import SOURCES, open_source
+from platodef_cli.images import SOURCES
 from platodef_cli.images.datasets import DatasetsSource
+from platodef_cli.images.open import open_source
 from tests.unit.images.image_fakes import png
 
 COUNT = 9

@@ -39,7 +39,7 @@ def test_a_table_reports_and_the_worst_code(
             raise RefusedError("model.bin is a pickle\x1b[2J")
         return {"good": passed, "bad": golden_report}[model]
 
-    monkeypatch.setattr("platodef_cli.api.audit", audit)
+    monkeypatch.setattr("platodef_cli.audit", audit)
     words = ["--images", "images", "--output", str(tmp_path / "out")]
     assert run(monkeypatch, "good", "bad", *words) == 1
     assert run(monkeypatch, "good", "pickled", "bad", *words) == 5
