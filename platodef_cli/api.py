@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from inspect import signature
+from inspect import cleandoc, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from platodef_cli import environment
-from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.config import AuditConfig, Option
 from platodef_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -36,19 +36,24 @@ def _called_like(
 
         call.__name__ = call.__qualname__ = function.__name__
         call.__module__ = function.__module__
-        lines = "\n".join(
-            f"        {entry.name}: {'If false: ' * entry.metadata['option'].switches_off}"
-            f"{entry.metadata['option'].help}"
-            for entry in fields(AuditConfig)
-            if entry.metadata
-        )
-        call.__doc__ = (function.__doc__ or "").replace("        OPTIONS", lines)
+        call.__doc__ = cleandoc(function.__doc__ or "").replace("    OPTIONS", _described_options())
         call.__signature__ = signature(arguments).replace(  # type: ignore[attr-defined]
             return_annotation="AuditReport"
         )
         return call
 
     return decorate
+
+
+def _described_options() -> str:
+    """Return one line per option for a docstring."""
+    lines = []
+    for entry in fields(AuditConfig):
+        if entry.metadata:
+            option: Option = entry.metadata["option"]
+            text = option.help if isinstance(option.help, str) else "See the help of the command."
+            lines.append(f"    {entry.name}: {'If false: ' * option.switches_off}{text}")
+    return "\n".join(lines)
 
 
 @_called_like(_Call)

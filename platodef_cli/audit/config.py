@@ -1,10 +1,11 @@
 """What an audit is asked to do: every option is stated here, for the command line and for the Python API."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields
+from inspect import get_annotations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
@@ -18,35 +19,89 @@ _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line shows of a field.
+    """What there is to say of a field, apart from its type and its default.
 
     Attributes:
-        help: One line.
-        panel: Group in the help.
+        help: One line, or a function that makes it: tables of plug-ins are not read at import.
+        panel: Group in the help of the command.
         flags: Spellings; the field's name with dashes where there are none.
         metavar: What stands for the value.
         low: Smallest value.
         high: Largest value.
+        check: Raises UsageError where a value is none.
         variable: Environment variable that gives the value too.
         completion: Function of :mod:`platodef_cli.cli.completion` that offers values.
         argument: It is a positional argument.
+        folder: It is a folder, which need not exist.
+        several: The option may be repeated.
+        commas: A value may hold several between commas.
         switches_off: The flag sets the field, which is true, to false.
     """
 
-    help: str
+    help: str | Callable[[], str]
     panel: Panel = "Running"
     flags: tuple[str, ...] = ()
     metavar: str | None = None
     low: float | None = None
     high: float | None = None
+    check: Callable[[Any], object] | None = None
     variable: str | None = None
     completion: str | None = None
     argument: bool = False
+    folder: bool = False
+    several: bool = False
+    commas: bool = False
     switches_off: bool = False
 
+    def text(self) -> str:
+        """Return the help."""
+        return self.help if isinstance(self.help, str) else self.help()
 
-def _option(default: Any, help: str, panel: Panel = "Running", *flags: str, **shown: Any) -> Any:
-    return field(default=default, metadata={"option": Option(help, panel, flags, **shown)})
+
+def check_device(value: str) -> str:
+    """Return the name of a device.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not _DEVICE.match(value):
+        raise UsageError(f"unknown device {value!r}; choose cpu, cuda, cuda:N or mps")
+    return value
+
+
+def check_rate(value: float) -> float:
+    """Return a false positive rate.
+
+    Raises:
+        UsageError: It is 0, 1 or beyond.
+    """
+    if not 0 < value < 1:
+        raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
+    return value
+
+
+def check_purifier(value: str) -> str:
+    """Return the name of a purifier.
+
+    Raises:
+        UnknownNameError: It is not in the table; the message lists the choices.
+    """
+    if value not in PURIFIERS:
+        raise UnknownNameError(PURIFIERS.kind, value, PURIFIERS.names())
+    return value
+
+
+def _check_detectors(values: Sequence[str]) -> None:
+    choices = (*DETECTORS.names(), *ENCODER_DETECTORS.names())
+    for name in values:
+        if name not in choices:
+            raise UnknownNameError(DETECTORS.kind, name, choices)
+
+
+def _option(
+    default: Any, help: str | Callable[[], str], panel: Panel = "Running", *flags: str, **more: Any
+) -> Any:
+    return field(default=default, metadata={"option": Option(help, panel, flags, **more)})
 
 
 @dataclass(frozen=True)
@@ -89,6 +144,7 @@ class AuditConfig:
         "-r",
         metavar="ID[@SHA]",
         completion="encoders",
+        several=True,
     )
     images: str | Path | None = _option(
         None,
@@ -109,13 +165,16 @@ class AuditConfig:
         completion="heads",
     )
     cache_dir: Path | None = _option(
-        None, "Feature and model cache. Default: the user's cache folder.", variable="PLATODEF_CACHE_DIR"
+        None,
+        "Feature and model cache. Default: the user's cache folder.",
+        variable="PLATODEF_CACHE_DIR",
+        folder=True,
     )
     use_cache: bool = _option(
         True, "Neither read nor write cached features.", "Running", "--no-cache", switches_off=True
     )
     offline: bool = _option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
-    device: str = _option("cpu", "cpu, cuda, cuda:N or mps.")
+    device: str = _option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
     dtype: Literal["float32", "bfloat16"] = _option("float32", "Precision of the encoders.")
     batch_size: int = _option(64, "Images per forward pass.", low=1, high=65536)
     memory_limit_gb: float = _option(
@@ -130,20 +189,34 @@ class AuditConfig:
         None, "Limit for the suspect's process.", "Running", "--time-limit", metavar="SECONDS", low=1.0
     )
     false_positive_rate: float = _option(
-        0.05, "False alarms that the thresholds are calibrated to.", "Result", "--fpr", metavar="RATE"
+        0.05,
+        "False alarms that the thresholds are calibrated to.",
+        "Result",
+        "--fpr",
+        metavar="RATE",
+        check=check_rate,
     )
     detectors: Sequence[str] = _option(
         (),
-        "Detectors to compare, between commas or repeated: "
-        f"{', '.join((*DETECTORS.names(), *ENCODER_DETECTORS.names()))}.",
+        lambda: (
+            "Detectors to compare, between commas or repeated: "
+            f"{', '.join((*DETECTORS.names(), *ENCODER_DETECTORS.names()))}."
+        ),
         "Result",
         "--detector",
         "--detectors",
         metavar="A,B",
+        check=_check_detectors,
         completion="detectors",
+        several=True,
+        commas=True,
     )
     purifier: str = _option(
-        DEFAULT_PURIFIER, f"One of {', '.join(PURIFIERS.names())}.", "Result", completion="purifiers"
+        DEFAULT_PURIFIER,
+        lambda: f"One of {', '.join(PURIFIERS.names())}.",
+        "Result",
+        check=check_purifier,
+        completion="purifiers",
     )
     max_broken_share: float = _option(
         0.05,
@@ -156,21 +229,14 @@ class AuditConfig:
     )
     battery: Literal["standard", "quick"] = _option("standard", "Triggers and controls to try.", "Result")
     probe_images: int = _option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
-    policy: Policy | str | Path = field(default_factory=Policy)
+    policy: Policy | str | Path | None = None
 
     def __post_init__(self) -> None:
         _normalise(self)
-        check_device(self.device)
-        check_rate(self.false_positive_rate)
-        if self.seed < 0:
-            raise UsageError(f"the seed is {self.seed}; give a whole number from 0 on")
-        if self.probe_images < 20:
-            raise UsageError(f"{self.probe_images} probe images are too few; give at least 20")
-        for name in self.detectors:
-            if name not in DETECTORS and name not in ENCODER_DETECTORS:
-                choices = (*DETECTORS.names(), *ENCODER_DETECTORS.names())
-                raise UnknownNameError(DETECTORS.kind, name, choices)
-        check_purifier(self.purifier)
+        types = get_annotations(AuditConfig, eval_str=True)
+        for entry in fields(AuditConfig):
+            if entry.metadata:
+                _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
 
     @property
     def limits(self) -> Policy:
@@ -202,52 +268,34 @@ class AuditConfig:
 
 
 def _normalise(config: AuditConfig) -> None:
-    """Turn paths into text, lists into tuples and a policy file into a policy."""
-    policy = config.policy
+    """Turn paths into text, what may be given several times into tuples, and a policy file into a policy."""
+    for entry in fields(AuditConfig):
+        value = getattr(config, entry.name)
+        option: Option | None = entry.metadata.get("option")
+        if option is None or option.folder:
+            continue
+        if option.several:
+            words = [str(word) for word in ([value] if isinstance(value, str | Path) else value)]
+            if option.commas:
+                words = [part.strip() for word in words for part in word.split(",") if part.strip()]
+            object.__setattr__(config, entry.name, tuple(dict.fromkeys(words) if option.commas else words))
+        elif isinstance(value, Path):
+            object.__setattr__(config, entry.name, str(value))
+    policy = config.policy or Policy()
     if not isinstance(policy, Policy):
         from platodef_cli.audit.policy.sources import policy_of
 
         policy = policy_of(Path(policy))
-    values = {
-        "model": str(config.model),
-        "references": tuple(map(str, config.references)),
-        "head": None if config.head is None else str(config.head),
-        "images": None if config.images is None else str(config.images),
-        "detectors": tuple(config.detectors),
-        "policy": policy,
-    }
-    for name, value in values.items():
-        object.__setattr__(config, name, value)
+    object.__setattr__(config, "policy", policy)
 
 
-def check_device(value: str) -> str:
-    """Return the name of a device.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if not _DEVICE.match(value):
-        raise UsageError(f"unknown device {value!r}; choose cpu, cuda, cuda:N or mps")
-    return value
-
-
-def check_rate(value: float) -> float:
-    """Return a false positive rate.
-
-    Raises:
-        UsageError: It is 0, 1 or beyond.
-    """
-    if not 0 < value < 1:
-        raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
-    return value
-
-
-def check_purifier(value: str) -> str:
-    """Return the name of a purifier.
-
-    Raises:
-        UnknownNameError: It is not in the table; the message lists the choices.
-    """
-    if value not in PURIFIERS:
-        PURIFIERS.load(value)
-    return value
+def _check(name: str, value: Any, kind: Any, option: Option) -> None:
+    """Raise unless a value is one that the command line would take."""
+    if get_origin(kind) is Literal and value not in get_args(kind):
+        raise UnknownNameError(name, str(value), get_args(kind))
+    if value is not None and not (value >= option.low if option.low is not None else True):
+        raise UsageError(f"{name} is {value}; give a number of at least {option.low:g}")
+    if value is not None and not (value <= option.high if option.high is not None else True):
+        raise UsageError(f"{name} is {value}; give a number of at most {option.high:g}")
+    if option.check is not None:
+        option.check(value)

@@ -4,11 +4,11 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from platodef_cli.audit.config import AuditConfig, Option, check_device, check_purifier, check_rate
+from platodef_cli.audit.config import AuditConfig, Option
 from platodef_cli.cli import completion
 from platodef_cli.defences import DETECTORS
 from platodef_cli.environment import offline_requested
@@ -42,19 +42,16 @@ def offline(flag: bool) -> bool:
     return flag or offline_requested()
 
 
-_OPTIONS = {entry.name: entry.metadata["option"] for entry in fields(AuditConfig) if entry.metadata}
-_CHECKS: dict[str, Callable[..., Any]] = {
-    "device": check_device,
-    "false_positive_rate": check_rate,
-    "purifier": check_purifier,
+_OPTIONS: dict[str, Option] = {
+    entry.name: entry.metadata["option"] for entry in fields(AuditConfig) if entry.metadata
 }
 
 
 def shared(name: str) -> Any:
     """Return the typer option, or argument, for a field of :class:`AuditConfig`."""
-    option: Option = _OPTIONS[name]
+    option = _OPTIONS[name]
     presentation: dict[str, Any] = {
-        "help": option.help,
+        "help": option.text(),
         "metavar": option.metavar,
         "autocompletion": None if option.completion is None else getattr(completion, option.completion),
     }
@@ -66,8 +63,9 @@ def shared(name: str) -> Any:
         min=option.low,
         max=option.high,
         envvar=option.variable,
-        file_okay=name != "cache_dir",
-        callback=_CHECKS.get(name),
+        file_okay=not option.folder,
+        # what may be repeated is checked when all of it is there
+        callback=None if option.several else option.check,
         rich_help_panel=option.panel,
         **presentation,
     )
@@ -213,14 +211,13 @@ AsJson = Annotated[
 ]
 
 
-_PARSED_AS = {
-    "model": str,
-    "references": list[str] | None,
-    "head": str | None,
-    "images": str | None,
-    "detectors": list[str] | None,
-}
-"""Fields whose type on the command line is not that of the configuration."""
+def _parsed_as(kind: Any, option: Option) -> Any:
+    """Return the type that the command line parses a field to: paths stay text, but for folders of ours."""
+    if option.several:
+        return list[str] | None
+    if str in get_args(kind) and Path in get_args(kind):
+        return str | None if type(None) in get_args(kind) else str
+    return kind
 
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -234,16 +231,15 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     for entry in fields(AuditConfig):
         if not entry.metadata:
             continue
-        kind, option = _PARSED_AS.get(entry.name, types[entry.name]), entry.metadata["option"]
-        default: Any = False if option.switches_off else entry.default
-        if default is MISSING:
-            default = inspect.Parameter.empty
-        if entry.name in _PARSED_AS and default == ():
-            default = None
-        annotation = Annotated[kind, shared(entry.name)]  # type: ignore[valid-type]
+        option: Option = entry.metadata["option"]
+        kind = _parsed_as(types[entry.name], option)
+        default = False if option.switches_off else None if option.several else entry.default
         parameters.append(
             inspect.Parameter(
-                entry.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+                entry.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is MISSING else default,
+                annotation=Annotated[kind, shared(entry.name)],
             )
         )
 
@@ -252,8 +248,8 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, option in _OPTIONS.items():
             if option.switches_off:
                 given[name] = not given[name]
-            elif given[name] is None and name in ("references", "detectors"):
-                given[name] = ()
+            elif option.several:
+                given[name] = given[name] or ()
         command(session, given, **arguments)
 
     own = [
