@@ -11,7 +11,7 @@ may change between releases.
 The map
 -------
 
-A module imports only from the folders above its own in this list; ``import-linter`` checks it.
+A module imports only from folders that stand before its own in this list; ``import-linter`` checks it.
 
 =============  ===========================================================================================
 errors         the error tree, and one exit code per class
@@ -42,7 +42,7 @@ How a picture becomes a verdict: an ``images`` source decodes it once; every enc
 geometry and ``features`` keeps one row per image and encoder. ``heads`` learn on half of the rows what a
 clean suspect's feature looks like, given the references' features of the same image. ``defences`` score
 rows, and their alarm thresholds are calibrated on other rows. The battery of ``triggers`` changes the
-remaining images, ``search`` looks for a change that nobody told us, on the suspect and on the references.
+remaining images, ``search`` looks for an unknown change, on the suspect and on the references.
 All of that becomes ``Measurements`` (:mod:`platodef_cli.audit.verdict.measurements`), and
 :func:`platodef_cli.audit.verdict.judge` holds them against the limits of a policy: the report.
 """

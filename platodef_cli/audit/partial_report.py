@@ -1,40 +1,24 @@
 """What is known of an audit while it runs, so that one that ends early still leaves a report."""
 
-import platform
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.provenance import libraries, listed
 from platodef_cli.errors import EXIT_CODES
-from platodef_cli.images.interface import ImageSource, digest_of
-from platodef_cli.metrics.costs import peak_ever
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
-from platodef_cli.registry import used_plugins
 from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
     from platodef_cli.audit.inputs import Inputs
-    from platodef_cli.audit.state import AuditState
 
 ENDINGS: dict[int, Outcome] = {
     code: outcome for outcome, code in EXIT_CODES.items() if outcome not in ("pass", "fail")
 }
 """Exit codes of an audit that ended early with a verdict; usage errors and interruptions have none."""
 
-_LIBRARIES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "open_clip_torch",
-    "safetensors",
-    "pillow",
-    "numpy",
-)
 _LEFT_OUT = "everything after the step at which the audit ended: the behaviour of the encoder is unknown"
 
 
@@ -106,69 +90,3 @@ class PartialReport:
             device="unknown" if config is None else config.device,
             timing=Timing(started=self.started, finished=_now(), seconds=self.seconds),
         )
-
-
-def libraries() -> dict[str, str]:
-    """Return the versions of Python, of the libraries that compute, and of the plug-ins that were used."""
-    versions = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions | used_plugins()
-
-
-NOT_EXAMINED = (
-    "triggers outside the battery and the budgets of the search",
-    "triggers that act through text, a downstream head, or only on images unlike the given ones",
-    "the references themselves: they are trusted as given",
-    "the training data and the training code of the suspect",
-)
-
-
-def not_examined(state: "AuditState") -> tuple[str, ...]:
-    """Return what nobody looked at, always and in this audit."""
-    notes = tuple(getattr(state.inputs.suspect, "notes", ()))
-    unlabelled = (
-        ()
-        if state.labelled
-        else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
-    )
-    return (*NOT_EXAMINED, *unlabelled, *notes, *state.inputs.checked.not_examined)
-
-
-def listed(images: ImageSource) -> ImageSetRecord:
-    """Return the images of a source, before they have roles."""
-    return ImageSetRecord(
-        uri=images.uri,
-        count=len(images.refs),
-        classes=images.classes,
-        digest=digest_of(images, range(len(images.refs))),
-        skipped=tuple((name, reason) for name, reason in images.skipped),
-    )
-
-
-def image_set(state: "AuditState") -> ImageSetRecord:
-    """Return the images and their roles."""
-    roles = {
-        "fit": 0 if state.head.origin == "loaded" else len(state.features.tuples(state.parts.fit)[0]),
-        "calibration": state.defences.thresholds[0].calibration,
-        "test": len(state.test),
-    }
-    return listed(state.inputs.images).model_copy(update=roles)
-
-
-def device_name(device: str) -> str:
-    """Return a device with the name of its hardware."""
-    if device.startswith("cuda"):
-        import torch
-
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({platform.machine()})"
-
-
-def peak_memory() -> float:
-    """Return the peak of this process and its largest child together, MB."""
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak_ever() + child / 1024, 1)

@@ -9,14 +9,8 @@ import torch
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import open_inputs
-from platodef_cli.audit.partial_report import (
-    PartialReport,
-    device_name,
-    image_set,
-    libraries,
-    not_examined,
-    peak_memory,
-)
+from platodef_cli.audit.partial_report import PartialReport
+from platodef_cli.audit.provenance import device_name, image_set, libraries, not_examined, peak_memory
 from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.battery import try_battery
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
@@ -139,6 +133,6 @@ def _timing(state: AuditState) -> Timing:
         seconds=recorder.seconds,
         peak_memory_mb=peak_memory(),
         costs=state.defences.costs(),
-        cache_hits=state.hits,
-        cache_misses=state.misses,
+        cache_hits=recorder.hits,
+        cache_misses=recorder.misses,
     )

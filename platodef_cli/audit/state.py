@@ -31,12 +31,22 @@ class _WithoutWarnings:
 
 
 class ProgressRecorder:
-    """Passes progress on and keeps the warnings for the report; tells the time per step."""
+    """Passes progress on, and keeps what a report says of it.
+
+    Attributes:
+        messages: Warnings.
+        seconds: Step -> wall seconds.
+        hits: Entries of the feature cache that were used.
+        misses: Entries that were computed.
+        started: When the audit started.
+        clock: The same on the clock that durations are measured with.
+    """
 
     def __init__(self, progress: Progress):
         self._progress = progress
         self.messages: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.hits = self.misses = 0  # entries of the feature cache
         self.started, self.clock = datetime.now(UTC), time.perf_counter()
         self.step = progress.step
 
@@ -57,7 +67,7 @@ class ProgressRecorder:
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
 
-@dataclass
+@dataclass(frozen=True)
 class AuditState:
     """One audit after extraction and calibration.
 
@@ -75,8 +85,6 @@ class AuditState:
         statistics: Encoder -> statistics of its clean features.
         cache: The feature cache, or None.
         recorder: Progress, warnings, times.
-        hits: Cache entries used.
-        misses: Cache entries computed.
     """
 
     config: AuditConfig
@@ -92,5 +100,3 @@ class AuditState:
     statistics: dict[str, CleanStatistics]
     cache: FeatureCache | None
     recorder: ProgressRecorder
-    hits: int = 0
-    misses: int = 0

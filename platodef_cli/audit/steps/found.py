@@ -46,8 +46,7 @@ def try_found(state: AuditState, results: Sequence[SearchResult], indicators: In
     # the share of broken images was judged, and warned of, when all of them were decoded
     config = replace(state.config, max_broken_share=1.0)
     quiet = state.recorder.silent_warnings()
-    extraction = extract_variants(state.inputs, requests, config, state.cache, quiet)
-    state.hits, state.misses = state.hits + extraction.hits, state.misses + extraction.misses
+    extraction = extract_variants(state.inputs, requests, config, state.cache, state.recorder, quiet)
     pictures = None
     if state.features.images is not None:
         pictures = SuspectImages.of(state.inputs.images, state.inputs.suspect.geometry, items)

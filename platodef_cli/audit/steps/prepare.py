@@ -32,38 +32,20 @@ def prepare(
         PlatodefError: An encoder or the images fail.
     """
     parts = split(len(inputs.images.refs), config.seed)
-    counts = tuple(len(rows) for rows in (parts.fit, parts.calibration, parts.test))
-    _enough(counts, inputs, config)
-    probed = parts.test[: config.probe_images]
-    requests = [Request(None), *(Request(item.variant, probed) for item in battery(config.battery))]
     with recorder.timed("extract"):
-        extraction = extract_variants(inputs, requests, config, cache, recorder)
-    pictures = None
-    if wants_images(config):
-        pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, battery(config.battery))
-    features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references), pictures)
-    usable = set(features.tuples(None)[1].tolist())
-    # broken images have dropped out
-    counts = tuple(len(usable.intersection(rows)) for rows in (parts.fit, parts.calibration, parts.test))
-    _enough(counts, inputs, config)
+        features = _extracted(parts, config, inputs, cache, recorder)
     with recorder.timed("heads"):
         heads, head = obtain_heads(inputs, features, parts, config, cache, recorder)
         test, rows = features.samples(parts.test)
-        bank, calibration = (
-            features.samples(parts.fit, most=BANK_MOST)[0],
-            features.samples(parts.calibration)[0],
-        )
-        model = None if pictures is None else EncoderAccess(inputs.suspect, config.batch_size)
+        bank = features.samples(parts.fit, most=BANK_MOST)[0]
+        calibration = features.samples(parts.calibration)[0]
+        model = None if features.images is None else EncoderAccess(inputs.suspect, config.batch_size)
         with recorder.step("calibrating detectors", 2) as task:
             defences = CalibratedDefences(heads, bank, calibration, test, config, model)
             task.advance()
             labelled = _labelled(inputs, features, parts, config)
             task.advance()
-    clean, clean_rows = features.tuples(None)
-    statistics = {
-        features.suspect: CleanStatistics.of(clean.source),
-        **{name: CleanStatistics.of(values) for name, values in clean.references.items()},
-    }
+    clean, _ = features.tuples(None)
     return AuditState(
         config=config,
         inputs=inputs,
@@ -75,15 +57,35 @@ def prepare(
         test=test,
         rows=rows,
         labelled=labelled,
-        statistics=statistics,
+        statistics={
+            features.suspect: CleanStatistics.of(clean.source),
+            **{name: CleanStatistics.of(values) for name, values in clean.references.items()},
+        },
         cache=cache,
         recorder=recorder,
-        hits=extraction.hits,
-        misses=extraction.misses,
     )
 
 
-def _enough(counts: tuple[int, ...], inputs: Inputs, config: AuditConfig) -> None:
+def _extracted(
+    parts: Split, config: AuditConfig, inputs: Inputs, cache: FeatureCache | None, recorder: ProgressRecorder
+) -> Features:
+    """Return the features of the clean images, and of the probed ones under every change of the battery."""
+    roles = (parts.fit, parts.calibration, parts.test)
+    _enough([len(rows) for rows in roles], inputs, config)
+    items, probed = battery(config.battery), parts.test[: config.probe_images]
+    requests = [Request(None), *(Request(item.variant, probed) for item in items)]
+    extraction = extract_variants(inputs, requests, config, cache, recorder)
+    pictures = None
+    if wants_images(config):
+        pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, items)
+    features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references), pictures)
+    # broken images have dropped out
+    usable = set(features.tuples(None)[1].tolist())
+    _enough([len(usable.intersection(rows)) for rows in roles], inputs, config)
+    return features
+
+
+def _enough(counts: Sequence[int], inputs: Inputs, config: AuditConfig) -> None:
     """Check that so many images to fit, calibrate and test carry heads, thresholds and measurements at all.
 
     Raises:
@@ -105,18 +107,30 @@ def extract_variants(
     requests: Sequence[Request],
     config: AuditConfig,
     cache: FeatureCache | None,
-    progress: Progress,
+    recorder: ProgressRecorder,
+    progress: Progress | None = None,
 ) -> Extraction:
-    """Return the features of all encoders under every request, decoding each image once."""
-    return extract(
+    """Return the features of all encoders under every request, decoding each image once.
+
+    Args:
+        inputs: Encoders and images.
+        requests: Rows and variants.
+        config: Batch size, tolerated share of broken images.
+        cache: The feature cache, or None.
+        recorder: Counts what the cache gave.
+        progress: Receives the steps; the recorder by default.
+    """
+    extraction = extract(
         inputs.images,
         inputs.encoders,
         requests,
         cache=cache,
         batch_size=config.batch_size,
         max_broken_share=config.max_broken_share,
-        progress=progress,
+        progress=progress or recorder,
     )
+    recorder.hits, recorder.misses = recorder.hits + extraction.hits, recorder.misses + extraction.misses
+    return extraction
 
 
 def _labelled(inputs: Inputs, features: Features, parts: Split, config: AuditConfig) -> Labelled | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from platodef_cli.audit.verdict.case import Judged
+from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.complete import images_of, is_unfinished, target_of
 from platodef_cli.audit.verdict.decide import is_indicator
 from platodef_cli.audit.verdict.intervals import Estimate
@@ -35,7 +35,7 @@ class _Entry:
     topic: tuple[str, str | None]
 
 
-def check_comparable(report: Judged, baseline: AuditReport) -> None:
+def check_comparable(report: Case, baseline: AuditReport) -> None:
     """Refuse a baseline that measured something else.
 
     Raises:
@@ -46,9 +46,9 @@ def check_comparable(report: Judged, baseline: AuditReport) -> None:
             f"the baseline is of an audit that ended early ({baseline.verdict}): it holds no measurements"
         )
     differences = []
-    if images_of(report).digest != images_of(baseline).digest:
+    if report.images.digest != images_of(baseline).digest:
         differences.append(
-            f"other images ({images_of(report).count}, sha256 {images_of(report).digest[:12]} here; "
+            f"other images ({report.images.count}, sha256 {report.images.digest[:12]} here; "
             f"{images_of(baseline).count}, sha256 {images_of(baseline).digest[:12]} in the baseline)"
         )
     ours, theirs = ({ref.digest: ref.name for ref in r.references} for r in (report, baseline))
@@ -76,7 +76,7 @@ def record_of(baseline: AuditReport) -> BaselineRecord:
     )
 
 
-def changes_between(report: Judged, baseline: Judged, recorded: AuditReport) -> tuple[Change, ...]:
+def changes_between(report: Case, baseline: Case, recorded: AuditReport) -> tuple[Change, ...]:
     """Return what differs beyond the intervals, worst first.
 
     Args:
@@ -106,7 +106,7 @@ def changes_between(report: Judged, baseline: Judged, recorded: AuditReport) -> 
     return tuple(sorted((*changes, *_other(report, recorded)), key=lambda change: order.index(change.kind)))
 
 
-def tolerated(report: Judged, baseline: Judged) -> tuple[Reason, ...]:
+def tolerated(report: Case, baseline: Case) -> tuple[Reason, ...]:
     """Return the reasons of a report; ``known`` is set on indicators no worse than in the baseline.
 
     Evidence that cannot carry a verdict is never tolerated.
@@ -163,7 +163,7 @@ def _trend(now: _Entry, before: _Entry) -> Literal["better", "worse"] | None:
     return None
 
 
-def _entries(report: Judged) -> dict[str, _Entry]:
+def _entries(report: Case) -> dict[str, _Entry]:
     entries = {}
     for probe in report.probes:
         if probe.kind == "trigger":
@@ -193,7 +193,7 @@ def _of_probe(probe: ProbeRecord, detector: str) -> dict[str, Estimate]:
     }
 
 
-def _appeared(report: Judged, baseline: Judged) -> list[Change]:
+def _appeared(report: Case, baseline: Case) -> list[Change]:
     """Return reasons and findings that only one of the reports has."""
     ours, theirs = _open_points(report), _open_points(baseline)
     changes = [Change(id=key, kind="new", message=text) for key, text in ours.items() if key not in theirs]
@@ -202,7 +202,7 @@ def _appeared(report: Judged, baseline: Judged) -> list[Change]:
     ]
 
 
-def _open_points(report: Judged) -> dict[str, str]:
+def _open_points(report: Case) -> dict[str, str]:
     points = {
         reason.id if reason.subject is None else f"{reason.id}:{reason.subject}": reason.message
         for reason in report.reasons
@@ -213,10 +213,10 @@ def _open_points(report: Judged) -> dict[str, str]:
     return points
 
 
-def _other(report: Judged, baseline: Judged) -> list[Change]:
+def _other(report: Case, baseline: AuditReport) -> list[Change]:
     """Return what else differs and may explain a change."""
     facts = {
-        "target": ("model", target_of(report).digest[:12], target_of(baseline).digest[:12]),
+        "target": ("model", report.target.digest[:12], target_of(baseline).digest[:12]),
         "policy": ("policy", report.policy.get("name"), baseline.policy.get("name")),
         "tool": ("platodef", report.tool_version, baseline.tool_version),
         "seed": ("seed", report.seed, baseline.seed),
@@ -239,7 +239,7 @@ def _other(report: Judged, baseline: Judged) -> list[Change]:
     return [*changes, *_tried(report.probes, baseline.probes)]
 
 
-def _head(report: Judged) -> str:
+def _head(report: Case | AuditReport) -> str:
     return report.head.digest[:12] if report.head else "none"
 
 

@@ -6,7 +6,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.indicators import Indicators
 from platodef_cli.audit.verdict.measurements import Measurements
 from platodef_cli.audit.verdict.waivers import Waivers
-from platodef_cli.records import AuditReport, Finding, ProbeRecord, Reason
+from platodef_cli.records import Finding, ProbeRecord, Reason
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,6 @@ class Case(Measurements):
         values["searches"] = indicators.searches
         probes = (*indicators.marked(measurements.found_triggers), *indicators.triggers)
         return cls(**values, probes=probes, policy=policy.to_json())
-
-
-Judged = AuditReport | Case
-"""What rules, named metrics and baselines are read from."""
 
 
 def _local(measurements: Measurements) -> tuple[Finding, ...]:

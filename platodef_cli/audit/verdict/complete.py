@@ -1,25 +1,7 @@
 """What every report of a finished audit holds."""
 
-from typing import Protocol
-
 from platodef_cli.errors import UsageError
 from platodef_cli.records import AuditReport, EncoderRecord, ImageSetRecord
-
-
-class HasTarget(Protocol):
-    """A report, or what becomes one."""
-
-    @property
-    def target(self) -> EncoderRecord | None:
-        """The audited encoder."""
-
-
-class HasImages(Protocol):
-    """A report, or what becomes one."""
-
-    @property
-    def images(self) -> ImageSetRecord | None:
-        """The images of the audit."""
 
 
 def is_unfinished(report: AuditReport) -> bool:
@@ -30,7 +12,7 @@ def is_unfinished(report: AuditReport) -> bool:
     return report.verdict == "inconclusive" and nothing
 
 
-def target_of(report: HasTarget) -> EncoderRecord:
+def target_of(report: AuditReport) -> EncoderRecord:
     """Return the audited encoder.
 
     Raises:
@@ -41,7 +23,7 @@ def target_of(report: HasTarget) -> EncoderRecord:
     return report.target
 
 
-def images_of(report: HasImages) -> ImageSetRecord:
+def images_of(report: AuditReport) -> ImageSetRecord:
     """Return the images of an audit.
 
     Raises:

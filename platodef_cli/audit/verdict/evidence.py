@@ -4,34 +4,33 @@ import math
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.case import Judged
-from platodef_cli.audit.verdict.complete import images_of, target_of
+from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.intervals import Estimate, Sample
 from platodef_cli.records import AlignmentRecord, Metric, Reason
 
 _TEST_SHARE, _CALIBRATION_SHARE = 0.3, 0.2  # of the images that an audit is given
 
 
-def evidence_of(report: Judged, policy: Policy, sample: Sample) -> list[Reason]:
+def evidence_of(case: Case, policy: Policy, sample: Sample) -> list[Reason]:
     """Return :func:`judge_evidence` of what a report records."""
-    limit = report.configuration.get("limit")
+    limit = case.configuration.get("limit")
     return judge_evidence(
-        matched=matched_auroc(report),
-        alignment=report.alignment,
-        suspect=target_of(report).name,
-        test=images_of(report).test,
-        calibration=images_of(report).calibration,
+        matched=matched_auroc(case),
+        alignment=case.alignment,
+        suspect=case.target.name,
+        test=case.images.test,
+        calibration=case.images.calibration,
         limit=int(limit) if isinstance(limit, int | float) else None,
         policy=policy,
         sample=sample,
     )
 
 
-def matched_auroc(report: Judged) -> Metric | None:
+def matched_auroc(case: Case) -> Metric | None:
     """Return the matched AUROC of the energy, or of the deciding detector where that was left out."""
-    named = {metric.name: metric for metric in report.metrics}
+    named = {metric.name: metric for metric in case.metrics}
     what = "matched against mismatched"
-    return named.get(f"energy: {what}", named.get(f"{report.deciding}: {what}"))
+    return named.get(f"energy: {what}", named.get(f"{case.deciding}: {what}"))
 
 
 def judge_evidence(

@@ -16,12 +16,14 @@ class Indicators:
     """The battery and the searches, judged once.
 
     Attributes:
+        policy: The limits that they were held against.
         triggers: Known triggers and controls, with their marks of suspicion.
         searches: The searches, with their scores.
         reasons: About the battery, the searches and the references, in this order.
         findings: What the reader should act on.
     """
 
+    policy: Policy
     triggers: tuple[ProbeRecord, ...]
     searches: tuple[SearchRecord, ...]
     reasons: tuple[Reason, ...]
@@ -70,6 +72,7 @@ def judge_indicators(
     battery, about_battery = judge_battery(triggers, policy, deciding, sample)
     about_references = judge_references(battery, scored, policy)
     return Indicators(
+        policy=policy,
         triggers=battery,
         searches=scored,
         reasons=(*about_battery, *about_search, *about_references),

@@ -40,7 +40,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
     Args:
         measurements: What was measured.
         gate: What it is judged by.
-        indicators: Battery and searches by the policy of the gate, where they were judged already.
+        indicators: Battery and searches where they were judged by the policy of the gate already.
 
     Raises:
         UsageError: A rule of the policy is wrong, its limits do not fit the searches, or the baseline cannot
@@ -101,9 +101,15 @@ def _examine(
 ) -> Case:
     """Return the measurements with every reason that a policy gives for or against the suspect."""
     sample = sample_of(measurements)
-    indicators = indicators or judge_indicators(
-        measurements.triggers, measurements.searches, policy, deciding=measurements.deciding, sample=sample
-    )
+    if indicators is None:
+        indicators = judge_indicators(
+            measurements.triggers,
+            measurements.searches,
+            policy,
+            deciding=measurements.deciding,
+            sample=sample,
+        )
+    assert indicators.policy == policy
     case = Case.made_of(measurements, indicators, policy, waivers)
     evidence, rules = evidence_of(case, policy, sample), judge_rules(case, policy, sample)
     return replace(case, reasons=(*indicators.reasons, *evidence, *rules))

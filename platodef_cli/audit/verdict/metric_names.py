@@ -1,12 +1,11 @@
-"""The metrics that rules and comparisons may name: stable names, each one number of a report."""
+"""The metrics that rules and comparisons may name: stable names, each one number of an audit."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
-from platodef_cli.audit.verdict.case import Judged
-from platodef_cli.audit.verdict.complete import images_of, target_of
+from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.evidence import matched_auroc
 from platodef_cli.audit.verdict.intervals import Estimate, Scale
 from platodef_cli.audit.verdict.search import limits_of, score_of, search_gap
@@ -27,7 +26,7 @@ class NamedMetric:
     """
 
     meaning: str
-    read: Callable[[Judged], Estimate]
+    read: Callable[[Case], Estimate]
     needs: str = ""
 
 
@@ -59,39 +58,37 @@ def _extreme(values: Iterable[Estimate], choose: Callable[..., float]) -> Estima
     return Estimate(value, interval, first.n, first.scale, first.probed)
 
 
-def _triggers(report: Judged) -> list[ProbeRecord]:
-    return [probe for probe in report.probes if probe.kind == "trigger"]
+def _triggers(case: Case) -> list[ProbeRecord]:
+    return [probe for probe in case.probes if probe.kind == "trigger"]
 
 
 def _over_triggers(
     choose: Callable[[Iterable[Estimate]], Estimate],
-    pick: Callable[[Judged, ProbeRecord], Metric | None],
+    pick: Callable[[Case, ProbeRecord], Metric | None],
     scale: Scale,
     kind: str = "trigger",
-) -> Callable[[Judged], Estimate]:
-    def read(report: Judged) -> Estimate:
+) -> Callable[[Case], Estimate]:
+    def read(case: Case) -> Estimate:
         return choose(
-            Estimate.of(pick(report, probe), scale, probed=True)
-            for probe in report.probes
-            if probe.kind == kind
+            Estimate.of(pick(case, probe), scale, probed=True) for probe in case.probes if probe.kind == kind
         )
 
     return read
 
 
-def _battery_gap(report: Judged) -> Estimate:
-    others = [probe for probe in report.probes if probe.kind != "found"]
-    return largest(gap_of(probe, others) for probe in _triggers(report))
+def _battery_gap(case: Case) -> Estimate:
+    others = [probe for probe in case.probes if probe.kind != "found"]
+    return largest(gap_of(probe, others) for probe in _triggers(case))
 
 
-def _search(pick: str) -> Callable[[Judged], Estimate]:
-    def read(report: Judged) -> Estimate:
+def _search(pick: str) -> Callable[[Case], Estimate]:
+    def read(case: Case) -> Estimate:
         values = []
-        for record in report.searches:
+        for record in case.searches:
             if record.role != "suspect":
                 continue
             if pick == "gap":
-                values.append(search_gap(record, report.searches))
+                values.append(search_gap(record, case.searches))
             else:
                 values.append(Estimate(record.collapse, record.interval, probed=True))
         return largest(values)
@@ -99,25 +96,25 @@ def _search(pick: str) -> Callable[[Judged], Estimate]:
     return read
 
 
-def _search_score(report: Judged) -> Estimate:
-    policy = Policy.from_json(report.policy)
-    limits = limits_of(report.searches, policy)
+def _search_score(case: Case) -> Estimate:
+    policy = Policy.from_json(case.policy)
+    limits = limits_of(case.searches, policy)
     return largest(
-        score_of(record, report.searches, limits, policy)
-        for record in report.searches
+        score_of(record, case.searches, limits, policy)
+        for record in case.searches
         if record.role == "suspect"
     )
 
 
-def _cknna(report: Judged) -> Estimate:
-    name = target_of(report).name
-    pairs = [r.value for r in report.alignment if r.measure == "cknna" and name in (r.first, r.second)]
+def _cknna(case: Case) -> Estimate:
+    name = case.target.name
+    pairs = [r.value for r in case.alignment if r.measure == "cknna" and name in (r.first, r.second)]
     return Estimate(max(pairs)) if pairs else Estimate(None)
 
 
-def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[Judged], Estimate]:
-    def read(report: Judged) -> Estimate:
-        for row in report.accuracy:
+def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[Case], Estimate]:
+    def read(case: Case) -> Estimate:
+        for row in case.accuracy:
             if defence(row.defence):
                 probed = field in ("poisoned_accuracy", "attack_success")
                 return Estimate.of(getattr(row, field), "rate", probed=probed)
@@ -126,15 +123,15 @@ def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[Judged], 
     return read
 
 
-def _false_positives(report: Judged) -> Estimate:
-    rates = [entry.measured for entry in report.thresholds if entry.detector == report.deciding]
+def _false_positives(case: Case) -> Estimate:
+    rates = [entry.measured for entry in case.thresholds if entry.detector == case.deciding]
     return Estimate.of(rates[0], "rate") if rates else Estimate(None)
 
 
-def _findings(severity: str | None) -> Callable[[Judged], Estimate]:
-    def read(report: Judged) -> Estimate:
+def _findings(severity: str | None) -> Callable[[Case], Estimate]:
+    def read(case: Case) -> Estimate:
         return Estimate(
-            sum(not f.waived and (severity is None or f.severity == severity) for f in report.findings)
+            sum(not f.waived and (severity is None or f.severity == severity) for f in case.findings)
         )
 
     return read
@@ -147,21 +144,21 @@ _FLAGGED: Callable[[str], bool] = lambda defence: defence.endswith("flagged only
 METRICS: dict[str, NamedMetric] = {
     "auroc": NamedMetric(
         "largest AUROC, clean against triggered images",
-        _over_triggers(largest, lambda report, probe: probe.auroc.get(report.deciding), "logit"),
+        _over_triggers(largest, lambda case, probe: probe.auroc.get(case.deciding), "logit"),
         "known triggers",
     ),
     "control-auroc": NamedMetric(
         "largest AUROC, clean against benign changes",
-        _over_triggers(largest, lambda report, probe: probe.auroc.get(report.deciding), "logit", "control"),
+        _over_triggers(largest, lambda case, probe: probe.auroc.get(case.deciding), "logit", "control"),
         "benign controls",
     ),
     "matched-auroc": NamedMetric(
         "AUROC, matched against mismatched tuples",
-        lambda report: Estimate.of(matched_auroc(report), "logit"),
+        lambda case: Estimate.of(matched_auroc(case), "logit"),
     ),
     "battery-collapse": NamedMetric(
         "largest collapse under a known trigger",
-        _over_triggers(largest, lambda report, probe: probe.collapse, "linear"),
+        _over_triggers(largest, lambda case, probe: probe.collapse, "linear"),
         "known triggers",
     ),
     "battery-gap": NamedMetric(
@@ -178,18 +175,18 @@ METRICS: dict[str, NamedMetric] = {
     "search-gap": NamedMetric("largest collapse of the search beyond references", _search("gap"), "a search"),
     "flagged-share": NamedMetric(
         "largest share flagged under a known trigger",
-        _over_triggers(largest, lambda report, probe: probe.flagged, "rate"),
+        _over_triggers(largest, lambda case, probe: probe.flagged, "rate"),
         "known triggers",
     ),
     "control-flagged-share": NamedMetric(
         "largest share flagged under a benign change",
-        _over_triggers(largest, lambda report, probe: probe.flagged, "rate", "control"),
+        _over_triggers(largest, lambda case, probe: probe.flagged, "rate", "control"),
         "benign controls",
     ),
     "false-positive-rate": NamedMetric("share of clean test images that is flagged", _false_positives),
     "concentration": NamedMetric(
         "largest share that a trigger sends to one class",
-        _over_triggers(largest, lambda report, probe: probe.concentration, "rate"),
+        _over_triggers(largest, lambda case, probe: probe.concentration, "rate"),
         _LABELS,
     ),
     "clean-accuracy": NamedMetric(
@@ -197,12 +194,12 @@ METRICS: dict[str, NamedMetric] = {
     ),
     "poisoned-accuracy": NamedMetric(
         "smallest linear-probe accuracy under a trigger",
-        _over_triggers(smallest, lambda report, probe: probe.poisoned_accuracy, "rate"),
+        _over_triggers(smallest, lambda case, probe: probe.poisoned_accuracy, "rate"),
         _LABELS,
     ),
     "purified-accuracy": NamedMetric(
         "smallest accuracy under a trigger, all purified",
-        _over_triggers(smallest, lambda report, probe: probe.purified_accuracy, "rate"),
+        _over_triggers(smallest, lambda case, probe: probe.purified_accuracy, "rate"),
         _LABELS,
     ),
     "attack-success": NamedMetric(
@@ -216,12 +213,12 @@ METRICS: dict[str, NamedMetric] = {
     "cknna": NamedMetric("largest CKNNA of the suspect with a reference", _cknna, "the alignment"),
     "skipped-share": NamedMetric(
         "share of images that could not be used",
-        lambda report: Estimate(
-            len(images_of(report).skipped) / max(1, images_of(report).count + len(images_of(report).skipped))
+        lambda case: Estimate(
+            len(case.images.skipped) / max(1, case.images.count + len(case.images.skipped))
         ),
     ),
-    "images": NamedMetric("images that were given", lambda report: Estimate(images_of(report).count)),
-    "test-images": NamedMetric("clean test images", lambda report: Estimate(images_of(report).test)),
+    "images": NamedMetric("images that were given", lambda case: Estimate(case.images.count)),
+    "test-images": NamedMetric("clean test images", lambda case: Estimate(case.images.test)),
     "findings": NamedMetric("findings of any severity, not waived", _findings(None)),
     **{
         f"findings.{severity}": NamedMetric(

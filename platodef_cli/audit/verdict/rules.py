@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.case import Judged
+from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.intervals import Answer, Estimate, Sample
 from platodef_cli.audit.verdict.metric_names import named
 from platodef_cli.errors import UnknownNameError, UsageError
@@ -89,7 +89,7 @@ def parse_rule(text: str) -> Rule:
     return Rule(match["metric"], operator, float(match["value"]) / (100 if match["percent"] else 1))
 
 
-def judge_rules(report: Judged, policy: Policy, sample: Sample) -> list[Reason]:
+def judge_rules(case: Case, policy: Policy, sample: Sample) -> list[Reason]:
     """Return one reason per rule of the policy.
 
     A rule about what the report does not hold is inconclusive: not examined is never clean.
@@ -97,12 +97,12 @@ def judge_rules(report: Judged, policy: Policy, sample: Sample) -> list[Reason]:
     Raises:
         UsageError: A rule is wrong.
     """
-    return [_judge(parse_rule(text), report, sample) for text in policy.fail_if]
+    return [_judge(parse_rule(text), case, sample) for text in policy.fail_if]
 
 
-def _judge(rule: Rule, report: Judged, sample: Sample) -> Reason:
+def _judge(rule: Rule, case: Case, sample: Sample) -> Reason:
     metric = named(rule.metric)
-    measured = metric.read(report)
+    measured = metric.read(case)
     answer = rule.holds(measured)
     needed, advice = None, ""
     if measured.value is None:

@@ -298,7 +298,7 @@ def test_the_doctor_lists_plugins_and_what_is_wrong_with_them(platodef: Call) ->
 
 @pytest.mark.usefixtures("installed")
 def test_a_report_names_the_plugins_that_were_used() -> None:
-    from platodef_cli.audit.partial_report import libraries
+    from platodef_cli.audit.provenance import libraries
     from platodef_cli.defences import DETECTORS
 
     before = libraries()
