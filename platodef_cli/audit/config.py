@@ -9,6 +9,9 @@ from typing import Any, Literal
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.registry import check_plugins
+from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
@@ -62,7 +65,7 @@ class AuditConfig:
 
     Raises:
         UsageError: A value is out of range, or the policy cannot be read.
-        UnknownNameError: There is no such detector, purifier, battery or precision.
+        UnknownNameError: There is no such detector, purifier, plug-in, battery or precision.
     """
 
     model: str | Path = field(
@@ -156,6 +159,13 @@ class AuditConfig:
     )
     battery: Literal["standard", "quick"] = _option("standard", "Triggers and controls to try.", "Result")
     probe_images: int = _option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
+    plugins: Sequence[str] = _option(
+        (),
+        "Triggers, controls and kinds of search of installed plug-ins to use as well.",
+        "Result",
+        "--plugin",
+        metavar="NAME",
+    )
     policy: Policy | str | Path = field(default_factory=Policy)
 
     def __post_init__(self) -> None:
@@ -192,7 +202,7 @@ class AuditConfig:
         """Return what changes the result, for the report (paths of caches do not)."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name in ("cache_dir", "use_cache", "policy"):
+            if name in ("cache_dir", "use_cache", "policy") or (name == "plugins" and not value):
                 continue
             if name == "detectors":
                 values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}
@@ -208,13 +218,17 @@ def _normalise(config: AuditConfig) -> None:
         from platodef_cli.audit.policy.sources import policy_of
 
         policy = policy_of(Path(policy))
+    words = (word.strip() for name in config.plugins for word in name.split(","))
+    plugins = tuple(dict.fromkeys(word for word in words if word))
+    check_plugins(plugins, TRIGGERS, CONTROLS, SEARCH_KINDS)
     values = {
         "model": str(config.model),
         "references": tuple(map(str, config.references)),
         "head": None if config.head is None else str(config.head),
         "images": None if config.images is None else str(config.images),
         "detectors": tuple(config.detectors),
-        "policy": policy,
+        "plugins": plugins,
+        "policy": policy.with_kinds(name for name in plugins if name in SEARCH_KINDS.plugins()),
     }
     for name, value in values.items():
         object.__setattr__(config, name, value)

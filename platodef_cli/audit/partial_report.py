@@ -2,7 +2,7 @@
 
 import platform
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +12,8 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.errors import EXIT_CODES
 from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.metrics.costs import peak_ever
+from platodef_cli.plugins import Plugin
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
-from platodef_cli.registry import used_plugins
 from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class PartialReport:
         warnings: Warnings so far.
         seconds: Step -> wall seconds so far.
         started: When the audit started, ISO 8601.
+        plugins: Those that were loaded so far.
     """
 
     model: str
@@ -69,6 +70,7 @@ class PartialReport:
     warnings: Sequence[str] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=_now)
+    plugins: set[Plugin] = field(default_factory=set)
 
     def note(self, inputs: "Inputs") -> None:
         """Keep what opening the inputs made known."""
@@ -102,21 +104,21 @@ class PartialReport:
             seed=0 if config is None else config.seed,
             policy={} if config is None else config.limits.to_json(),
             configuration={"model": self.model} if config is None else config.to_json(),
-            libraries=libraries(),
+            libraries=libraries(self.plugins),
             device="unknown" if config is None else config.device,
             timing=Timing(started=self.started, finished=_now(), seconds=self.seconds),
         )
 
 
-def libraries() -> dict[str, str]:
-    """Return the versions of Python, of the libraries that compute, and of the plug-ins that were used."""
+def libraries(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
+    """Return the versions of Python, of the libraries that compute, and of ``plug-in NAME``."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return versions | used_plugins()
+    return versions | {f"plug-in {plugin.distribution}": plugin.version for plugin in sorted(plugins)}
 
 
 NOT_EXAMINED = (

@@ -219,6 +219,7 @@ _PARSED_AS = {
     "head": str | None,
     "images": str | None,
     "detectors": list[str] | None,
+    "plugins": list[str] | None,
 }
 """Fields whose type on the command line is not that of the configuration."""
 
@@ -252,7 +253,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, option in _OPTIONS.items():
             if option.switches_off:
                 given[name] = not given[name]
-            elif given[name] is None and name in ("references", "detectors"):
+            elif given[name] is None and name in ("references", "detectors", "plugins"):
                 given[name] = ()
         command(session, given, **arguments)
 

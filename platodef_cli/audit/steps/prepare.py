@@ -35,12 +35,17 @@ def prepare(
     counts = tuple(len(rows) for rows in (parts.fit, parts.calibration, parts.test))
     _enough(counts, inputs, config)
     probed = parts.test[: config.probe_images]
-    requests = [Request(None), *(Request(item.variant, probed) for item in battery(config.battery))]
+    requests = [
+        Request(None),
+        *(Request(item.variant, probed) for item in battery(config.battery, config.plugins)),
+    ]
     with recorder.timed("extract"):
         extraction = extract_variants(inputs, requests, config, cache, recorder)
     pictures = None
     if wants_images(config):
-        pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, battery(config.battery))
+        pictures = SuspectImages.of(
+            inputs.images, inputs.suspect.geometry, battery(config.battery, config.plugins)
+        )
     features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references), pictures)
     usable = set(features.tuples(None)[1].tolist())
     # broken images have dropped out
