@@ -37,9 +37,8 @@ def write_report(session: Session, report: "AuditReport", outputs: Sequence[Outp
         IncompleteError: The format of a plug-in failed; everything else has been written.
     """
     failures = []
-    for output in sorted(
-        outputs, key=lambda output: (output.format in REPORTS.plugins(), output.path is None)
-    ):
+    added = REPORTS.plugins()
+    for output in sorted(outputs, key=lambda output: (output.format in added, output.path is None)):
         if output.format == "terminal" and output.path is None:
             if not session.quiet:
                 sys.stderr.write(render(report, output.format, session.render_options()))
@@ -48,7 +47,7 @@ def write_report(session: Session, report: "AuditReport", outputs: Sequence[Outp
         try:
             text = render(report, output.format, session.render_options(width=80, color=False))
         except PlatodefError as error:
-            if REPORTS.plugin(output.format) is None:
+            if output.format not in added:
                 raise
             failures.append(str(error))
             continue

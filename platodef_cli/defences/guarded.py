@@ -62,12 +62,12 @@ class GuardedEncoderDetector(_Guarded):
         with blaming(self._plugin):
             statistic: EncoderStatistic = self._wrapped.examine(model, images)
             if not isinstance(statistic, EncoderStatistic):
-                raise TypeError(f"it gave a {type(statistic).__name__}, not an EncoderStatistic")
+                raise TypeError(f"it gave {type(statistic).__name__}, not an EncoderStatistic")
         return statistic
 
 
 def _check(values: Any, shape: tuple[int, ...]) -> None:
     if not isinstance(values, Tensor):
-        raise TypeError(f"it gave a {type(values).__name__}, not a tensor")
+        raise TypeError(f"it gave {type(values).__name__}, not a tensor")
     if tuple(values.shape) != shape:
         raise ValueError(f"it gave a tensor {list(values.shape)}, not {list(shape)}")

@@ -153,7 +153,7 @@ def load_tower(
     bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
     try:
         with memory_guard(checked.directory), torch.inference_mode(False):
-            tower: Tower = BACKENDS.load(checked.backend)().builder()(bundle, device, dtype)
+            tower = _build(checked.backend, bundle, device, dtype)
             probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
             with torch.inference_mode():
                 features = tower.forward(probe)
@@ -166,6 +166,21 @@ def load_tower(
             f"{checked.directory}: {checked.backend} cannot run it "
             f"({type(error).__name__}: {one_line(error)}); do not use this model"
         ) from error
+
+
+def _build(backend: str, bundle: Bundle, device: "torch.device", dtype: "torch.dtype") -> "Tower":
+    """Build a network; a plug-in that does not keep the contract is no fault of the model."""
+    from platodef_cli.encoders.local import Tower
+
+    plugin = BACKENDS.plugin(backend)
+    with blaming(plugin):
+        build = BACKENDS.load(backend)().builder()
+        if not callable(build):
+            raise TypeError(f"its builder is {type(build).__name__}, which cannot be called")
+    tower: Tower = build(bundle, device, dtype)
+    if plugin is not None and not isinstance(tower, Tower):
+        raise IncompleteError(f"{plugin} built {type(tower).__name__}, not a Tower; repair or uninstall it")
+    return tower
 
 
 def describe(tower: "Tower", features: "Tensor") -> EncoderDescription:

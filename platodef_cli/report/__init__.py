@@ -38,6 +38,6 @@ def render(report: "AuditReport", form: str, options: "RenderOptions") -> str:
         text: str = draw(report, options)
         if plugin is not None:
             if not isinstance(text, str):
-                raise IncompleteError(f"{plugin} gave a {type(text).__name__} for a report, not a text")
+                raise IncompleteError(f"{plugin} gave {type(text).__name__} for a report, not a text")
             text.encode()
     return text

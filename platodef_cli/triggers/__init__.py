@@ -21,7 +21,7 @@ def _fault(kind: Any) -> str:
     pixels = torch.full((2, 3, 64, 64), 128, dtype=torch.uint8)
     changed = made(pixels.clone(), torch.arange(2))
     if not isinstance(changed, torch.Tensor):
-        return f"it gives a {type(changed).__name__}, not a tensor"
+        return f"it gives {type(changed).__name__}, not a tensor"
     if changed.dtype != torch.uint8 or changed.shape != pixels.shape:
         return f"it gives {changed.dtype} {list(changed.shape)} for uint8 {list(pixels.shape)}"
     return ""

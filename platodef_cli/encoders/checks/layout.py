@@ -39,7 +39,7 @@ def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> tup
         except (UsageError, IncompleteError) as error:
             if BACKENDS.plugin(name) is None:
                 raise
-            broken = f"; {error}"
+            broken += f"; {error}"
             continue
         for layout in layouts:
             _check_files(name, layout)
@@ -64,7 +64,7 @@ def _layouts(name: str, config: Mapping[str, Any], names: Collection[str]) -> It
         layouts = list(backend.layouts(config, names))
         for layout in layouts:
             if not isinstance(layout, RepositoryLayout):
-                raise TypeError(f"it gave a {type(layout).__name__}, not a RepositoryLayout")
+                raise TypeError(f"it gave {type(layout).__name__}, not a RepositoryLayout")
             if not layout.configurations or not all(map(str.strip, (*layout.configurations, layout.weights))):
                 raise ValueError("it gave a layout without names of files")
     return layouts

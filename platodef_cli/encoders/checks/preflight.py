@@ -96,7 +96,7 @@ def _architecture(backend: str, configuration: Mapping[str, Any]) -> str:
     with blaming(plugin):
         name: str = BACKENDS.load(backend)().architecture(configuration)
         if plugin is not None and not isinstance(name, str):
-            raise TypeError(f"it gave a {type(name).__name__} for the architecture, not a text")
+            raise TypeError(f"it gave {type(name).__name__} for the architecture, not a text")
     return name
 
 
