@@ -10,7 +10,8 @@ from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, resolve
-from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
+from platodef_cli.plugins import blaming
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import TransformRecord
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from platodef_cli.encoders.backends.interface import Builder
     from platodef_cli.encoders.interface import Encoder
     from platodef_cli.encoders.local import Tower
 
@@ -168,16 +170,25 @@ def load_tower(
         ) from error
 
 
+def load_builder(backend: str) -> "Builder":
+    """Import the library of a backend and return what builds encoders with it.
+
+    Raises:
+        IncompleteError: It is a plug-in's that fails.
+    """
+    with blaming(BACKENDS.plugin(backend)):
+        build: Builder = BACKENDS.load(backend)().builder()
+        if not callable(build):
+            raise TypeError(f"its builder is {type(build).__name__}, which cannot be called")
+    return build
+
+
 def _build(backend: str, bundle: Bundle, device: "torch.device", dtype: "torch.dtype") -> "Tower":
     """Build a network; a plug-in that does not keep the contract is no fault of the model."""
     from platodef_cli.encoders.local import Tower
 
+    tower: Tower = load_builder(backend)(bundle, device, dtype)
     plugin = BACKENDS.plugin(backend)
-    with blaming(plugin):
-        build = BACKENDS.load(backend)().builder()
-        if not callable(build):
-            raise TypeError(f"its builder is {type(build).__name__}, which cannot be called")
-    tower: Tower = build(bundle, device, dtype)
     if plugin is not None and not isinstance(tower, Tower):
         raise IncompleteError(f"{plugin} built {type(tower).__name__}, not a Tower; repair or uninstall it")
     return tower

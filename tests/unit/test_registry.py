@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,17 +33,6 @@ def forget_installed() -> None:
     for tab in open_registries():
         vars(tab).pop("_added", None)
         vars(tab).pop("_fit", None)
-
-
-@pytest.fixture
-def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the path of this process; what is installed is looked up anew."""
-    folder = tmp_path / "site"
-    monkeypatch.syspath_prepend(str(folder))
-    forget_installed()
-    yield folder
-    monkeypatch.undo()
-    forget_installed()
 
 
 def table() -> Registry:

@@ -113,6 +113,7 @@ ENTRIES = {
     "platodef.backends": {"mine": "my_backend:Mine"},
 }
 MISSHAPEN = """
+from my_backend import Mine, RepositoryLayout
 from my_defences import Halve, Length
 from my_pictures import Invert
 
@@ -156,7 +157,26 @@ class Vague:
         return "vague"
 
     def builder(self):
+        return self.no_such_thing
+
+class Empty(Mine):
+    def layouts(self, config, names):
+        if "empty" in config:
+            yield RepositoryLayout(("config.json",), "model.safetensors")
+
+    def architecture(self, configuration):
+        return "empty"
+
+    def builder(self):
         return None
+
+class Hollow(Empty):
+    def layouts(self, config, names):
+        if "hollow" in config:
+            yield RepositoryLayout(("config.json",), "model.safetensors")
+
+    def builder(self):
+        return lambda bundle, device, dtype: "tower"
 
 def open_none(uri, *, limit, seed, offline):
     return None
@@ -176,7 +196,7 @@ MISSHAPEN_ENTRIES = {
     },
     "platodef.purifiers": {"nothing": "my_misshapen:Nothing"},
     "platodef.triggers": {name.lower(): f"my_misshapen:{name}" for name in ("Needy", "Grey", "Twin")},
-    "platodef.backends": {"vague": "my_misshapen:Vague"},
+    "platodef.backends": {name.lower(): f"my_misshapen:{name}" for name in ("Vague", "Empty", "Hollow")},
     "platodef.image_sources": {"none": "my_misshapen:open_none"},
     "platodef.report_formats": {name: f"my_misshapen:{name}" for name in ("number", "fails", "narrow")},
 }
@@ -452,6 +472,22 @@ def test_a_misshapen_backend_or_image_source_is_named(platodef: Call, tmp_path: 
     assert "it gave int, not a RepositoryLayout" in " ".join(done.err.split())
     with pytest.raises(IncompleteError, match="odd-plugin .* what it opened is no image source: it has no"):
         open_source("none://x")
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_backend_that_builds_nothing_is_no_fault_of_the_model(tmp_path: Path, isolate: bool) -> None:
+    import torch
+    from safetensors.torch import save
+
+    from platodef_cli.encoders.load import open_encoder
+    from platodef_cli.errors import IncompleteError
+
+    for name, message in (("empty", "its builder is NoneType"), ("hollow", "built str, not a Tower")):
+        files = {"config.json": {name: 1}, "model.safetensors": save({"x": torch.ones(1)})}
+        place = folder(tmp_path / name, files)
+        with pytest.raises(IncompleteError, match=f"odd-plugin 1.2 .platodef.backends: {name} .* {message}"):
+            open_encoder(str(place), isolate=isolate)
 
 
 @pytest.mark.usefixtures("installed")

@@ -36,7 +36,7 @@ from platodef_cli.search.interface import (
     default_searches,
 )
 from platodef_cli.search.statistics import collapse
-from tests.unit.test_registry import forget_installed, install, site  # noqa: F401
+from tests.unit.test_registry import forget_installed, install
 
 CLEAN = Path(__file__).parents[2] / "golden" / "gate" / "clean.json"
 
@@ -290,7 +290,7 @@ def test_a_broken_plugin_is_named_where_it_is_asked_for_and_nowhere_else() -> No
         Policy(stripes_collapse=(0.5,))
 
 
-def test_a_plugins_kind_takes_no_key_of_a_policy(site: Path) -> None:  # noqa: F811
+def test_a_plugins_kind_takes_no_key_of_a_policy(site: Path) -> None:
     rows = dict.fromkeys(("battery", "a-b", "a_b"), f"{__name__}:StripeSearch")
     install(site, "greedy", {}, {"platodef.search_kinds": rows})
     with pytest.raises(
