@@ -116,11 +116,17 @@ def releases(*plugins: Plugin | None) -> tuple[str, ...]:
 
 def plugin_of(implementation: object) -> Plugin | None:
     """Return a plug-in whose package the class of an object is from; None for platodef's own and others."""
-    package = type(implementation).__module__.partition(".")[0]
-    if package == __name__.partition(".")[0]:
+    path = type(implementation).__module__.split(".")
+    if path[0] == __name__.partition(".")[0]:
         return None
-    own = (p for p in installed_plugins() if p.entry.value.partition(":")[0].partition(".")[0] == package)
-    return next(own, None)
+
+    def shared(plugin: Plugin) -> int:
+        # several distributions may lie in one namespace package
+        module = plugin.entry.value.partition(":")[0].strip().split(".")
+        return len(os.path.commonprefix([module, path]))
+
+    nearest = max(installed_plugins(), key=shared, default=None)
+    return nearest if nearest is not None and shared(nearest) else None
 
 
 @dataclass(frozen=True)

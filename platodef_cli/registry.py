@@ -6,7 +6,7 @@ message with the name of its distribution.
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,8 @@ class Registry:
             str, tuple), a method with its arguments (``score(tuples)``), or the arguments of the row itself
             (``(heads, options)``; those after ``*`` by name).
         named: Rows state their own name, which must be that of the table.
-        fault: Returns what else is wrong with a row, in words; empty where nothing is.
+        fault: ``"module:attribute"`` of a function that returns what else is wrong with a row, in words;
+            empty where nothing is.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Registry:
         *,
         requires: Sequence[str] = (),
         named: bool = False,
-        fault: Callable[[Any], str] | None = None,
+        fault: str | None = None,
     ):
         self.kind = kind
         self.group = group
@@ -103,8 +104,7 @@ class Registry:
             UsageError: It is a plug-in's and cannot be loaded or lacks something, or two plug-ins add it.
         """
         if name in self._rows:
-            module, _, attribute = self._rows[name].partition(":")
-            return getattr(import_module(module), attribute)
+            return _attribute(self._rows[name])
         plugins = self._added.get(name)
         if plugins is None:
             raise UnknownNameError(self.kind, name, self.names())
@@ -125,7 +125,7 @@ class Registry:
             if not wrong and self.named and implementation.name != plugin.name:
                 wrong = f"its name is {implementation.name!r}, not {plugin.name!r}"
             if not wrong and self.fault is not None:
-                wrong = self.fault(implementation)
+                wrong = _attribute(self.fault)(implementation)
         except (Exception, SystemExit) as error:
             wrong = in_words(error)
         if wrong:
@@ -149,6 +149,11 @@ class Registry:
         if self.group is None:
             return ()
         return tuple(plugin for plugin in installed_plugins() if plugin.group == self.group)
+
+
+def _attribute(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def shortcomings(implementation: Any, requires: Iterable[str]) -> str:

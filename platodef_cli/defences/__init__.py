@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from platodef_cli.errors import UsageError
 from platodef_cli.plugins import blaming
-from platodef_cli.registry import Registry, shortcomings
+from platodef_cli.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -77,11 +77,6 @@ ENCODER_DETECTORS = Registry(
 """Per encoder; rows implement :class:`platodef_cli.defences.interface.EncoderDetector`."""
 
 
-def _purifier_fault(kind: Any) -> str:
-    inputs = ", inputs" if "images" in kind.needs else ""
-    return shortcomings(kind, [f"(heads, options{inputs})"])
-
-
 PURIFIERS = Registry(
     "purifier",
     {
@@ -100,7 +95,7 @@ PURIFIERS = Registry(
     group="platodef.purifiers",
     requires=("name: str", "needs: set", "description: str", "purify(tuples, *, generator)"),
     named=True,
-    fault=_purifier_fault,
+    fault="platodef_cli.defences.interface:purifier_fault",
 )
 """Per feature; rows implement :class:`platodef_cli.defences.interface.Purifier`."""
 

@@ -5,31 +5,7 @@ change that collapses its features. The same search runs on the references: what
 an adversary without a backdoor reaches, and the verdict compares the two.
 """
 
-import json
-from dataclasses import asdict
-from typing import Any
-
 from platodef_cli.registry import Registry
-
-
-def _fault(kind: Any) -> str:
-    """Return what is wrong with a plug-in's kind of search."""
-    from platodef_cli.search.interface import SearchedTrigger
-
-    if not isinstance(kind.trigger, type) or not issubclass(kind.trigger, SearchedTrigger):
-        return f"its 'trigger' is {kind.trigger!r:.60}, not a subclass of SearchedTrigger"
-    if not kind.collapse_limits or not all(
-        isinstance(limit, int | float) and 0 < limit <= 1 for limit in kind.collapse_limits
-    ):
-        return f"its 'collapse_limits' are {kind.collapse_limits!r:.60}; give numbers above 0 and at most 1"
-    made = kind()
-    budgets = asdict(made)["budgets"]
-    if len(budgets) > len(kind.collapse_limits):
-        return f"it has {len(budgets)} budgets and {len(kind.collapse_limits)} of 'collapse_limits'"
-    json.dumps(asdict(made))  # the key of the cache
-    cost = made.cost()
-    return "" if isinstance(cost, int) else f"its cost is {cost!r:.60}, not a whole number"
-
 
 # in the order of their searches, whose random numbers depend on their place: new kinds go to the end
 SEARCH_KINDS = Registry(
@@ -52,5 +28,5 @@ SEARCH_KINDS = Registry(
         "run(target, budget, generator, task)",
     ),
     named=True,
-    fault=_fault,
+    fault="platodef_cli.search.interface:fault_of",
 )

@@ -5,10 +5,11 @@ inside its functions.
 """
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from platodef_cli.search import SEARCH_KINDS
 
@@ -144,6 +145,23 @@ class SearchKind(ABC):
         Returns:
             The best trigger, and the steps of its last round.
         """
+
+
+def fault_of(kind: Any) -> str:
+    """Return what is wrong with a plug-in's kind of search."""
+    if not isinstance(kind.trigger, type) or not issubclass(kind.trigger, SearchedTrigger):
+        return f"its 'trigger' is {kind.trigger!r:.60}, not a subclass of SearchedTrigger"
+    if not kind.collapse_limits or not all(
+        isinstance(limit, int | float) and 0 < limit <= 1 for limit in kind.collapse_limits
+    ):
+        return f"its 'collapse_limits' are {kind.collapse_limits!r:.60}; give numbers above 0 and at most 1"
+    made = kind()
+    budgets = asdict(made)["budgets"]
+    if len(budgets) > len(kind.collapse_limits):
+        return f"it has {len(budgets)} budgets and {len(kind.collapse_limits)} of 'collapse_limits'"
+    json.dumps(asdict(made))  # the key of the cache
+    cost = made.cost()
+    return "" if isinstance(cost, int) else f"its cost is {cost!r:.60}, not a whole number"
 
 
 def search_kinds(extra: Sequence[str] = ()) -> tuple[type[SearchKind], ...]:
