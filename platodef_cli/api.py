@@ -136,9 +136,9 @@ def render(report: "AuditReport", form: str, options: "RenderOptions | None" = N
 
     Raises:
         UsageError: There is no such format; the message lists the choices.
+        IncompleteError: The format is that of a plug-in, which fails.
     """
-    from platodef_cli.report import REPORTS
+    from platodef_cli.report import render as draw
     from platodef_cli.report.interface import RenderOptions
 
-    text: str = REPORTS.load(form)(report, options or RenderOptions())
-    return text
+    return draw(report, form, options or RenderOptions())

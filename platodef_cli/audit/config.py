@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.registry import check_plugins
+from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
@@ -117,7 +120,7 @@ class AuditConfig:
 
     Raises:
         UsageError: A value is out of range, or the policy cannot be read.
-        UnknownNameError: There is no such detector, purifier, battery or precision.
+        UnknownNameError: There is no such detector, purifier, plug-in, battery or precision.
     """
 
     model: str | Path = field(
@@ -229,6 +232,16 @@ class AuditConfig:
     )
     battery: Literal["standard", "quick"] = _option("standard", "Triggers and controls to try.", "Result")
     probe_images: int = _option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
+    plugins: Sequence[str] = _option(
+        (),
+        "Triggers, controls and kinds of search of installed plug-ins to use as well.",
+        "Result",
+        "--plugin",
+        metavar="NAME",
+        check=lambda names: check_plugins(names, TRIGGERS, CONTROLS, SEARCH_KINDS),
+        several=True,
+        commas=True,
+    )
     policy: Policy | str | Path | None = None
 
     def __post_init__(self) -> None:
@@ -237,6 +250,9 @@ class AuditConfig:
         for entry in fields(AuditConfig):
             if entry.metadata:
                 _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
+        # the limits of kinds of search that plug-ins add come with the kinds
+        kinds = [name for name in self.plugins if name in SEARCH_KINDS.plugins()]
+        object.__setattr__(self, "policy", self.limits.with_kinds(kinds))
 
     @property
     def limits(self) -> Policy:
@@ -258,7 +274,7 @@ class AuditConfig:
         """Return what changes the result, for the report (paths of caches do not)."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name in ("cache_dir", "use_cache", "policy"):
+            if name in ("cache_dir", "use_cache", "policy") or (name == "plugins" and not value):
                 continue
             if name == "detectors":
                 values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.provenance import libraries, listed
 from platodef_cli.errors import EXIT_CODES
+from platodef_cli.plugins import Plugin
 from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
 from platodef_cli.version import __version__
 
@@ -41,6 +42,7 @@ class PartialReport:
         warnings: Warnings so far.
         seconds: Step -> wall seconds so far.
         started: When the audit started, ISO 8601.
+        plugins: Those that were loaded so far.
     """
 
     model: str
@@ -53,6 +55,7 @@ class PartialReport:
     warnings: Sequence[str] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=_now)
+    plugins: set[Plugin] = field(default_factory=set)
 
     def note(self, inputs: "Inputs") -> None:
         """Keep what opening the inputs made known."""
@@ -86,7 +89,7 @@ class PartialReport:
             seed=0 if config is None else config.seed,
             policy={} if config is None else config.limits.to_json(),
             configuration={"model": self.model} if config is None else config.to_json(),
-            libraries=libraries(),
+            libraries=libraries(self.plugins),
             device="unknown" if config is None else config.device,
             timing=Timing(started=self.started, finished=_now(), seconds=self.seconds),
         )

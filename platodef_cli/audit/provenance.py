@@ -2,13 +2,14 @@
 
 import platform
 import resource
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.metrics.costs import peak_ever
+from platodef_cli.plugins import Plugin
 from platodef_cli.records import ImageSetRecord
-from platodef_cli.registry import used_plugins
 
 if TYPE_CHECKING:
     from platodef_cli.audit.state import AuditState
@@ -25,15 +26,15 @@ _LIBRARIES = (
 )
 
 
-def libraries() -> dict[str, str]:
-    """Return the versions of Python, of the libraries that compute, and of the plug-ins that were used."""
+def libraries(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
+    """Return the versions of Python, of the libraries that compute, and of ``plug-in NAME``."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
-    return versions | used_plugins()
+    return versions | {f"plug-in {plugin.distribution}": plugin.version for plugin in sorted(plugins)}
 
 
 NOT_EXAMINED = (

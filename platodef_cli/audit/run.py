@@ -21,8 +21,11 @@ from platodef_cli.audit.verdict import Gate, Measurements, judge
 from platodef_cli.audit.verdict.indicators import judge_indicators
 from platodef_cli.audit.verdict.intervals import Sample
 from platodef_cli.features.cache import FeatureCache
+from platodef_cli.plugins import Plugin, recording
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import AuditReport, ProbeRecord, SearchRecord, Timing
+from platodef_cli.search.interface import default_searches
+from platodef_cli.triggers.battery import battery
 from platodef_cli.version import __version__
 
 
@@ -50,7 +53,11 @@ def audit(
     partial = partial or PartialReport(str(config.model))
     partial.config, partial.warnings, partial.seconds = config, recorder.messages, recorder.seconds
     with ExitStack() as stack:
+        stack.enter_context(recording(partial.plugins))
         stack.enter_context(_half_of_the_threads())
+        # a plug-in that cannot be used shall not cost a download
+        battery(config.battery, config.plugins)
+        default_searches(config.plugins)
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with recorder.timed("load"):
             inputs = stack.enter_context(open_inputs(config, recorder))
@@ -71,7 +78,8 @@ def audit(
             found = try_found(state, results[state.features.suspect], indicators)
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found)
-    return judge(_measurements(state, triggers, searches, found, others), Gate(config.limits), indicators)
+    measurements = _measurements(state, triggers, searches, found, others, partial.plugins)
+    return judge(measurements, Gate(config.limits), indicators)
 
 
 @contextmanager
@@ -91,6 +99,7 @@ def _measurements(
     searches: tuple[SearchRecord, ...],
     found: FoundTriggers,
     others: OtherMeasurements,
+    plugins: set[Plugin],
 ) -> Measurements:
     """Join what the steps measured with what was asked and what computed it."""
     config, inputs = state.config, state.inputs
@@ -103,7 +112,7 @@ def _measurements(
         head=state.head,
         seed=config.seed,
         configuration=config.to_json(),
-        libraries=libraries(),
+        libraries=libraries(plugins),
         device=device_name(config.device),
         deciding=state.defences.deciding,
         findings=inputs.checked.findings,

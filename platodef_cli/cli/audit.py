@@ -55,7 +55,7 @@ def audit(
     explain_run(session, report)
     if exceptions != VerdictExceptions():
         try:
-            report = apply(session, report, limits, exceptions)
+            report = apply(session, report, config.limits, exceptions)
         except UsageError:
             # a baseline of other images must not cost the minutes that the audit took
             write_report(session, report, outputs)

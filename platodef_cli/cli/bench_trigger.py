@@ -11,6 +11,7 @@ from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_rows
 from platodef_cli.disk import replacing
 from platodef_cli.errors import UsageError
+from platodef_cli.plugins import blaming, plugin_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,7 +155,8 @@ def _apply(made: "Variant", pixels: "Tensor", target: Path, seed: int) -> tuple[
     import torch
     from PIL import Image
 
-    out = made(pixels, torch.tensor([seed]))
+    with blaming(plugin_of(made)):
+        out = made(pixels, torch.tensor([seed]))
     change = (out.int() - pixels.int()).abs().amax(dim=1)
     with replacing(target) as temporary:
         Image.fromarray(out[0].permute(1, 2, 0).numpy()).save(temporary, format="PNG")

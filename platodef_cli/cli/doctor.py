@@ -15,7 +15,8 @@ from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_json, show_rows
 from platodef_cli.cli.versions import FLOORS, library_versions, older_than_floor
 from platodef_cli.errors import EXIT_INCOMPLETE, PlatodefError, UsageError
-from platodef_cli.registry import Registry, installed_plugins
+from platodef_cli.plugins import installation
+from platodef_cli.registry import Registry
 
 Row = tuple[str, str, str]
 OK, MISSING, NOTE = "ok", "missing", "note"
@@ -110,11 +111,11 @@ def open_registries() -> tuple[Registry, ...]:
 
 
 def _plugins() -> list[Row]:
-    """Load every plug-in, one row each; no row where none is installed."""
+    """Load every plug-in, one row each; and one for each distribution whose metadata cannot be read."""
     tables = {table.group: table for table in open_registries()}
     ignored = {plugin: reason for table in tables.values() for plugin, reason in table.ignored().items()}
     rows = []
-    for plugin in installed_plugins():
+    for plugin in installation().plugins:
         state, text = OK, f"{plugin.distribution} {plugin.version}"
         if plugin.group not in tables:
             known = ", ".join(group for group in tables if group)
@@ -123,11 +124,12 @@ def _plugins() -> list[Row]:
             state, text = NOTE, f"{text}: ignored, {ignored[plugin]}"
         else:
             try:
-                plugin.load()
                 tables[plugin.group].load(plugin.name)
             except UsageError as error:
                 state, text = MISSING, str(error)
         rows.append((f"{plugin.group}: {plugin.name} ({plugin.distribution})", state, text))
+    for place, reason in installation().unreadable.items():
+        rows.append((place, NOTE, f"its metadata cannot be read, so its plug-ins are not used ({reason})"))
     return rows
 
 

@@ -143,7 +143,11 @@ def _variants(names: list[str] | tuple[()]) -> "list[Variant]":
     from platodef_cli.errors import UnknownNameError
     from platodef_cli.triggers.battery import battery
 
-    known = {item.variant.name: item.variant for item in battery()}
+    # the triggers and controls of plug-ins, by the names of their rows
+    named = battery(extra=names)[len(battery()) :]
+    known = {item.variant.name: item.variant for item in battery()} | {
+        item.family: item.variant for item in named
+    }
     for name in names:
         if name not in known:
             raise UnknownNameError("trigger or control", name, known)

@@ -12,8 +12,8 @@ from platodef_cli.cli.exits import one_line
 from platodef_cli.cli.outputs import Output, check_output, parse_outputs, to_stdout, write_text
 from platodef_cli.cli.session import Session
 from platodef_cli.disk import replacing
-from platodef_cli.errors import EXIT_FAIL, EXIT_PASS
-from platodef_cli.report import REPORTS
+from platodef_cli.errors import EXIT_FAIL, EXIT_PASS, IncompleteError, PlatodefError
+from platodef_cli.report import REPORTS, render
 from platodef_cli.report.reading import read_report
 
 if TYPE_CHECKING:
@@ -31,16 +31,32 @@ _REASONS = {
 
 
 def write_report(session: Session, report: "AuditReport", outputs: Sequence[Output]) -> None:
-    """Write a report in every format that was asked for, files first."""
-    for output in sorted(outputs, key=lambda output: output.path is None):
-        render = REPORTS.load(output.format)
+    """Write a report in every format that was asked for: built-in formats first, of each the files first.
+
+    Raises:
+        IncompleteError: The format of a plug-in failed; everything else has been written.
+    """
+    failures = []
+    added = REPORTS.plugins()
+    for output in sorted(outputs, key=lambda output: (output.format in added, output.path is None)):
+        if output.format == "terminal" and output.path is None:
+            if not session.quiet:
+                sys.stderr.write(render(report, output.format, session.render_options()))
+                sys.stderr.flush()
+            continue
+        try:
+            text = render(report, output.format, session.render_options(width=80, color=False))
+        except PlatodefError as error:
+            if output.format not in added:
+                raise
+            failures.append(str(error))
+            continue
         if output.path is not None:
-            write_text(output.path, render(report, session.render_options(width=80, color=False)))
-        elif output.format != "terminal":
-            to_stdout(render(report, session.render_options(width=80, color=False)))
-        elif not session.quiet:
-            sys.stderr.write(render(report, session.render_options()))
-            sys.stderr.flush()
+            write_text(output.path, text)
+        else:
+            to_stdout(text)
+    if failures:
+        raise IncompleteError("; ".join(dict.fromkeys(failures)))
 
 
 def reports_of_errors(

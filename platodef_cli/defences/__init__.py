@@ -4,9 +4,10 @@ One file per method holds its network or statistics, its detector and its purifi
 something is more suspicious; what a method cannot look at is ``NotApplicable``, never a made-up score.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from platodef_cli.errors import UsageError
+from platodef_cli.plugins import blaming
 from platodef_cli.registry import Registry
 
 if TYPE_CHECKING:
@@ -41,6 +42,17 @@ DETECTORS = Registry(
         "beatrix": "platodef_cli.defences.beatrix:BeatrixDetector",
     },
     group="platodef.detectors",
+    requires=(
+        "name: str",
+        "needs: set",
+        "bank: int",
+        "description: str",
+        "published: str",
+        "expected_auroc",
+        "(heads, clean, setup)",
+        "score(tuples)",
+    ),
+    named=True,
 )
 """Per sample; rows implement :class:`platodef_cli.defences.interface.Detector`."""
 
@@ -51,8 +63,19 @@ ENCODER_DETECTORS = Registry(
         "ssl-cleanse": "platodef_cli.defences.ssl_cleanse:SslCleanseDetector",
     },
     group="platodef.encoder_detectors",
+    requires=(
+        "name: str",
+        "needs: set",
+        "description: str",
+        "published: str",
+        "statistic: str",
+        "(setup)",
+        "examine(model, images)",
+    ),
+    named=True,
 )
 """Per encoder; rows implement :class:`platodef_cli.defences.interface.EncoderDetector`."""
+
 
 PURIFIERS = Registry(
     "purifier",
@@ -70,6 +93,9 @@ PURIFIERS = Registry(
         "zip": "platodef_cli.defences.zip:ZipPurifier",
     },
     group="platodef.purifiers",
+    requires=("name: str", "needs: set", "description: str", "purify(tuples, *, generator)"),
+    named=True,
+    fault="platodef_cli.defences.interface:purifier_fault",
 )
 """Per feature; rows implement :class:`platodef_cli.defences.interface.Purifier`."""
 
@@ -115,8 +141,14 @@ def make_detector(
     check_access(kind, granted_by(clean, model))
     if mode == "default" and kind.bank:
         require_bank(name, clean, kind.bank)
-    detector: Detector = kind(heads, clean, Setup(mode, seed, model, progress or SILENT))
-    return detector
+    plugin = DETECTORS.plugin(name)
+    with blaming(plugin):
+        detector: Detector = kind(heads, clean, Setup(mode, seed, model, progress or SILENT))
+    if plugin is None:
+        return detector
+    from platodef_cli.defences.guarded import GuardedDetector
+
+    return cast("Detector", GuardedDetector(detector, plugin))
 
 
 def make_encoder_detector(
@@ -136,8 +168,14 @@ def make_encoder_detector(
     from platodef_cli.progress import SILENT
 
     check_mode(mode)
-    detector: EncoderDetector = kind(Setup(mode, seed, None, progress or SILENT))
-    return detector
+    plugin = ENCODER_DETECTORS.plugin(name)
+    with blaming(plugin):
+        detector: EncoderDetector = kind(Setup(mode, seed, None, progress or SILENT))
+    if plugin is None:
+        return detector
+    from platodef_cli.defences.guarded import GuardedEncoderDetector
+
+    return cast("EncoderDetector", GuardedEncoderDetector(detector, plugin))
 
 
 def make_purifier(
@@ -187,14 +225,20 @@ def make_purifier(
     from platodef_cli.progress import SILENT
 
     options = PurifyOptions(steps, samples, guidance, start, sigma_start, rate, operator)
-    purifier: Purifier
+    arguments: tuple[Any, ...] = (heads, options)
     if Access.images in kind.needs:
         bank, suspect = require_images(kind, clean, model)
-        purifier = kind(heads, options, PurifierInputs(bank, suspect, seed, diffusion, progress or SILENT))
+        arguments += (PurifierInputs(bank, suspect, seed, diffusion, progress or SILENT),)
     else:
         check_access(kind, granted_by(clean, model))
-        purifier = kind(heads, options)
-    return purifier
+    plugin = PURIFIERS.plugin(name)
+    with blaming(plugin):
+        purifier: Purifier = kind(*arguments)
+    if plugin is None:
+        return purifier
+    from platodef_cli.defences.guarded import GuardedPurifier
+
+    return cast("Purifier", GuardedPurifier(purifier, plugin))
 
 
 def purify_flagged(

@@ -10,6 +10,7 @@ from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.access import Access, ModelAccess, check_access, granted_by
 from platodef_cli.features.interface import FeatureTuples, Samples
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.registry import shortcomings
 
 Mode = Literal["default", "published"]
 
@@ -217,6 +218,12 @@ class Purifier(Protocol):
         Raises:
             NotApplicable: The samples or the suspect do not give what the purifier needs.
         """
+
+
+def purifier_fault(kind: Any) -> str:
+    """Return what is wrong with the arguments of a plug-in's purifier."""
+    inputs = ", inputs" if Access.images in kind.needs else ""
+    return shortcomings(kind, [f"(heads, options{inputs})"])
 
 
 Kind = TypeVar("Kind")

@@ -10,6 +10,7 @@ BACKENDS = Registry(
         "timm": "platodef_cli.encoders.backends.timm:TimmBackend",
     },
     group="platodef.backends",
+    requires=("()", "layouts(config, names)", "architecture(configuration)", "builder()"),
 )
 """Rows implement :class:`platodef_cli.encoders.backends.interface.Backend`.
 

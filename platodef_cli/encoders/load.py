@@ -10,7 +10,8 @@ from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, resolve
-from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
+from platodef_cli.plugins import blaming
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import TransformRecord
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from platodef_cli.encoders.backends.interface import Builder
     from platodef_cli.encoders.interface import Encoder
     from platodef_cli.encoders.local import Tower
 
@@ -153,7 +155,7 @@ def load_tower(
     bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
     try:
         with memory_guard(checked.directory), torch.inference_mode(False):
-            tower: Tower = BACKENDS.load(checked.backend)().builder()(bundle, device, dtype)
+            tower = _build(checked.backend, bundle, device, dtype)
             probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
             with torch.inference_mode():
                 features = tower.forward(probe)
@@ -166,6 +168,30 @@ def load_tower(
             f"{checked.directory}: {checked.backend} cannot run it "
             f"({type(error).__name__}: {one_line(error)}); do not use this model"
         ) from error
+
+
+def load_builder(backend: str) -> "Builder":
+    """Import the library of a backend and return what builds encoders with it.
+
+    Raises:
+        IncompleteError: It is a plug-in's that fails.
+    """
+    with blaming(BACKENDS.plugin(backend)):
+        build: Builder = BACKENDS.load(backend)().builder()
+        if not callable(build):
+            raise TypeError(f"its builder is {type(build).__name__}, which cannot be called")
+    return build
+
+
+def _build(backend: str, bundle: Bundle, device: "torch.device", dtype: "torch.dtype") -> "Tower":
+    """Build a network; a plug-in that does not keep the contract is no fault of the model."""
+    from platodef_cli.encoders.local import Tower
+
+    tower: Tower = load_builder(backend)(bundle, device, dtype)
+    plugin = BACKENDS.plugin(backend)
+    if plugin is not None and not isinstance(tower, Tower):
+        raise IncompleteError(f"{plugin} built {type(tower).__name__}, not a Tower; repair or uninstall it")
+    return tower
 
 
 def describe(tower: "Tower", features: "Tensor") -> EncoderDescription:

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.interface import Encoder, Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import Variant
 from platodef_cli.features.pipeline import ExtractionJob, collect, decode_all, decoding_pool, run
 from platodef_cli.features.shard import Shard
+from platodef_cli.images import SOURCES
 from platodef_cli.images.decode import DECODE_VERSION, MAX_BYTES, MAX_PIXELS
 from platodef_cli.images.interface import ImageRef, ImageSource
+from platodef_cli.plugins import plugin_of, releases
 from platodef_cli.progress import SILENT, Progress
 
 CLEAN = "clean"
@@ -268,7 +271,24 @@ class _Work:
             "batch_size": self.batch_size,
             "images": digests.hexdigest(),
             "variant": job.name,
+            **plugin_key(self.encoders[encoder], self.source, job.variant),
         }
+
+
+def plugin_key(*taking_part: Encoder | ImageSource | Variant | None) -> dict[str, list[str]]:
+    """Return what a cache key says of the plug-ins that encoders, images or a variant are from.
+
+    Names and digests do not tell the versions of a plug-in's code apart. Without plug-ins nothing is added,
+    so that keys do not depend on what is merely installed.
+    """
+    plugins = []
+    for each in taking_part:
+        plugins.append(plugin_of(each))
+        backend = getattr(getattr(each, "record", None), "backend", "")
+        scheme = str(getattr(each, "uri", "")).partition("://")[0]
+        plugins += [BACKENDS.plugin(backend), SOURCES.plugin(scheme)]
+    named = releases(*plugins)
+    return {"plug-ins": list(named)} if named else {}
 
 
 @lru_cache

@@ -21,6 +21,7 @@ from platodef_cli.features.interface import Variant
 from platodef_cli.features.shard import Shard
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.interface import ImageSource
+from platodef_cli.plugins import blaming, plugin_of
 
 _QUEUE = 4  # batches that may wait for one encoder
 _POLL_SECONDS = 0.2
@@ -181,7 +182,8 @@ def _feed(
             for geometry, names in groups.items():
                 pixels = torch.stack([decoded.pixels[row][geometry] for row in rows])
                 if job.variant is not None:
-                    pixels = job.variant(pixels, seeds[rows])
+                    with blaming(plugin_of(job.variant)):
+                        pixels = job.variant(pixels, seeds[rows])
                 for name in names:
                     workers[name].put(pixels)
         errors = {row: decoded.errors[row] for row in job.rows if row in decoded.errors}

@@ -15,5 +15,6 @@ SOURCES = Registry(
         "shapes": "platodef_cli.images.shapes:ShapesSource",
     },
     group="platodef.image_sources",
+    requires=("(uri, *, limit, seed, offline)",),
 )
 """Rows implement :class:`platodef_cli.images.interface.ImageSource`; a plug-in's gets ``NAME://...``."""

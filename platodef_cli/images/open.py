@@ -10,6 +10,8 @@ from platodef_cli.errors import UsageError
 from platodef_cli.images import SOURCES
 from platodef_cli.images.interface import ImageRef, ImageSource
 from platodef_cli.images.rows import subset
+from platodef_cli.plugins import blaming
+from platodef_cli.registry import shortcomings
 
 KINDS = "a folder, a .parquet file, hf://datasets/org/name[@revision][:split] or builtin:shapes"
 
@@ -42,7 +44,12 @@ def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: b
         scheme = uri.partition("://")[0]
         if scheme not in SOURCES.plugins():
             raise UsageError(f"image source {uri!r} has an unknown scheme; give {KINDS}")
-        source = SOURCES.load(scheme)(uri, limit=limit, seed=seed, offline=offline)
+        opened = SOURCES.load(scheme)
+        with blaming(SOURCES.plugin(scheme)):
+            source = opened(uri, limit=limit, seed=seed, offline=offline)
+            wrong = shortcomings(source, ("uri: str", "classes", "refs", "skipped", "open(index)"))
+            if wrong:
+                raise TypeError(f"what it opened is no image source: {wrong}")
     elif Path(uri).is_dir():
         source = SOURCES.load("folder")(uri, limit=limit, seed=seed)
     elif not Path(uri).exists():

@@ -16,4 +16,17 @@ SEARCH_KINDS = Registry(
         "wave": "platodef_cli.search.wave:WaveSearch",
     },
     group="platodef.search_kinds",
+    requires=(
+        "name: str",
+        "trigger",
+        "collapse_limits: tuple",
+        "limits_meaning: str",
+        "version: int",
+        "()",
+        "budget_text(budget, pixels)",
+        "cost()",
+        "run(target, budget, generator, task)",
+    ),
+    named=True,
+    fault="platodef_cli.search.interface:fault_of",
 )

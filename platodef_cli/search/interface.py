@@ -5,9 +5,11 @@ inside its functions.
 """
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from platodef_cli.search import SEARCH_KINDS
 
@@ -145,13 +147,39 @@ class SearchKind(ABC):
         """
 
 
-def search_kinds() -> tuple[type[SearchKind], ...]:
-    """Return every kind of the table, in its order."""
-    return tuple(SEARCH_KINDS.load(name) for name in SEARCH_KINDS.names())
+def fault_of(kind: Any) -> str:
+    """Return what is wrong with a plug-in's kind of search."""
+    if not isinstance(kind.trigger, type) or not issubclass(kind.trigger, SearchedTrigger):
+        return f"its 'trigger' is {kind.trigger!r:.60}, not a subclass of SearchedTrigger"
+    if not kind.collapse_limits or not all(
+        isinstance(limit, int | float) and 0 < limit <= 1 for limit in kind.collapse_limits
+    ):
+        return f"its 'collapse_limits' are {kind.collapse_limits!r:.60}; give numbers above 0 and at most 1"
+    made = kind()
+    budgets = asdict(made)["budgets"]
+    if len(budgets) > len(kind.collapse_limits):
+        return f"it has {len(budgets)} budgets and {len(kind.collapse_limits)} of 'collapse_limits'"
+    json.dumps(asdict(made))  # the key of the cache
+    cost = made.cost()
+    return "" if isinstance(cost, int) else f"its cost is {cost!r:.60}, not a whole number"
 
 
-def _every_kind() -> tuple[SearchKind, ...]:
-    return tuple(kind() for kind in search_kinds())
+def search_kinds(extra: Sequence[str] = ()) -> tuple[type[SearchKind], ...]:
+    """Return the built-in kinds in the order of the table, then those that the named plug-ins add.
+
+    Args:
+        extra: Names of plug-ins; what else they add is not looked at.
+
+    Raises:
+        UsageError: A plug-in's kind of search cannot be loaded.
+    """
+    added = sorted(set(extra) & set(SEARCH_KINDS.plugins()))
+    return tuple(SEARCH_KINDS.load(name) for name in (*SEARCH_KINDS.built_in(), *added))
+
+
+def default_searches(extra: Sequence[str] = ()) -> tuple[SearchKind, ...]:
+    """Return what :func:`search_kinds` does, each with its default settings."""
+    return tuple(kind() for kind in search_kinds(extra))
 
 
 @dataclass(frozen=True)
@@ -164,14 +192,23 @@ class SearchConfig:
         held_out: Other images that the result is measured on.
     """
 
-    kinds: tuple[SearchKind, ...] = field(default_factory=_every_kind)
+    kinds: tuple[SearchKind, ...] = field(default_factory=default_searches)
     pool: int = 384
     held_out: int = 256
 
     def key(self) -> dict[str, object]:
         """Return JSON values for a cache key."""
-        kinds = [{"name": kind.name, "version": kind.version, **asdict(kind)} for kind in self.kinds]
+        kinds = [
+            {"name": kind.name, "version": kind.version, **asdict(kind), **_release(kind)}
+            for kind in self.kinds
+        ]
         return {"kinds": kinds, "pool": self.pool, "held_out": self.held_out}
+
+
+def _release(kind: SearchKind) -> dict[str, str]:
+    """Return what tells the versions of a plug-in's kind of search apart; nothing for the others."""
+    plugin = SEARCH_KINDS.plugin(kind.name)
+    return {} if plugin is None else {"plug-in": plugin.release}
 
 
 @dataclass(frozen=True)

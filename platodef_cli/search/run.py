@@ -4,8 +4,16 @@ import torch
 from torch import Tensor
 
 from platodef_cli.encoders.interface import Encoder
-from platodef_cli.progress import SILENT, Progress
-from platodef_cli.search.interface import SearchConfig, SearchResult, SearchTarget
+from platodef_cli.plugins import blaming
+from platodef_cli.progress import SILENT, Progress, Task
+from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.search.interface import (
+    SearchConfig,
+    SearchedTrigger,
+    SearchKind,
+    SearchResult,
+    SearchTarget,
+)
 from platodef_cli.search.resampling import collapse_draws
 from platodef_cli.search.statistics import CleanStatistics, effect
 from platodef_cli.triggers.variant import to_unit
@@ -45,14 +53,14 @@ def search(
     with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
         for number, (kind, budget) in enumerate(searches):
             generator = torch.Generator().manual_seed(seed * 1000 + number)
-            variant, steps = kind.run(target, budget, generator, task)
+            variant, steps, words = _run(kind, budget, target, generator, task, pixels)
             changed = _embed(encoder, variant(held, torch.zeros(len(held), dtype=torch.int64)))
             # seven digits are what the features carry, and the cache is read back as text
             draws = [round(draw, 7) for draw in collapse_draws(statistics.standardise(changed)).tolist()]
             results.append(
                 SearchResult(
                     variant,
-                    kind.budget_text(budget, pixels),
+                    words,
                     steps,
                     effect(statistics, clean, changed),
                     tuple(draws),
@@ -60,6 +68,27 @@ def search(
                 )
             )
     return tuple(results)
+
+
+def _run(
+    kind: SearchKind,
+    budget: float,
+    target: SearchTarget,
+    generator: torch.Generator,
+    task: Task,
+    pixels: Tensor,
+) -> tuple[SearchedTrigger, int, str]:
+    """Return the best trigger of one budget, the steps of its last round, and the budget in words."""
+    plugin = SEARCH_KINDS.plugin(kind.name)
+    with blaming(plugin):
+        variant, steps = kind.run(target, budget, generator, task)
+        words = kind.budget_text(budget, pixels)
+        if plugin is not None:
+            fits = (isinstance(variant, SearchedTrigger), isinstance(steps, int), isinstance(words, str))
+            if not all(fits):
+                raise TypeError(f"a search gave {variant!r:.40}, {steps!r:.40} and {words!r:.40}")
+            variant(pixels[:1], torch.zeros(1, dtype=torch.int64))
+        return variant, steps, words
 
 
 def _embed(encoder: Encoder, pixels: Tensor, size: int = 64) -> Tensor:

@@ -2,6 +2,9 @@
 
 from platodef_cli.registry import Registry
 
+_REQUIRES = ("()", "name", "__call__(pixels, seeds)")
+
+
 TRIGGERS = Registry(
     "trigger",
     {
@@ -17,6 +20,8 @@ TRIGGERS = Registry(
         "generator": "platodef_cli.triggers.generator:Generated",
     },
     group="platodef.triggers",
+    requires=_REQUIRES,
+    fault="platodef_cli.triggers.variant:fault_of",
 )
 
 CONTROLS = Registry(
@@ -28,4 +33,6 @@ CONTROLS = Registry(
         "mild-noise": "platodef_cli.triggers.controls:MildNoise",
     },
     group="platodef.controls",
+    requires=_REQUIRES,
+    fault="platodef_cli.triggers.variant:fault_of",
 )

@@ -1,14 +1,17 @@
 """The trigger battery: known trigger families, and benign controls of equal strength."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from platodef_cli.errors import UnknownNameError
+from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.interface import Variant
 from platodef_cli.images.shapes import render
+from platodef_cli.plugins import Plugin
+from platodef_cli.registry import Registry
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 from platodef_cli.triggers.controls import Blur, Crop, Jpeg, MildNoise
 from platodef_cli.triggers.text import Text
@@ -85,24 +88,43 @@ _MORE = (
 _BATTERIES = {"standard": (*_QUICK, *_MORE), "quick": _QUICK}
 
 
-def battery(kind: str = "standard") -> tuple[BatteryItem, ...]:
+def battery(kind: str = "standard", extra: Sequence[str] = ()) -> tuple[BatteryItem, ...]:
     """Return the changes of a battery: ``standard``, or ``quick`` with the fewest that cover each kind.
 
-    ``standard`` ends with the triggers and controls that plug-ins add, with their default parameters.
+    Args:
+        kind: Name of the battery.
+        extra: Names of plug-ins; the triggers and controls that they add follow, with their default
+            parameters. What else they add is not looked at.
 
     Raises:
         UnknownNameError: There is no battery of that name.
-        UsageError: A plug-in's trigger or control cannot be loaded.
+        UsageError: A plug-in's trigger or control cannot be loaded, or is named like another one.
     """
     if kind not in _BATTERIES:
         raise UnknownNameError("battery", kind, _BATTERIES)
-    return (*_BATTERIES[kind], *(_of_plugins() if kind == "standard" else ()))
+    items = {item.variant.name: item for item in _BATTERIES[kind]}
+    # a found trigger and a feature file know a change by its name alone
+    taken = {item.variant.name for item in _BATTERIES["standard"]} | {"clean"}
+    for item, plugin in _of_plugins(extra):
+        name = item.variant.name
+        if name in taken:
+            raise UsageError(f"{plugin}: its {item.kind} is called {name!r}, as another one of the battery")
+        taken.add(name)
+        items[name] = item
+    return tuple(items.values())
 
 
-def _of_plugins() -> tuple[BatteryItem, ...]:
-    triggers = (BatteryItem(TRIGGERS.load(name)(), name, "trigger") for name in TRIGGERS.plugins())
-    controls = (BatteryItem(CONTROLS.load(name)(), name, "control") for name in CONTROLS.plugins())
-    return (*triggers, *controls)
+def _of_plugins(names: Sequence[str]) -> Iterator[tuple[BatteryItem, Plugin]]:
+    """Return the triggers, then the controls, of plug-ins in the order of their names."""
+    kinds: tuple[tuple[Registry, Literal["trigger", "control"]], ...] = (
+        (TRIGGERS, "trigger"),
+        (CONTROLS, "control"),
+    )
+    for table, kind in kinds:
+        for name in sorted(set(names) & set(table.plugins())):
+            plugin = table.plugin(name)
+            assert plugin is not None
+            yield BatteryItem(table.load(name)(), name, kind), plugin
 
 
 def strength(item: BatteryItem, count: int = 128) -> Strength:

@@ -1,6 +1,6 @@
 """What all variants share: names, places, rounding and random numbers that fit any input size."""
 
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -131,3 +131,20 @@ def side_pixels(side: float, pixels: Tensor) -> tuple[int, int]:
     """Return height and width in pixels of a patch whose side is the given share of the image."""
     height, width = pixels.shape[-2:]
     return max(1, min(height, round(side * height))), max(1, min(width, round(side * width)))
+
+
+def fault_of(kind: Any) -> str:
+    """Return what is wrong with a plug-in's change of images, tried on two grey images."""
+    made: Any = kind()
+    if not is_dataclass(kind):
+        return "it is no dataclass, whose fields are its parameters"
+    name = getattr(made, "name", None)
+    if not isinstance(name, str) or not name:
+        return f"its name is {name!r:.60}, not a text"
+    pixels = torch.full((2, 3, 64, 64), 128, dtype=torch.uint8)
+    changed = made(pixels.clone(), torch.arange(2))
+    if not isinstance(changed, torch.Tensor):
+        return f"it gives {type(changed).__name__}, not a tensor"
+    if changed.dtype != torch.uint8 or changed.shape != pixels.shape:
+        return f"it gives {changed.dtype} {list(changed.shape)} for uint8 {list(pixels.shape)}"
+    return ""

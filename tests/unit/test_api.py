@@ -15,6 +15,7 @@ from platodef_cli import api, environment
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.records import AuditReport
 from tests.unit.cli.calls import python
+from tests.unit.test_registry import install
 
 PUBLIC = {
     "AuditReport", "HubError", "IncompleteError", "InconclusiveError", "PlatodefError", "Policy", "Preflight",
@@ -56,7 +57,7 @@ def test_importing_is_light_and_audit_can_be_called_in_any_order() -> None:
 
 
 def test_every_argument_reaches_the_audit(
-    monkeypatch: pytest.MonkeyPatch, golden_report: AuditReport, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, golden_report: AuditReport, tmp_path: Path, site: Path
 ) -> None:
     seen: list[AuditConfig] = []
 
@@ -66,6 +67,7 @@ def test_every_argument_reaches_the_audit(
 
     monkeypatch.setattr("platodef_cli.environment.prepare", lambda: None)
     monkeypatch.setattr(import_module("platodef_cli.audit.run"), "audit", run)
+    install(site, "own", {}, {"platodef.triggers": {"mine": "own:Mine"}})
     policy = platodef_cli.Policy(name="mine")
     given: dict[str, Any] = {
         "images": tmp_path, "references": ["a", tmp_path], "revision": "v1", "policy": policy,
@@ -73,6 +75,7 @@ def test_every_argument_reaches_the_audit(
         "battery": "quick", "cache_dir": tmp_path, "use_cache": False, "dtype": "bfloat16",
         "detectors": ["knn", "decree"], "false_positive_rate": 0.1, "max_broken_share": 0.2,
         "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,
+        "plugins": ["mine"],
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report

@@ -1,13 +1,18 @@
 """The limits of a verdict: every key, its default, its meaning and the values that it takes."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from types import GenericAlias
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
+from platodef_cli.audit.policy.values import checked_value
 from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.plugins import recording
+from platodef_cli.search import SEARCH_KINDS
 
 _SEARCH = "search_limits"
+ADDED_LIMIT = re.compile(r"[a-z0-9][a-z0-9_]*_collapse_\d{1,4}")
+"""Limit of a kind of search in a report, with its number; other keys can look like this too."""
 
 
 def _key(default: Any, meaning: str) -> Any:
@@ -56,24 +61,28 @@ class Policy:
     min_calibration: int = _key(60, "fewest calibration images for an answer")
     fail_if: tuple[str, ...] = _key((), "further rules, e.g. 'poisoned-accuracy < 0.5'")
 
-    # the keys of the search come from a table that packages may extend, so no signature can list them
-    def __init__(self, **values: Any) -> None:
-        given = {**dict(values.pop(_SEARCH, ())), **values}
-        keys = {name: key.default for name, key in policy_keys().items()}
-        _check_names(given, keys, "a policy")
-        keys.update(given)
-        own = {entry.name for entry in fields(self)}
-        searched = tuple((name, tuple(limits)) for name, limits in keys.items() if name not in own)
-        for name in own:
-            # as the constructor of a frozen dataclass does it
-            object.__setattr__(self, name, searched if name == _SEARCH else keys[name])
-        # scores are collapse / limit and distance / gap
-        for name, limits in (*searched, ("search_gap", (self.search_gap,))):
-            if not all(0 < limit <= 1 for limit in limits):
-                text = ", ".join(map(str, limits))
-                raise UsageError(f"policy {self.name!r}: {name} is {text}; give above 0 and at most 1")
+    if TYPE_CHECKING:  # type checkers shall go on to see errors in the names of the fields
 
-    if not TYPE_CHECKING:  # type checkers shall go on to see errors in the names of the fields
+        def __init__(
+            self,
+            *,
+            name: str = ...,
+            auroc: float = ...,
+            battery_collapse: float = ...,
+            battery_gap: float = ...,
+            search_gap: float = ...,
+            matched_auroc: float = ...,
+            alignment_p: float = ...,
+            min_test: int = ...,
+            min_calibration: int = ...,
+            fail_if: tuple[str, ...] = ...,
+            **search_limits: tuple[float, ...],
+        ) -> None: ...
+
+    else:
+        # the keys of the search come from a table that packages may extend, so no signature can list them
+        def __init__(self, **values: Any) -> None:
+            _fill(self, dict(values.pop(_SEARCH, ())), values)
 
         def __getattr__(self, name: str) -> tuple[float, ...]:
             # a copy has no fields yet when it is asked for its methods
@@ -85,6 +94,34 @@ class Policy:
     def collapse_limits(self, kind: str) -> tuple[float, ...]:
         """Return the collapse limits of a kind of search, per budget; none where the kind is unknown."""
         return dict(self.search_limits).get(search_key(kind), ())
+
+    def with_kinds(self, kinds: Iterable[str]) -> "Policy":
+        """Return the policy with limits for kinds of search that plug-ins add; those it has stay.
+
+        Args:
+            kinds: Rows of :data:`platodef_cli.search.SEARCH_KINDS`; those that a policy has anyway change
+                nothing.
+
+        Raises:
+            UsageError: A plug-in cannot be loaded, or would take the key of something else.
+        """
+        wanted: dict[str, str] = {}
+        for kind in kinds:
+            key = search_key(kind)
+            if key in wanted:
+                raise UsageError(
+                    f"the kinds of search {wanted[key]!r} and {kind!r} have the same key {key!r}"
+                )
+            wanted[key] = kind
+        return self.with_limits({key: _added_key(kind).default for key, kind in wanted.items()})
+
+    def with_limits(self, limits: Mapping[str, tuple[float, ...]]) -> "Policy":
+        """Return the policy with further search limits, key -> limits; those that it has stay."""
+        had = dict(self.search_limits)
+        if not limits.keys() - had:
+            return self
+        values: dict[str, Any] = {_SEARCH: tuple({**limits, **had}.items())}
+        return replace(self, **values)
 
     def to_json(self) -> dict[str, float | int | str | bool]:
         """Return the limits as flat values for the report; entries of lists are numbered from 1."""
@@ -104,25 +141,31 @@ class Policy:
     def from_json(cls, flat: Mapping[str, float | int | str | bool]) -> "Policy":
         """Return the policy that a report records.
 
-        Keys that the report does not have, because an earlier version wrote it, take their defaults.
+        Keys that the report does not have, because an earlier version wrote it, take their defaults. Limits
+        of a kind of search that only a plug-in has are kept, whether it is installed here or not.
 
         Raises:
             UsageError: The record has a key that is not one of a policy, or a wrong value.
         """
-        lists: dict[str, dict[int, object]] = {
-            name: {} for name, default in DEFAULTS.items() if isinstance(default, tuple)
-        }
+        known = dict(DEFAULTS)
+        lists: dict[str, dict[int, object]] = {}
         values: dict[str, object] = {}
         for key, value in flat.items():
             name, _, number = key.rpartition("_")
-            if name in lists and number.isdecimal():
-                lists[name][int(number)] = value
+            listed = isinstance(known[name], tuple) and number.isdecimal() if name in known else False
+            if listed or (name not in known and ADDED_LIMIT.fullmatch(key)):
+                lists.setdefault(name, {})[int(number)] = value
             else:
                 values[key] = value
+        added: dict[str, tuple[float, ...]] = {}
         for name, entries in lists.items():
-            if entries:
-                values[name] = [entries[number] for number in sorted(entries)]
-        return cls(**checked(values, "the policy in the report"))
+            ordered = [entries[number] for number in sorted(entries)]
+            if name in known:
+                values[name] = ordered
+            else:
+                shares = (0.0,) * len(ordered)
+                added[name] = checked_value("the policy in the report", name, ordered, shares, False)
+        return cls(**checked(values, "the policy in the report")).with_limits(added)
 
 
 @dataclass(frozen=True)
@@ -138,8 +181,69 @@ class PolicyKey:
     meaning: str
 
 
+def _fill(policy: Policy, searches: Mapping[str, tuple[float, ...]], values: Mapping[str, Any]) -> None:
+    """Set the fields of a new policy.
+
+    Args:
+        policy: It has no fields yet.
+        searches: Limits of kinds of search, those of plug-ins that are not installed here as well.
+        values: Key -> value, as they are given by name.
+    """
+    keys = {name: key.default for name, key in policy_keys().items()}
+    _check_names(values, "a policy")
+    keys.update(searches)
+    keys.update(values)
+    own = {entry.name for entry in fields(Policy)}
+    order = list(policy_keys())
+    added = sorted(keys.keys() - set(order) - own)
+    searched = tuple((name, tuple(keys[name])) for name in (*order, *added) if name not in own)
+    for name in own:
+        # as the constructor of a frozen dataclass does it
+        object.__setattr__(policy, name, searched if name == _SEARCH else keys[name])
+    # scores are collapse / limit and distance / gap
+    for name, limits in (*searched, ("search_gap", (policy.search_gap,))):
+        if not all(0 < limit <= 1 for limit in limits):
+            text = ", ".join(map(str, limits))
+            raise UsageError(f"policy {policy.name!r}: {name} is {text}; give above 0 and at most 1")
+
+
+def optional_keys() -> dict[str, str]:
+    """Return key -> kind of search, for the kinds that plug-ins add; nothing of them is loaded."""
+    known = policy_keys()
+    return {search_key(kind): kind for kind in SEARCH_KINDS.plugins() if search_key(kind) not in known}
+
+
+def _added_key(kind: str) -> PolicyKey:
+    """Return the key of a plug-in's kind of search.
+
+    Raises:
+        UsageError: The plug-in cannot be loaded, or would take the key of something else.
+    """
+    known = policy_keys()
+    name = search_key(kind)
+    if name in known and kind not in SEARCH_KINDS.built_in():
+        raise UsageError(f"{SEARCH_KINDS.plugin(kind)} cannot be used: its key {name!r} is taken")
+    if name in known:
+        return known[name]
+    # what a policy looks at is not yet used
+    with recording(set()):
+        row = SEARCH_KINDS.load(kind)
+    return PolicyKey(row.collapse_limits, row.limits_meaning)
+
+
+def policy_key(name: str) -> PolicyKey:
+    """Return a key, of the kinds of search that plug-ins add as well.
+
+    Raises:
+        KeyError: There is no such key.
+        UsageError: It is that of a plug-in that cannot be loaded.
+    """
+    added = optional_keys()
+    return _added_key(added[name]) if name in added else policy_keys()[name]
+
+
 def policy_keys() -> dict[str, PolicyKey]:
-    """Return every key in order; the kinds of search bring theirs.
+    """Return every key that a policy always has, in order; the built-in kinds of search bring theirs.
 
     Raises:
         UsageError: A kind of search would take the key of something else.
@@ -161,7 +265,7 @@ def policy_keys() -> dict[str, PolicyKey]:
 
 
 class _OfEveryKey(Mapping[str, Any]):
-    """Key -> what it has of something; read when it is asked, so that added kinds of search are there."""
+    """Key -> what it has of something, for the keys that a policy always has; read when it is asked."""
 
     def __init__(self, attribute: str):
         self._attribute = attribute
@@ -191,56 +295,15 @@ def checked(values: Mapping[str, object], where: str, *, text: bool = False) -> 
     Raises:
         UsageError: A key is unknown, or a value is not of its key's kind.
     """
-    defaults = dict(DEFAULTS)
-    _check_names(values, defaults, where)
-    return {name: _checked(where, name, value, defaults[name], text) for name, value in values.items()}
+    _check_names(values, where)
+    return {
+        name: checked_value(where, name, value, policy_key(name).default, text)
+        for name, value in values.items()
+    }
 
 
-def _check_names(names: Iterable[str], known: Iterable[str], where: str) -> None:
+def _check_names(names: Iterable[str], where: str) -> None:
+    known = policy_keys()
     for name in names:
-        if name not in known:
-            raise UnknownNameError(f"key in {where}:", name, known)
-
-
-def _checked(where: str, name: str, value: Any, default: Any, text: bool) -> Any:
-    """Return a value if it is of the kind of its default."""
-    from pydantic import TypeAdapter, ValidationError
-
-    kind, wanted = _accepted(default, strict=not text)
-    given = value
-    if text and isinstance(default, tuple):
-        given = [part.strip() for part in str(value).split(",") if part.strip()]
-    try:
-        return TypeAdapter(kind).validate_python(given)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    if isinstance(default, tuple) and default and first["loc"] and first["type"] != "missing":
-        # one entry of a list of limits
-        place = int(first["loc"][0])
-        name, value, wanted = f"{name}[{place}]", given[place], _accepted(default[place], strict=True)[1]
-    raise UsageError(f"{where}: {name} is {value!r}, it must be {wanted}")
-
-
-def _accepted(default: object, *, strict: bool) -> tuple[Any, str]:
-    """Return what values a key with this default takes: their type, and in words.
-
-    Args:
-        default: Of the key.
-        strict: Numbers in texts are no numbers.
-    """
-    from pydantic import Field
-
-    word = Annotated[str, Field(pattern=r"\S", strict=True)]
-    if isinstance(default, str):
-        return word, "a name"
-    if isinstance(default, int):
-        return Annotated[int, Field(ge=1, strict=strict)], "a whole number from 1 on"
-    if isinstance(default, float):
-        share = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=strict)]
-        return share, "a number between -1 and 1"
-    if not isinstance(default, tuple):
-        raise TypeError(f"a policy has no values such as {default!r}")
-    if not default:
-        return tuple[word, ...], "a list of rules such as 'auroc > 0.9'"
-    entries = tuple(_accepted(entry, strict=strict)[0] for entry in default)
-    return GenericAlias(tuple, entries), f"a list of {len(default)} numbers"
+        if name not in known and name not in optional_keys():
+            raise UnknownNameError(f"key in {where}:", name, (*known, *optional_keys()))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from platodef_cli.audit.policy.files import read_toml, refuse_inside
-from platodef_cli.audit.policy.limits import DEFAULTS, Policy, checked
+from platodef_cli.audit.policy.limits import ADDED_LIMIT, DEFAULTS, Policy, checked, optional_keys
 from platodef_cli.audit.verdict.rules import parse_rule
 from platodef_cli.errors import UnknownNameError, UsageError
 
@@ -77,7 +77,9 @@ def effective_policy(
     files = [layer for layer in layers if layer.name is not None]
     base = Policy() if files or recorded is None else _recorded(recorded)
     bottom = "default" if files or recorded is None else "report"
-    sources = dict.fromkeys(DEFAULTS, bottom)
+    # a policy file says nothing of a kind of search that only a plug-in has, which may be missing here
+    base = base.with_limits(_of_plugins(recorded or {}))
+    sources = {**dict.fromkeys(DEFAULTS, bottom), **dict.fromkeys(_added(base), "report")}
     values: dict[str, Any] = {}
     for layer in reversed(layers):
         values.update(layer.values)
@@ -126,6 +128,17 @@ def policy_of(path: Path) -> Policy:
         UsageError: The file cannot be read, a key is unknown or a value is wrong.
     """
     return effective_policy(file=path, environment={}, folder=None).policy
+
+
+def _added(policy: Policy) -> dict[str, tuple[float, ...]]:
+    """Return the limits of a policy for kinds of search that plug-ins add."""
+    return {name: limits for name, limits in policy.search_limits if name not in DEFAULTS}
+
+
+def _of_plugins(flat: Mapping[str, float | int | str | bool]) -> dict[str, tuple[float, ...]]:
+    """Return the recorded limits of kinds of search that plug-ins add."""
+    keys = [key for key in flat if key.rpartition("_")[0] not in DEFAULTS and ADDED_LIMIT.fullmatch(key)]
+    return _added(Policy.from_json({key: flat[key] for key in keys}))
 
 
 def _recorded(flat: Mapping[str, float | int | str | bool]) -> Policy:
@@ -184,9 +197,10 @@ def _from_environment(environment: Mapping[str, str]) -> _Layer:
         key = variable.removeprefix(PREFIX)
         if key in _NOT_KEYS:
             continue
-        if key.lower() not in DEFAULTS or key != key.upper():
+        known = (*DEFAULTS, *optional_keys())
+        if key.lower() not in known or key != key.upper():
             # other tools may have variables of this prefix, but a key with a typing error must not be lost
-            names = [name.upper() for name in DEFAULTS]
+            names = [name.upper() for name in known]
             if get_close_matches(key.upper(), [*names, *_NOT_KEYS], n=1, cutoff=0.75):
                 raise UnknownNameError("environment variable", variable, [PREFIX + name for name in names])
             continue

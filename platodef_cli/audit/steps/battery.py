@@ -42,7 +42,7 @@ def try_battery(state: AuditState) -> tuple[ProbeRecord, ...]:
     """Return what every known trigger and control does to the suspect and to the references."""
     return tuple(
         measure(
-            battery(state.config.battery),
+            battery(state.config.battery, state.config.plugins),
             state.features,
             state.statistics,
             state.defences,

@@ -10,6 +10,7 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
 from platodef_cli.audit.steps.samples import Features
 from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.extract import plugin_key
 from platodef_cli.heads.card import HeadCard
 from platodef_cli.heads.config import FitConfig, preset_name
 from platodef_cli.heads.fit import fit_heads
@@ -63,6 +64,7 @@ def obtain_heads(
         "seed": config.seed,
         "device": config.device,
         "batch_size": config.batch_size,
+        **plugin_key(*inputs.encoders.values(), inputs.images),
     }
     stored = cache.load_artifact("heads", key) if cache else None
     if stored is not None:

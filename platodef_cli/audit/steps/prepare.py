@@ -72,7 +72,7 @@ def _extracted(
     """Return the features of the clean images, and of the probed ones under every change of the battery."""
     roles = (parts.fit, parts.calibration, parts.test)
     _enough([len(rows) for rows in roles], inputs, config)
-    items, probed = battery(config.battery), parts.test[: config.probe_images]
+    items, probed = battery(config.battery, config.plugins), parts.test[: config.probe_images]
     requests = [Request(None), *(Request(item.variant, probed) for item in items)]
     extraction = extract_variants(inputs, requests, config, cache, recorder)
     pictures = None

@@ -18,12 +18,12 @@ from platodef_cli.audit.inputs import Inputs, Split
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
-from platodef_cli.features.extract import load_pixels
+from platodef_cli.features.extract import load_pixels, plugin_key
 from platodef_cli.images.interface import digest_of
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
 from platodef_cli.search import SEARCH_KINDS
-from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult, default_searches
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import SEARCH_VERSION, search
 from platodef_cli.search.statistics import Effect
@@ -69,14 +69,17 @@ def run_search(
     """
     # its intervals shrink like those of the battery where more images are probed
     held_out = max(SearchConfig.held_out, SearchConfig.held_out * config.probe_images // PROBE_IMAGES)
-    settings = SearchConfig(held_out=held_out)
+    settings = SearchConfig(default_searches(config.plugins), held_out=held_out)
     broken = {name for name, _ in inputs.images.skipped}
     wanted = settings.pool + settings.held_out
     # fit images: nothing that the search saw may test its result
     rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
     digest = digest_of(inputs.images, rows)
     results: dict[str, tuple[SearchResult, ...]] = {}
-    keys = {name: _search_key(encoder, digest, settings, config) for name, encoder in inputs.encoders.items()}
+    keys = {
+        name: {**_search_key(encoder, digest, settings, config), **plugin_key(encoder, inputs.images)}
+        for name, encoder in inputs.encoders.items()
+    }
     for name, key in keys.items():
         stored = cache.load_artifact("search", key) if cache else None
         if stored is not None:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from platodef_cli.bench.attacks import PLANTED
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.interface import Variant
+from platodef_cli.plugins import blaming
 from platodef_cli.triggers import TRIGGERS
 
 LARGE = 64  # pixels; images of this side and more are nearer to the papers' 224 than to their 32
@@ -71,7 +72,9 @@ def named_trigger(name: str, values: Mapping[str, str], seed: int = 0) -> Varian
     for key in values:
         if key not in own:
             raise UnknownNameError(f"parameter of {name!r}", key, own)
-    made = kind(**{key: _value(name, own[key], text) for key, text in values.items()})
+    given = {key: _value(name, own[key], text) for key, text in values.items()}
+    with blaming(TRIGGERS.plugin(name)):
+        made = kind(**given)
     trigger: Variant = made if name in TRIGGERS else made.trigger(seed)
     return trigger
 

@@ -1,12 +1,13 @@
 """Which library a model repository is for, and which of its files that library reads."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.backends.interface import Backend, RepositoryLayout
-from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
+from platodef_cli.plugins import blaming
 
 CONFIGURATIONS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".msgpack", ".h5")
@@ -34,16 +35,39 @@ def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> tup
     configured, broken = False, ""
     for name in BACKENDS.names():
         try:
-            backend: Backend = BACKENDS.load(name)()
-        except UsageError as error:
-            broken = f"; {error}"
+            layouts = _layouts(name, config, names)
+        except (UsageError, IncompleteError) as error:
+            if BACKENDS.plugin(name) is None:
+                raise
+            broken += f"; {error}"
             continue
-        for layout in backend.layouts(config, names):
+        for layout in layouts:
             _check_files(name, layout)
             configured = True
             if layout.weights in names:
                 return name, layout
     raise _nothing(names, where, configured, broken)
+
+
+def _layouts(name: str, config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
+    """Return how a backend could read a folder.
+
+    Raises:
+        UsageError: It is a plug-in's that cannot be loaded.
+        IncompleteError: It is a plug-in's that fails.
+    """
+    plugin = BACKENDS.plugin(name)
+    backend: Backend = BACKENDS.load(name)()
+    if plugin is None:
+        return backend.layouts(config, names)
+    with blaming(plugin):
+        layouts = list(backend.layouts(config, names))
+        for layout in layouts:
+            if not isinstance(layout, RepositoryLayout):
+                raise TypeError(f"it gave {type(layout).__name__}, not a RepositoryLayout")
+            if not layout.configurations or not all(map(str.strip, (*layout.configurations, layout.weights))):
+                raise ValueError("it gave a layout without names of files")
+    return layouts
 
 
 def _check_files(backend: str, layout: RepositoryLayout) -> None:

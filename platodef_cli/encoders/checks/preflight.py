@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
 from platodef_cli.encoders.checks.weights import files_digest
 from platodef_cli.errors import RefusedError, UsageError
+from platodef_cli.plugins import blaming
 from platodef_cli.records import FileRecord, Finding, Record
 
 _SIGNATURES = (
@@ -78,7 +79,7 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
     return Preflight(
         directory=str(directory),
         backend=backend,
-        architecture=BACKENDS.load(backend)().architecture(parsed[layout.configurations[0]]),
+        architecture=_architecture(backend, parsed[layout.configurations[0]]),
         parameters=parameters,
         files=tuple(sorted(files, key=lambda record: record.path)),
         digest=files_digest(tuple(files)),
@@ -87,6 +88,16 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
             f"{name}: {_why(name, kind)}" for name, kind in sorted(kinds.items()) if name not in used
         ),
     )
+
+
+def _architecture(backend: str, configuration: Mapping[str, Any]) -> str:
+    """Return the name that a backend reads in the main configuration."""
+    plugin = BACKENDS.plugin(backend)
+    with blaming(plugin):
+        name: str = BACKENDS.load(backend)().architecture(configuration)
+        if plugin is not None and not isinstance(name, str):
+            raise TypeError(f"it gave {type(name).__name__} for the architecture, not a text")
+    return name
 
 
 def _entries(directory: Path, limits: Limits) -> dict[str, str]:

@@ -51,16 +51,15 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
     try:
         import torch
 
-        from platodef_cli.encoders import BACKENDS
         from platodef_cli.encoders.checks.preflight import Preflight
         from platodef_cli.encoders.description import make_record
-        from platodef_cli.encoders.load import load_tower
+        from platodef_cli.encoders.load import load_builder, load_tower
         from platodef_cli.encoders.local import DTYPES, LocalEncoder
 
         torch.set_num_threads(request["threads"])
         device, dtype = torch.device(request["device"]), DTYPES[request["dtype"]]
         checked = Preflight.model_validate(request["checked"])
-        BACKENDS.load(checked.backend)().builder()
+        load_builder(checked.backend)
         if device.type == "cpu":
             limit_memory(request["memory_limit_gb"])
         else:

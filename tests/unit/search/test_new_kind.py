@@ -1,5 +1,6 @@
 """A new kind of search is one file and one row: this file adds one and follows it to verdict and reports."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from platodef_cli.audit.steps import search as searching
 from platodef_cli.audit.steps.pictures import evidence
 from platodef_cli.audit.steps.search import run_search, search_records
 from platodef_cli.audit.verdict import Gate, judge_again
-from platodef_cli.errors import UsageError
+from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.progress import SILENT, Task
@@ -32,8 +33,10 @@ from platodef_cli.search.interface import (
     SearchKind,
     SearchResult,
     SearchTarget,
+    default_searches,
 )
 from platodef_cli.search.statistics import collapse
+from tests.unit.test_registry import forget_installed, install
 
 CLEAN = Path(__file__).parents[2] / "golden" / "gate" / "clean.json"
 
@@ -85,6 +88,15 @@ class StripeSearch(SearchKind):
         return stripes[reached.index(max(reached))], 1
 
 
+class ManySearch(StripeSearch):
+    """More budgets than limits."""
+
+    name = "many"
+
+    def __init__(self) -> None:
+        super().__init__(budgets=(0.2, 0.5))
+
+
 class Tiles:
     """How tiles differ from those below, which stripes leave alone; a bright sixth column is its backdoor."""
 
@@ -104,8 +116,19 @@ class Tiles:
 
 
 @pytest.fixture(autouse=True)
-def _row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SEARCH_KINDS._rows, "stripe", f"{__name__}:StripeSearch")
+def _row(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Add the row, unless the test has it from a plug-in."""
+    if "plugin" not in request.fixturenames:
+        monkeypatch.setitem(SEARCH_KINDS._rows, "stripe", f"{__name__}:StripeSearch")
+
+
+@pytest.fixture
+def plugin(site: Path) -> Path:
+    """The same row from an installed distribution, beside a broken one; nothing else knows its name."""
+    rows = {"stripe": f"{__name__}:StripeSearch", "many": f"{__name__}:ManySearch"}
+    install(site, "stripes", {}, {"platodef.search_kinds": rows})
+    install(site, "bad", {}, {"platodef.search_kinds": {"broken": "no_such_module:Broken"}})
+    return site
 
 
 @pytest.fixture
@@ -120,14 +143,17 @@ def searched(
     refs = [ImageRef(id=str(row), digest=f"{row:064x}", label=None) for row in range(192)]
     images: Any = SimpleNamespace(skipped=[], refs=refs)
 
-    def run(cache: FeatureCache | None = None) -> tuple[dict[str, tuple[SearchResult, ...]], Tensor]:
+    def run(
+        cache: FeatureCache | None = None, plugins: tuple[str, ...] = ()
+    ) -> tuple[dict[str, tuple[SearchResult, ...]], Tensor]:
         tiles = {name: Tiles(name, name == "clean") for name in ("clean", "reference-vit", "reference-cnx")}
         inputs: Any = SimpleNamespace(suspect=tiles["clean"], images=images, encoders=tiles)
         with monkeypatch.context() as patch:
-            patch.setattr(SEARCH_KINDS, "_rows", {"stripe": SEARCH_KINDS._rows["stripe"]})
+            rows = {} if plugins else {"stripe": SEARCH_KINDS._rows["stripe"]}
+            patch.setattr(SEARCH_KINDS, "_rows", rows)
             patch.setattr(searching, "load_pixels", lambda *_: {None: pixels})
             split = Split(tuple(range(192)), (), ())
-            return run_search(inputs, split, AuditConfig(model="m"), cache, SILENT), pixels
+            return run_search(inputs, split, AuditConfig(model="m", plugins=plugins), cache, SILENT), pixels
 
     return run
 
@@ -208,3 +234,101 @@ def test_it_is_seen_in_verdict_and_reports(searched: Callable[..., Any]) -> None
     assert judged.found is not None
     assert judged.found.picture in page
     assert all("stripe" in render(judged, form) for form in ("markdown", "sarif", "junit"))
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_plugins_kind_joins_only_an_audit_that_names_it() -> None:
+    assert [kind.name for kind in SearchConfig().kinds] == ["patch", "universal", "wave"]
+    assert "plug-in" not in str(SearchConfig().key())
+    assert AuditConfig(model="m").limits == Policy()
+    assert "stripe_collapse" not in dict(Policy().search_limits)
+    config = AuditConfig(model="m", plugins=["stripe"])
+    kinds = default_searches(config.plugins)
+    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
+    key: Any = SearchConfig(kinds).key()
+    assert [entry.get("plug-in") for entry in key["kinds"]] == [None, None, None, "stripes 1.2"]
+    assert SearchConfig().key()["kinds"] == key["kinds"][:3]
+    assert config.limits.stripe_collapse == (0.8,)
+    assert config.limits.to_json()["stripe_collapse_1"] == 0.8
+    assert AuditConfig(model="m", plugins=["stripe"], policy=Policy(stripe_collapse=(0.4,))).limits == Policy(
+        stripe_collapse=(0.4,)
+    )
+
+
+@pytest.mark.usefixtures("plugin")
+def test_its_limits_are_optional_keys_of_every_place(tmp_path: Path) -> None:
+    assert "stripe_collapse" not in DEFAULTS
+    for arguments, limit in (
+        ({"environment": {"PLATODEF_STRIPE_COLLAPSE": "0.6"}}, 0.6),
+        ({"overrides": ["stripe-collapse=0.5"]}, 0.5),
+        ({"folder": tmp_path}, 0.7),
+    ):
+        (tmp_path / "platodef.toml").write_text("stripe_collapse = [0.7]")
+        asked: dict[str, Any] = {"environment": {}, "folder": None, **arguments}
+        effective = effective_policy(**asked)
+        assert effective.policy.collapse_limits("stripe") == (limit,)
+        assert "stripe_collapse" in effective.sources
+        assert Policy.from_json(effective.policy.to_json()) == effective.policy
+    with pytest.raises(UsageError, match=r"it must be a list of 1 numbers"):
+        effective_policy(environment={}, folder=None, overrides=["stripe_collapse=.5,.6"])
+
+
+@pytest.mark.usefixtures("plugin")
+def test_a_broken_plugin_is_named_where_it_is_asked_for_and_nowhere_else() -> None:
+    assert list(dict(Policy().search_limits)) == ["patch_collapse", "universal_collapse", "wave_collapse"]
+    effective_policy(environment={}, folder=None, overrides=["auroc=0.9"])
+    for call in (
+        lambda: effective_policy(environment={}, folder=None, overrides=["broken_collapse=0.5"]),
+        lambda: AuditConfig(model="m", plugins=["broken"]),
+        lambda: default_searches(["broken"]),
+    ):
+        with pytest.raises(UsageError, match=r"the plug-in bad 1.2 .* cannot be loaded"):
+            call()
+    with pytest.raises(UsageError, match=r"stripes 1.2 .* it has 2 budgets and 1 of 'collapse_limits'"):
+        default_searches(["many"])
+    with pytest.raises(UnknownNameError, match="key in a policy: 'stripes_collapse' .did you mean 'stripe_"):
+        Policy(stripes_collapse=(0.5,))
+
+
+def test_a_plugins_kind_takes_no_key_of_a_policy(site: Path) -> None:
+    rows = dict.fromkeys(("battery", "a-b", "a_b"), f"{__name__}:StripeSearch")
+    install(site, "greedy", {}, {"platodef.search_kinds": rows})
+    with pytest.raises(
+        UsageError, match=r"greedy 1.2 .* cannot be used: its key 'battery_collapse' is taken"
+    ):
+        AuditConfig(model="m", plugins=["battery"])
+    with pytest.raises(UsageError, match="'a-b' and 'a_b' have the same key 'a_b_collapse'"):
+        AuditConfig(model="m", plugins=["a-b", "a_b"])
+
+
+def test_a_plugins_kind_reaches_verdict_and_gate(
+    plugin: Path,
+    searched: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results, _ = searched(FeatureCache(tmp_path), plugins=("stripe",))
+    again, _ = searched(FeatureCache(tmp_path), plugins=("stripe",))
+    (found,), (read,) = results["clean"], again["clean"]
+    assert (found.variant.column, read.variant.name) == (5, found.variant.name)
+    report = AuditReport.model_validate_json(CLEAN.read_bytes())
+    report = report.model_copy(update={"searches": (*report.searches, *search_records(results, "clean"))})
+    judged = judge_again(report, Gate(AuditConfig(model="m", plugins=["stripe"]).limits))
+    assert judged.verdict == "fail"
+    assert '"stripe_collapse_1": 0.8' in render(judged, "json")
+
+    # and where the plug-in is not installed
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry != str(plugin)])
+    forget_installed()
+    assert SEARCH_KINDS.plugins() == ()
+    (tmp_path / "platodef.toml").write_text("auroc = 0.9")
+    for folder in (None, tmp_path):
+        effective = effective_policy(environment={}, folder=folder, recorded=judged.policy)
+        assert effective.policy.collapse_limits("stripe") == (0.8,)
+        assert effective.sources["stripe_collapse"] == "report"
+        assert judge_again(judged, Gate(effective.policy)).verdict == "fail"
+    with pytest.raises(UsageError, match="nothing that is installed adds a trigger or control or kind of"):
+        AuditConfig(model="m", plugins=["stripe"])
+    with pytest.raises(UsageError, match="the policy in the report: stripe_collapse"):
+        Policy.from_json({"stripe_collapse_1": "much"})
