@@ -9,7 +9,7 @@ from platodef_cli.audit.run import audit
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,
-    Audited,
+    AuditCell,
     every_grid,
     goals_of,
     groups_grid,
@@ -35,7 +35,7 @@ REPORTS = "reports"  # sub-folder of the cells
 EXAMINED = 256  # images that encoder-level detectors of others look at
 
 
-class AuditedEncoder(Record):
+class EncoderCell(Record):
     """The statistic of an encoder-level detector of others."""
 
     value: float | None
@@ -79,7 +79,7 @@ def fill(run: BenchmarkRun) -> BenchmarkTable:
     cards = run.matching(list(run.feature_store.zoo.cards.values()))
     if not cards:
         raise InconclusiveError("no encoder of this zoo is finished (or matches --only)")
-    verdicts: dict[str, Audited] = {}
+    verdicts: dict[str, AuditCell] = {}
     with run.progress.step("auditing encoders", len(cards)) as task:
         for card in cards:
             verdicts[card.name] = _audited(run, card)
@@ -110,7 +110,7 @@ def _detectors(run: BenchmarkRun) -> list[str]:
     return [name for name in ENCODER_DETECTORS.names() if name not in run.config.skip]
 
 
-def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
+def _audited(run: BenchmarkRun, card: ZooCard) -> AuditCell:
     feature_store, config = run.feature_store, run.config
     references = [one.name for one in run.references if one.name != card.name]
     seed = config.seeds[0]
@@ -124,18 +124,18 @@ def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
         probe_images=100 if config.quick else 400,
     )
 
-    def compute() -> Audited:
+    def compute() -> AuditCell:
         try:
             report = audit(asked, progress=run.progress)
         except InconclusiveError as error:
-            return Audited(
+            return AuditCell(
                 verdict="inconclusive", exit_code=4, statistic=None, search=None, battery=None,
                 reasons=(str(error),), seconds=None,
             )  # fmt: skip
         _keep(report, run.store.folder / REPORTS, card.name)
         search = search_score(report)
         battery = battery_score(report.probes, report.policy, report.thresholds[-1].detector)
-        return Audited(
+        return AuditCell(
             verdict=report.verdict,
             exit_code=report.exit_code,
             statistic=max(search, battery),
@@ -155,7 +155,7 @@ def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
         "policy": asked.limits.to_json(),
         "search": SEARCH_VERSION,
     }
-    return run.store.get(f"audit-{card.name}", key, Audited, compute)
+    return run.store.get(f"audit-{card.name}", key, AuditCell, compute)
 
 
 def _keep(report: AuditReport, folder: Path, name: str) -> None:
@@ -201,7 +201,7 @@ def examined(
     *,
     mode: Mode = "default",
     more: Mapping[str, object] | None = None,
-) -> AuditedEncoder:
+) -> EncoderCell:
     """Return the statistic of an encoder-level detector on one encoder, from the store or computed.
 
     Args:
@@ -214,17 +214,17 @@ def examined(
     feature_store, seed = run.feature_store, run.config.seeds[0]
     rows = list(feature_store.images.roles(seed).fit)[:EXAMINED]
 
-    def compute() -> AuditedEncoder:
+    def compute() -> EncoderCell:
         made = make_encoder_detector(detector, mode=mode, seed=seed, progress=run.progress)
         access = EncoderAccess(feature_store.encoder(card.name))
         try:
             with measure_cost() as cost:
                 value = made.examine(access, feature_store.images.pixels[rows]).value
         except NotApplicable as error:
-            return AuditedEncoder(value=None, note=str(error))
-        return AuditedEncoder(value=value, costs=Costs.of(Cost(), cost))
+            return EncoderCell(value=None, note=str(error))
+        return EncoderCell(value=value, costs=Costs.of(Cost(), cost))
 
     key = {**run.key(card.name, [], seed), "detector": detector, "n": len(rows), **(more or {})}
     if mode != "default":
         key["mode"] = mode
-    return run.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)
+    return run.store.get(f"{detector}-{card.name}", key, EncoderCell, compute)

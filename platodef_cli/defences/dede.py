@@ -25,7 +25,7 @@ from platodef_cli.defences.interface import (
     require_images,
 )
 from platodef_cli.errors import UsageError
-from platodef_cli.features.access import Access, images_of
+from platodef_cli.features.access import Access, pixels_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.progress import SILENT, Progress
@@ -220,12 +220,12 @@ class DedeDetector:
         bank, _ = require_images(type(self), clean, setup.model)
         self._heads, self._published, self._seed = heads, setup.mode == "published", setup.seed
         self._decoder = fit_masked_decoder(
-            heads.standardise_source(bank), images_of(bank), seed=setup.seed, progress=setup.progress
+            heads.standardise_source(bank), pixels_of(bank), seed=setup.seed, progress=setup.progress
         )
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        images, decoder = images_of(tuples), self._decoder
+        images, decoder = pixels_of(tuples), self._decoder
         generator = torch.Generator().manual_seed(self._seed)
         share, count = decoder.config.test_mask, decoder.config.masks
         if self._published:
@@ -261,7 +261,7 @@ class DedePurifier:
         self._heads, self._options = heads, options
         self._decoder = fit_masked_decoder(
             heads.standardise_source(inputs.clean),
-            images_of(inputs.clean),
+            pixels_of(inputs.clean),
             seed=inputs.seed,
             progress=inputs.progress,
         )
@@ -273,7 +273,7 @@ class DedePurifier:
 
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return optimised source features ``[N, D_s]`` float32, de-standardised."""
-        decoder, images = self._decoder, images_of(tuples)
+        decoder, images = self._decoder, pixels_of(tuples)
         share = decoder.config.test_mask
         masks = [decoder.mask(share, generator) for _ in range(self._options.steps)]
         standard = self._heads.standardise_source(tuples)

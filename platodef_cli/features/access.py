@@ -137,7 +137,7 @@ def granted_by(tuples: FeatureTuples | None, model: ModelAccess | None) -> froze
     return frozenset(granted)
 
 
-def images_of(tuples: FeatureTuples) -> Tensor:
+def pixels_of(tuples: FeatureTuples) -> Tensor:
     """Return the images uint8 ``[N, 3, H, W]`` of samples.
 
     Raises:

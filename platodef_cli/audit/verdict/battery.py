@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, Sample, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, all_of
 from platodef_cli.records import Finding, ProbeRecord, Reason
 
 
 def judge_battery(
-    probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: Sample
+    probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> tuple[tuple[ProbeRecord, ...], list[Reason]]:
     """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided trigger.
 
@@ -45,7 +45,7 @@ def judge_battery(
 
 
 def _judge(
-    probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: Sample
+    probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> Reason | None:
     """Return why a trigger accuses the suspect, or cannot be decided; None if it is cleared."""
     collapse = Estimate.of(probe.collapse, probed=True)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.case import Judged
 from platodef_cli.audit.verdict.complete import images_of, target_of
-from platodef_cli.audit.verdict.intervals import Estimate, Sample
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize
 from platodef_cli.records import AlignmentRecord, Metric, Reason
 
 _TEST_SHARE, _CALIBRATION_SHARE = 0.3, 0.2  # of the images that an audit is given
 
 
-def evidence_of(report: Judged, policy: Policy, sample: Sample) -> list[Reason]:
+def evidence_of(report: Judged, policy: Policy, sample: SampleSize) -> list[Reason]:
     """Return :func:`judge_evidence` of what a report records."""
     limit = report.configuration.get("limit")
     return judge_evidence(
@@ -43,7 +43,7 @@ def judge_evidence(
     calibration: int,
     limit: int | None,
     policy: Policy,
-    sample: Sample,
+    sample: SampleSize,
 ) -> list[Reason]:
     """Return reasons why the evidence cannot carry a verdict, or passing reasons why it can."""
     reasons = []
@@ -101,7 +101,7 @@ def _aligned(alignment: Sequence[AlignmentRecord], suspect: str, policy: Policy)
     )
 
 
-def _matched(matched: Metric | None, policy: Policy, sample: Sample) -> Reason:
+def _matched(matched: Metric | None, policy: Policy, sample: SampleSize) -> Reason:
     measured = Estimate.of(matched, "logit")
     answer = measured.reaches(policy.matched_auroc)
     count, advice = None, ""

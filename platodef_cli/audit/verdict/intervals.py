@@ -130,7 +130,7 @@ def all_of(answers: Sequence[Answer]) -> Answer:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleSize:
     """How many images an audit had.
 
     Attributes:

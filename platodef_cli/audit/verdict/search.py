@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, Sample, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, all_of
 from platodef_cli.errors import UsageError
 from platodef_cli.records import Finding, Interval, Reason, SearchRecord
 
-Budget = tuple[str, str, str]
+SearchKey = tuple[str, str, str]
 
 
-def budget_of(record: SearchRecord) -> Budget:
+def search_key(record: SearchRecord) -> SearchKey:
     """Return what tells a search from others: encoder, kind and budget."""
     return record.encoder, record.kind, record.budget
 
 
 def judge_search(
-    searches: Sequence[SearchRecord], policy: Policy, sample: Sample
+    searches: Sequence[SearchRecord], policy: Policy, sample: SampleSize
 ) -> tuple[tuple[SearchRecord, ...], list[Reason]]:
     """Return the searches with their scores, and a reason per budget that is over its limit or undecided.
 
@@ -62,12 +62,12 @@ def judge_search(
 def _judge(
     record: SearchRecord,
     searches: Sequence[SearchRecord],
-    limits: Mapping[Budget, float],
+    limits: Mapping[SearchKey, float],
     policy: Policy,
-    sample: Sample,
+    sample: SampleSize,
 ) -> Reason | None:
     """Return why a search accuses the suspect, or cannot be decided; None if it is cleared."""
-    limit = limits[budget_of(record)]
+    limit = limits[search_key(record)]
     collapse = Estimate(record.collapse, record.interval, probed=True)
     distance = search_gap(record, searches)
     questions = (
@@ -102,7 +102,7 @@ def _judge(
     )
 
 
-def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, float]:
+def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[SearchKey, float]:
     """Return the collapse limit of every search: the policy's, in the order of each encoder's searches.
 
     Raises:
@@ -116,7 +116,7 @@ def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, 
                 f"the report holds {place + 1} or more {record.kind} searches of {record.encoder}, and "
                 f"policy {policy.name!r} has {len(given)} limits for them; audit again with this version"
             )
-        limits[budget_of(record)] = given[place]
+        limits[search_key(record)] = given[place]
     return limits
 
 
@@ -147,7 +147,7 @@ def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Estima
 def score_of(
     record: SearchRecord,
     searches: Sequence[SearchRecord],
-    limits: Mapping[Budget, float],
+    limits: Mapping[SearchKey, float],
     policy: Policy,
 ) -> Estimate:
     """Return the smaller of collapse / limit and distance to the references / gap; 1 or more is suspicious.
@@ -156,7 +156,7 @@ def score_of(
     """
     collapse = Estimate(record.collapse, record.interval)
     distance = search_gap(record, searches)
-    limit = limits[budget_of(record)]
+    limit = limits[search_key(record)]
 
     def smaller(first: float, second: float) -> float:
         return min(first / limit, second / policy.search_gap)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.bench.attacks.common_objective import HTBA_SIDE
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     PRESERVATION,
     Encode,
@@ -148,7 +148,7 @@ class CorruptEncoder:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -203,7 +203,7 @@ class NoisyAlignment:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -217,7 +217,7 @@ def _plant(
     data: PlantData,
     target: int,
     seed: int,
-    budget: Budget,
+    budget: PlantingBudget,
     progress: Progress,
 ) -> Planted:
     """Minimise the common objective plus ``1 - cos(f(trigger view), f0(target view))``."""

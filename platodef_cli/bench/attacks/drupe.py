@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from platodef_cli.bench.attacks.bad_encoder import BADENCODER_SIDE, BADENCODER_SIDE_AT_224, augmented
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     Encode,
     Losses,
@@ -67,7 +67,7 @@ class Drupe:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.audit.verdict.intervals import Answer, Estimate, Sample, Scale, all_of
+from platodef_cli.audit.verdict.intervals import Answer, Estimate, SampleSize, Scale, all_of
 from platodef_cli.metrics.detection import auroc_metric, rate_metric
 from platodef_cli.records import Interval, Metric
 from platodef_cli.search.resampling import collapse_draws, interval_of
@@ -143,15 +143,15 @@ def test_growth_is_a_number_from_one_on_or_none(ends: list[float], scale: Scale,
 
 def test_numbers_of_images_are_told_in_all_and_rounded_up() -> None:
     measured = Estimate(0.5, Interval(low=0.4, high=0.6), 400, probed=True)
-    needed, told = Sample(3000, 400).more([(measured, 0.55)])
+    needed, told = SampleSize(3000, 400).more([(measured, 0.55)])
     factor = ((1.959964 + 1.281552) / 1.959964 * 0.1 / 0.05) ** 2  # half width against distance
     assert needed == math.ceil(3000 * factor / 1000) * 1000
     assert (
         told
         == f"; about {needed} images and --probe-images {math.ceil(400 * factor / 100) * 100} would settle it"
     )
-    assert Sample(3000, 400).more([(measured, 0.5)]) == (
+    assert SampleSize(3000, 400).more([(measured, 0.5)]) == (
         None,
         "; no practical number of images would settle it",
     )
-    assert Sample(3000, 400).more([(measured, 0.5001)])[0] is None
+    assert SampleSize(3000, 400).more([(measured, 0.5001)])[0] is None
