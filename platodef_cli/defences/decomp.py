@@ -172,6 +172,7 @@ class DecompPurifier:
     description = (
         "Repairs infected heads of a ViT's last block: cannot undo what earlier blocks or MLPs carry."
     )
+    use_when = "You have no reference encoder, but clean images, and the suspect is a Vision Transformer."
     evaluations = 1
 
     def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):

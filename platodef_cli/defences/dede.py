@@ -200,8 +200,7 @@ class DedeDetector:
     Args:
         heads: Fitted heads, for the standardisation.
         clean: Clean samples with images, which the decoder is trained on.
-        setup: The seed; ``published`` draws one mask per image, in the order of the batch, and puts the
-            threshold at the median of what is scored.
+        setup: The seed; ``published`` draws one mask per image, in the order of the batch.
 
     Raises:
         NotApplicable: There are no images.
@@ -213,7 +212,7 @@ class DedeDetector:
     bank = MIN_IMAGES
     description = "Error of the image drawn from the feature: weak where features say little about pixels."
     use_when = "You compare with DeDe; it sees less than the detectors that use references."
-    published = "one random mask per image instead of four fixed ones, threshold at the test set's median"
+    published = "one random mask per image instead of four fixed ones"
     expected_auroc = ExpectedAuroc("white square", 0.80)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
@@ -234,10 +233,6 @@ class DedeDetector:
             masks = [decoder.mask(share, generator) for _ in range(count)]
         return decoder.score(self._heads.standardise_source(tuples), images, masks)
 
-    def published_threshold(self, scores: Tensor) -> float | None:
-        """Return the original's threshold, the median of the scored batch; None in default mode."""
-        return float(scores.median()) if self._published and len(scores) else None
-
 
 class DedePurifier:
     """Adam on the feature against the masked reconstruction error (Eq. 28), a new mask at every step.
@@ -256,6 +251,7 @@ class DedePurifier:
     description = (
         "Fits the feature to the image through a decoder: lowers ASR, but cannot find the true class."
     )
+    use_when = "You compare with DeDe; it repairs less than the purifiers that use references."
 
     def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
         self._heads, self._options = heads, options

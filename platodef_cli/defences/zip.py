@@ -238,6 +238,7 @@ class ZipPurifier:
     description = (
         "Redraws the image by diffusion: needs no features, costs clean accuracy, keeps large triggers."
     )
+    use_when = "You have no reference encoder, and the time to redraw every image by diffusion."
 
     def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
         self._options, self._model = options, inputs.model

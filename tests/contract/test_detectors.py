@@ -1,7 +1,10 @@
+import pickle
+from importlib import import_module
+
 import pytest
 import torch
 
-from platodef_cli.defences import DETECTORS, make_detector
+from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS, PURIFIERS, make_detector
 from platodef_cli.defences.interface import ExpectedAuroc
 from platodef_cli.errors import NotApplicable, UnknownNameError
 from platodef_cli.features.access import Access
@@ -31,6 +34,15 @@ def test_every_row_says_what_it_needs_promises_changes_and_for_whom_it_is(name: 
         isinstance(kind.expected_auroc, ExpectedAuroc) and 0.5 < kind.expected_auroc.auroc <= 1
     )
     assert kind.bank >= 0
+
+
+@pytest.mark.parametrize(
+    "kind", [table.load(name) for table in (DETECTORS, ENCODER_DETECTORS) for name in table.names()]
+)
+def test_every_row_can_be_pickled_and_is_found_under_its_own_name(kind: type) -> None:
+    assert pickle.loads(pickle.dumps(kind)) is kind
+    assert getattr(import_module(kind.__module__), kind.__qualname__) is kind
+    assert kind.__name__.endswith("Detector")
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS.names() if name not in FEATURES_ONLY])
@@ -108,3 +120,9 @@ def test_the_published_mode_works_and_is_the_default_only_where_it_says_so(
 def test_an_unknown_mode_lists_the_choices(small_heads: Heads) -> None:
     with pytest.raises(UnknownNameError, match="choose one of: default, published"):
         make_detector("ridge", small_heads, mode="fast")  # type: ignore[arg-type]
+
+
+def test_no_two_rows_are_for_the_same_case() -> None:
+    for table in (DETECTORS, ENCODER_DETECTORS, PURIFIERS):
+        sentences = [table.load(name).use_when for name in table.names()]
+        assert len({*sentences}) == len(sentences)

@@ -11,6 +11,7 @@ from platodef_cli.defences import (
     make_encoder_detector,
     make_purifier,
 )
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.defences.zip import fit_small_diffusion
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import Access
@@ -71,7 +72,9 @@ def test_purifiers_of_images_return_features_and_say_what_they_need(
 ) -> None:
     model = ToyModel()
     diffusion = fit_small_diffusion(pictures(64, 1), steps=2) if name == "zip" else None
-    purifier = make_purifier(name, small_heads, clean=bank, model=model, steps=4, diffusion=diffusion)
+    purifier = make_purifier(
+        name, small_heads, PurifyOptions(steps=4), clean=bank, model=model, diffusion=diffusion
+    )
     attacked = samples(model, triggered(pictures(12, 2)))
     first, second = (purifier.purify(attacked, generator=torch.Generator().manual_seed(4)) for _ in range(2))
     assert first.shape == attacked.source.shape

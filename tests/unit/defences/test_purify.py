@@ -3,6 +3,7 @@ import torch
 
 from platodef_cli.defences import make_purifier, purify_flagged
 from platodef_cli.defences.diffusion import guided
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.evaluate import gaussian_mean, one_shot_mean
 from platodef_cli.heads.heads import Heads
@@ -31,7 +32,7 @@ def test_average_approaches_the_conditional_mean(world: GaussianWorld, small_hea
     mean = world.mean(dict(test.references))
     errors = {}
     for samples in (1, 25):
-        result = make_purifier("average", small_heads, steps=15, samples=samples).purify(
+        result = make_purifier("average", small_heads, PurifyOptions(steps=15, samples=samples)).purify(
             test, generator=seeded()
         )
         errors[samples] = float((result - mean).square().mean())
@@ -47,7 +48,7 @@ def test_noise_start_ignores_the_source_and_source_start_does_not(
     attacked = test.with_source(test.source + 5.0)
 
     def run(start: str, tuples: object) -> torch.Tensor:
-        purifier = make_purifier("heun", small_heads, steps=8, start=start, sigma_start=1.0)  # type: ignore[arg-type]
+        purifier = make_purifier("heun", small_heads, PurifyOptions(8, start=start, sigma_start=1.0))
         return purifier.purify(tuples, generator=seeded())  # type: ignore[arg-type]
 
     assert torch.equal(run("noise", test), run("noise", attacked))
@@ -86,7 +87,7 @@ def test_guidance_mixes_the_two_branches(world: GaussianWorld, small_heads: Head
 def test_evaluations_are_reported(
     name: str, options: dict[str, float], expected: int, small_heads: Heads
 ) -> None:
-    assert make_purifier(name, small_heads, **options).evaluations == expected  # type: ignore[arg-type]
+    assert make_purifier(name, small_heads, PurifyOptions(**options)).evaluations == expected  # type: ignore[arg-type]
 
 
 def test_only_flagged_rows_change(world: GaussianWorld, small_heads: Heads) -> None:
@@ -111,12 +112,12 @@ def test_wrong_options_are_refused(small_heads: Heads) -> None:
     with pytest.raises(UnknownNameError, match="unknown purifier 'hoin'"):
         make_purifier("hoin", small_heads)
     with pytest.raises(UsageError, match="at least 1"):
-        make_purifier("heun", small_heads, steps=0)
+        PurifyOptions(steps=0)
     with pytest.raises(UsageError, match="guidance"):
-        make_purifier("heun", small_heads, guidance=-1.0)
+        PurifyOptions(guidance=-1.0)
     with pytest.raises(UnknownNameError, match="unknown start"):
-        make_purifier("heun", small_heads, start="middle")  # type: ignore[arg-type]
+        PurifyOptions(start="middle")
     with pytest.raises(UsageError, match="sigma_start"):
-        make_purifier("heun", small_heads, sigma_start=0.0)
+        PurifyOptions(sigma_start=0.0)
     with pytest.raises(UsageError, match="ignores the source"):
-        make_purifier("mean", small_heads, start="source")
+        make_purifier("mean", small_heads, PurifyOptions(start="source"))
