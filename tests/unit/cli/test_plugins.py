@@ -114,7 +114,7 @@ ENTRIES = {
     "platodef.backends": {"mine": "my_backend:Mine"},
 }
 BROKEN = {
-    "platodef.detectors": {"broken": "my_broken:Broken", "knn": "my_defences:Length"},
+    "platodef.detectors": {"broken": "my_broken:Broken", "knn": "my_defences:Length", "silent": "json:loads"},
     "platodef.triggers": {"fault": "my_broken:Fault"},
     "platodef.backends": {"worse": "my_broken:Worse"},
     "platodef.detectorz": {"lost": "my_defences:Length"},
@@ -294,6 +294,20 @@ def test_the_doctor_lists_plugins_and_what_is_wrong_with_them(platodef: Call) ->
     broken = rows["platodef.detectors: broken (bad-plugin)"]
     assert (broken["state"], "no_such_library" in broken["detail"]) == ("missing", True)
     assert done.code == 3
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_list_of_defences_has_plugins_too_broken_ones_with_the_reason(platodef: Call) -> None:
+    done = platodef("defences", "--json")
+    entries = {(entry["kind"], entry["name"]): entry for entry in json.loads(done.out)}
+    assert done.code == 0
+    assert entries["purifier", "halve"]["needs"] == ["features"]
+    assert entries["purifier", "halve"]["error"] is None
+    assert "no_such_library" in entries["detector", "broken"]["error"]
+    assert entries["detector", "silent"]["error"] == "the detector 'silent' does not say what it needs"
+    assert done.last.endswith("; 2 of them cannot be used")
+    table = platodef("defences").out
+    assert "the plug-in bad-plugin 1.2 (platodef.detectors: broken = my_broken:Broken)" in table
 
 
 @pytest.mark.usefixtures("installed")
