@@ -146,8 +146,3 @@ def pixels_of(tuples: FeatureTuples) -> Tensor:
     if not isinstance(tuples, Samples) or tuples.images is None:
         raise NotApplicable("needs images")
     return tuples.images
-
-
-def in_blocks(answer: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return ``answer`` of blocks of images ``[N, 3, H, W]``, joined; for what is large per image."""
-    return torch.cat([answer(part) for part in torch.split(images, INTERNALS_BATCH)])

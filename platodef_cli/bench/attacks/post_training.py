@@ -17,6 +17,9 @@ Encode = Callable[[Tensor], Tensor]
 Losses = dict[str, Tensor]
 """Name -> weighted scalar term; the loss is their sum."""
 
+Objective = Callable[[Encode, Tensor, Tensor, int], Losses]
+"""Encoder in training, rows ``[B]``, seeds of their triggers ``[B]``, epoch -> terms."""
+
 LENGTH = 0.1
 """Weight of the term of :func:`distance` that holds the length of the features."""
 
@@ -75,7 +78,7 @@ def endless(count: int, batch_size: int, steps: int, generator: torch.Generator)
 def post_train(
     victim: Victim,
     data: PlantData,
-    losses: Callable[[Encode, Tensor, Tensor, int], Losses],
+    losses: Objective,
     *,
     budget: PlantingBudget,
     title: str,

@@ -269,7 +269,7 @@ class Kept:
     """In place of the planting loop: keeps the loss, trains nothing."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        for module in ("common_objective", "composites", "bad_encoder", "drupe", "clip_backdoor"):
+        for module in ("common_objective", "composites", "bad_encoder", "clip_backdoor"):
             monkeypatch.setattr(f"platodef_cli.bench.attacks.{module}.post_train", self)
 
     def __call__(self, victim, data, losses, *, budget, title, generator, progress):
