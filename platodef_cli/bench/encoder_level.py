@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.run import audit
+from platodef_cli.audit.verdict.battery import gap_of
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,
@@ -43,27 +45,22 @@ class EncoderCell(Record):
     costs: Costs | None = None
 
 
-def battery_score(probes: Sequence[ProbeRecord], policy: Mapping[str, object], detector: str) -> float:
+def battery_score(probes: Sequence[ProbeRecord], limits: Policy, detector: str) -> float:
     """Return how near the worst known trigger comes to all three limits of the battery; from 1 on it is over.
 
     The audit asks for a collapse, for a distance to controls and references, and for the lower end of the
     AUROC's interval at once, so the score of a trigger is the least of the three, each in units of its limit.
     """
-    limits = {name: float(str(policy[name])) for name in ("battery_collapse", "battery_gap", "auroc")}
-    benign = max((p.collapse.value or 0.0 for p in probes if p.kind == "control"), default=0.0)
     scores = [0.0]
     for probe in probes:
         if probe.kind != "trigger":
             continue
-        collapse = probe.collapse.value or 0.0
-        others = max([benign, *probe.control_collapse.values()])
-        metric = probe.auroc[detector]
-        low = metric.interval.low if metric.interval else 0.0
+        interval = probe.auroc[detector].interval
         scores.append(
             min(
-                collapse / limits["battery_collapse"],
-                (collapse - others) / limits["battery_gap"],
-                low / limits["auroc"],
+                (probe.collapse.value or 0.0) / limits.battery_collapse,
+                (gap_of(probe, probes).value or 0.0) / limits.battery_gap,
+                (interval.low if interval else 0.0) / limits.auroc,
             )
         )
     return max(scores)
@@ -134,7 +131,7 @@ def _audited(run: BenchmarkRun, card: ZooCard) -> AuditCell:
             )  # fmt: skip
         _keep(report, run.store.folder / REPORTS, card.name)
         search = search_score(report)
-        battery = battery_score(report.probes, report.policy, report.thresholds[-1].detector)
+        battery = battery_score(report.probes, asked.limits, report.thresholds[-1].detector)
         return AuditCell(
             verdict=report.verdict,
             exit_code=report.exit_code,

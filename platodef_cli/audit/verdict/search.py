@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
 from platodef_cli.errors import UsageError
 from platodef_cli.records import Finding, Interval, Reason, SearchRecord
 
@@ -74,31 +74,27 @@ def _judge(
         ("collapse", collapse, limit),
         ("collapse beyond the references", distance, policy.search_gap),
     )
-    answers = [measured.reaches(bound) for _, measured, bound in questions]
-    answer = all_of(answers)
-    if answer == "no":
+    comparison = compare(questions, sample)
+    if comparison.answer == "no":
         return None
-    undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
-    needed, advice = sample.more([(measured, bound) for _, measured, bound in undecided])
-    straddling = ", ".join(f"{name} {m.format()} straddles {bound:.2f}" for name, m, bound in undecided)
+    certain = comparison.answer == "yes"
     control = record.collapse - (distance.value or 0.0)
     score = score_of(record, searches, limits, policy)
-    verb = "found" if answer == "yes" else "may have found"
+    verb = "found" if certain else "may have found"
     return Reason(
         id=f"search-{record.kind}",
-        outcome="fail" if answer == "yes" else "inconclusive",
+        outcome="fail" if certain else "inconclusive",
         message=(
             f"a search {verb} a {record.kind} trigger of {record.budget} that collapses the "
             f"suspect's features to cosine {collapse.format()}; the same search reaches "
-            f"{control:.2f} at most on the references"
-            + ("" if answer == "yes" else f"; {straddling}{advice}")
+            f"{control:.2f} at most on the references" + ("" if certain else f"; {comparison.undecided}")
         ),
         metric="search score",
         value=score.value,
         limit=1.0,
         subject=record.budget,
         interval=score.interval,
-        needed=None if answer == "yes" else needed,
+        needed=comparison.needed,
     )
 
 
