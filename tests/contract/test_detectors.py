@@ -21,7 +21,7 @@ FEATURES_ONLY = tuple(
 
 
 @pytest.mark.parametrize("name", DETECTORS.names())
-def test_every_row_says_what_it_needs_promises_changes_and_for_whom_it_is(name: str) -> None:
+def test_every_row_says_what_it_needs_reaches_changes_and_for_whom_it_is(name: str) -> None:
     kind = DETECTORS.load(name)
     assert kind.name == name
     assert kind.needs
