@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.audit.verdict.intervals import Answer, Estimate, SampleSize, Scale, all_of
+from platodef_cli.audit.verdict.intervals import (
+    Answer,
+    Comparison,
+    Estimate,
+    SampleSize,
+    Scale,
+    all_of,
+    compare,
+)
 from platodef_cli.metrics.detection import auroc_metric, rate_metric
 from platodef_cli.records import Interval, Metric
 from platodef_cli.search.resampling import collapse_draws, interval_of
@@ -155,3 +163,15 @@ def test_numbers_of_images_are_told_in_all_and_rounded_up() -> None:
         "; no practical number of images would settle it",
     )
     assert SampleSize(3000, 400).more([(measured, 0.5001)])[0] is None
+
+
+def test_several_limits_are_compared_at_once() -> None:
+    sample = SampleSize(3000, 400)
+    high, low = Estimate(0.9), Estimate(0.1)
+    between = Estimate(0.5, Interval(low=0.4, high=0.6, level=0.95), 400, probed=True)
+    assert compare([("a", high, 0.5), ("b", high, 0.8)], sample) == Comparison("yes")
+    assert compare([("a", between, 0.55), ("b", low, 0.5)], sample) == Comparison("no")
+    unsure = compare([("a", high, 0.5), ("b", between, 0.55)], sample)
+    needed, advice = sample.more([(between, 0.55)])
+    assert unsure == Comparison("unsure", f"b 0.50 [0.40, 0.60] straddles 0.55{advice}", needed)
+    assert needed is not None
