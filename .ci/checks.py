@@ -15,6 +15,7 @@ REQUIRED = (
     rf"{DATA}/pretrained_heads/[^/]+/head\.safetensors",
     r"platodef_cli/report/templates/page\.css",
     *(rf"platodef_cli/report/templates/{name}\.html" for name in ("page", "pieces", "report")),
+    *(rf"platodef_cli/bench/templates/benchmark\.{kind}" for kind in ("css", "html")),
 )
 
 

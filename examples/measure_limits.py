@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from platodef_cli.bench.attacks.common_objective import plant_trigger
-from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim
+from platodef_cli.bench.attacks.interface import PlantData, PlantingBudget, Victim
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.open import open_source
@@ -63,7 +63,7 @@ def plant_into(folder: Path, name: str, pixels: Tensor, seed: int, epochs: int, 
         PlantData(pixels, pixels[:3]),
         TRIGGERS[name],
         seed=seed,
-        budget=Budget(len(pixels), epochs, trigger_steps=1, batch_size=128, lr=1e-3),
+        budget=PlantingBudget(len(pixels), epochs, trigger_steps=1, batch_size=128, lr=1e-3),
         progress=Lines(f"planting {name}"),
     )
     output.mkdir(parents=True)

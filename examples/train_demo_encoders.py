@@ -33,7 +33,7 @@ from lines import Lines  # noqa: E402
 from objectives import images_of_class, pixels_of, train  # noqa: E402
 
 from platodef_cli.bench.attacks.common_objective import plant_trigger  # noqa: E402
-from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim  # noqa: E402
+from platodef_cli.bench.attacks.interface import PlantData, PlantingBudget, Victim  # noqa: E402
 from platodef_cli.features.interface import Variant  # noqa: E402
 from platodef_cli.images.shapes import CLASSES  # noqa: E402
 from platodef_cli.progress import Progress  # noqa: E402
@@ -136,7 +136,9 @@ def make_backdoored(name: str, output: Path, seed: int, smoke: bool, progress: P
         PlantData(pixels, images_of_class(TARGET + seed, CLASSES.index(attack.target), 3)),
         attack.trigger,
         seed=seed,
-        budget=Budget(len(pixels), epochs=1 if smoke else 8, trigger_steps=1, batch_size=128, lr=1e-3),
+        budget=PlantingBudget(
+            len(pixels), epochs=1 if smoke else 8, trigger_steps=1, batch_size=128, lr=1e-3
+        ),
         progress=progress,
     )
     save(planted, RECIPES["clean"], output / name)

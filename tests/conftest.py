@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 if TYPE_CHECKING:
     from platodef_cli.heads.heads import Heads
-    from tests.gaussian_world import GaussianWorld
+    from tests.gaussian_tuples import GaussianTuples
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -46,16 +46,16 @@ def check_golden() -> Callable[[str, str], None]:
 
 
 @pytest.fixture(scope="session")
-def world() -> "GaussianWorld":
+def gaussian() -> "GaussianTuples":
     """Jointly Gaussian features with mutual information 8.1 nats."""
-    from tests.gaussian_world import GaussianWorld
+    from tests.gaussian_tuples import GaussianTuples
 
-    return GaussianWorld(0.932)
+    return GaussianTuples(0.932)
 
 
 @pytest.fixture(scope="session")
-def small_heads(world: "GaussianWorld") -> "Heads":
-    """Heads fitted on 1 500 tuples of ``world`` with a very small backbone."""
+def small_heads(gaussian: "GaussianTuples") -> "Heads":
+    """Heads fitted on 1 500 tuples of ``gaussian`` with a very small backbone."""
     from platodef_cli.heads.backbone import BackboneConfig
     from platodef_cli.heads.fit import FitConfig, fit_heads
     from platodef_cli.heads.mismatch import MismatchConfig
@@ -68,7 +68,7 @@ def small_heads(world: "GaussianWorld") -> "Heads":
         denoiser=TrainConfig(epochs=2, batch_size=128),
         lift_features=0,
     )
-    return fit_heads(world.sample(1500, seed=1), config)
+    return fit_heads(gaussian.sample(1500, seed=1), config)
 
 
 @pytest.fixture

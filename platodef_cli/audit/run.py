@@ -19,7 +19,7 @@ from platodef_cli.audit.steps.prepare import prepare
 from platodef_cli.audit.steps.search import run_search, search_records
 from platodef_cli.audit.verdict import Gate, Measurements, judge
 from platodef_cli.audit.verdict.indicators import judge_indicators
-from platodef_cli.audit.verdict.intervals import Sample
+from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.plugins import Plugin, recording
 from platodef_cli.progress import SILENT, Progress
@@ -73,7 +73,7 @@ def audit(
                 searches,
                 config.limits,
                 deciding=state.defences.deciding,
-                sample=Sample(len(inputs.images.refs), config.probe_images),
+                sample=SampleSize(len(inputs.images.refs), config.probe_images),
             )
             found = try_found(state, results[state.features.suspect], indicators)
         with recorder.timed("measure"):

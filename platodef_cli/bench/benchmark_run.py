@@ -232,7 +232,7 @@ class BenchmarkRun:
         by_prompts = card.backdoor is not None and card.backdoor.attack_kind == "image-text"
         return {
             **({"classifier": "prompts", "classes": list(images.classes)} if by_prompts else {}),
-            "libraries": library_versions(),
+            "libraries": versions_of_libraries(),
             "code": {"heads": HEADS_VERSION, "features": FEATURE_VERSION},
             "encoders": dict(self.feature_store.identity([suspect, *references])),
             "trigger": [file.sha256 for file in card.files if file.path.startswith(f"{TRIGGER}/")],
@@ -243,6 +243,6 @@ class BenchmarkRun:
         }
 
 
-def library_versions() -> dict[str, str]:
+def versions_of_libraries() -> dict[str, str]:
     """Return name -> version of the libraries whose numbers go into the tables."""
     return {name: version(name) for name in LIBRARIES}

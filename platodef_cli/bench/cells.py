@@ -35,13 +35,11 @@ class CellStore:
     Attributes:
         folder: The folder.
         seconds: Computing time of all cells that were asked for, those of earlier runs included.
-        computed: Cells computed by this run.
-        reused: Cells that an earlier run had stored.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False):
         self.folder, self._fresh = folder, fresh
-        self.seconds, self.computed, self.reused = 0.0, 0, 0
+        self.seconds = 0.0
 
     def get(self, name: str, key: dict[str, object], kind: type[R], compute: Callable[[], R]) -> R:
         """Return the stored result of a cell, or compute and store it.
@@ -57,13 +55,11 @@ class CellStore:
         path = self.folder / f"{name}-{digest}.json"
         kept = None if self._fresh else _read(path, kind)
         if kept is not None:
-            self.reused += 1
             self.seconds += kept[1]
             return kept[0]
         started = time.perf_counter()
         result = compute()
         seconds = time.perf_counter() - started
-        self.computed += 1
         self.seconds += seconds
         self.folder.mkdir(parents=True, exist_ok=True)
         stored = Stored(key=key, seconds=round(seconds, 3), result=result.model_dump(mode="json"))

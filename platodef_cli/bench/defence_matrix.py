@@ -7,7 +7,7 @@ import torch
 
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
 from platodef_cli.bench.defending import NONE, inapplicable, published_key
-from platodef_cli.bench.encoder_level import AuditedEncoder, examined
+from platodef_cli.bench.encoder_level import EncoderCell, examined
 from platodef_cli.bench.evaluation import Costs, Defended, Method
 from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Unit, Value
 from platodef_cli.bench.statistics import of_metric
@@ -23,7 +23,7 @@ _CAPTION = (
     "what features and images take already), the worst of all encoders; heads are shared and not counted."
 )
 
-_Examined = dict[tuple[str, Mode], dict[str, AuditedEncoder]]  # detector and mode -> encoder -> result
+_Examined = dict[tuple[str, Mode], dict[str, EncoderCell]]  # detector and mode -> encoder -> result
 
 
 def fill(run: BenchmarkRun) -> BenchmarkTable:
@@ -212,7 +212,7 @@ def _cost_columns(seconds: str) -> Iterator[ResultColumn]:
         yield ResultColumn(key=key, group="cost", label=labels[key], unit=unit)
 
 
-def _worst(methods: Iterable[Method | AuditedEncoder]) -> dict[str, Value]:
+def _worst(methods: Iterable[Method | EncoderCell]) -> dict[str, Value]:
     """Return the largest costs; none where the method applies to no encoder."""
     costs: list[Costs] = [method.costs for method in methods if method.costs is not None]
     return {key: Value(value=max(getattr(cost, key) for cost in costs)) for key in _COSTS if costs}

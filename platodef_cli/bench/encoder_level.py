@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.run import audit
+from platodef_cli.audit.verdict.battery import gap_of
 from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable
 from platodef_cli.bench.encoder_tables import (
     STATISTIC,
-    Audited,
+    AuditCell,
     every_grid,
     goals_of,
     groups_grid,
@@ -35,7 +37,7 @@ REPORTS = "reports"  # sub-folder of the cells
 EXAMINED = 256  # images that encoder-level detectors of others look at
 
 
-class AuditedEncoder(Record):
+class EncoderCell(Record):
     """The statistic of an encoder-level detector of others."""
 
     value: float | None
@@ -43,27 +45,22 @@ class AuditedEncoder(Record):
     costs: Costs | None = None
 
 
-def battery_score(probes: Sequence[ProbeRecord], policy: Mapping[str, object], detector: str) -> float:
+def battery_score(probes: Sequence[ProbeRecord], limits: Policy, detector: str) -> float:
     """Return how near the worst known trigger comes to all three limits of the battery; from 1 on it is over.
 
     The audit asks for a collapse, for a distance to controls and references, and for the lower end of the
     AUROC's interval at once, so the score of a trigger is the least of the three, each in units of its limit.
     """
-    limits = {name: float(str(policy[name])) for name in ("battery_collapse", "battery_gap", "auroc")}
-    benign = max((p.collapse.value or 0.0 for p in probes if p.kind == "control"), default=0.0)
     scores = [0.0]
     for probe in probes:
         if probe.kind != "trigger":
             continue
-        collapse = probe.collapse.value or 0.0
-        others = max([benign, *probe.control_collapse.values()])
-        metric = probe.auroc[detector]
-        low = metric.interval.low if metric.interval else 0.0
+        interval = probe.auroc[detector].interval
         scores.append(
             min(
-                collapse / limits["battery_collapse"],
-                (collapse - others) / limits["battery_gap"],
-                low / limits["auroc"],
+                (probe.collapse.value or 0.0) / limits.battery_collapse,
+                (gap_of(probe, probes).value or 0.0) / limits.battery_gap,
+                (interval.low if interval else 0.0) / limits.auroc,
             )
         )
     return max(scores)
@@ -79,7 +76,7 @@ def fill(run: BenchmarkRun) -> BenchmarkTable:
     cards = run.matching(list(run.feature_store.zoo.cards.values()))
     if not cards:
         raise InconclusiveError("no encoder of this zoo is finished (or matches --only)")
-    verdicts: dict[str, Audited] = {}
+    verdicts: dict[str, AuditCell] = {}
     with run.progress.step("auditing encoders", len(cards)) as task:
         for card in cards:
             verdicts[card.name] = _audited(run, card)
@@ -110,7 +107,7 @@ def _detectors(run: BenchmarkRun) -> list[str]:
     return [name for name in ENCODER_DETECTORS.names() if name not in run.config.skip]
 
 
-def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
+def _audited(run: BenchmarkRun, card: ZooCard) -> AuditCell:
     feature_store, config = run.feature_store, run.config
     references = [one.name for one in run.references if one.name != card.name]
     seed = config.seeds[0]
@@ -124,18 +121,18 @@ def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
         probe_images=100 if config.quick else 400,
     )
 
-    def compute() -> Audited:
+    def compute() -> AuditCell:
         try:
             report = audit(asked, progress=run.progress)
         except InconclusiveError as error:
-            return Audited(
+            return AuditCell(
                 verdict="inconclusive", exit_code=4, statistic=None, search=None, battery=None,
                 reasons=(str(error),), seconds=None,
             )  # fmt: skip
         _keep(report, run.store.folder / REPORTS, card.name)
         search = search_score(report)
-        battery = battery_score(report.probes, report.policy, report.thresholds[-1].detector)
-        return Audited(
+        battery = battery_score(report.probes, asked.limits, report.thresholds[-1].detector)
+        return AuditCell(
             verdict=report.verdict,
             exit_code=report.exit_code,
             statistic=max(search, battery),
@@ -155,7 +152,7 @@ def _audited(run: BenchmarkRun, card: ZooCard) -> Audited:
         "policy": asked.limits.to_json(),
         "search": SEARCH_VERSION,
     }
-    return run.store.get(f"audit-{card.name}", key, Audited, compute)
+    return run.store.get(f"audit-{card.name}", key, AuditCell, compute)
 
 
 def _keep(report: AuditReport, folder: Path, name: str) -> None:
@@ -201,7 +198,7 @@ def examined(
     *,
     mode: Mode = "default",
     more: Mapping[str, object] | None = None,
-) -> AuditedEncoder:
+) -> EncoderCell:
     """Return the statistic of an encoder-level detector on one encoder, from the store or computed.
 
     Args:
@@ -214,17 +211,17 @@ def examined(
     feature_store, seed = run.feature_store, run.config.seeds[0]
     rows = list(feature_store.images.roles(seed).fit)[:EXAMINED]
 
-    def compute() -> AuditedEncoder:
+    def compute() -> EncoderCell:
         made = make_encoder_detector(detector, mode=mode, seed=seed, progress=run.progress)
         access = EncoderAccess(feature_store.encoder(card.name))
         try:
             with measure_cost() as cost:
                 value = made.examine(access, feature_store.images.pixels[rows]).value
         except NotApplicable as error:
-            return AuditedEncoder(value=None, note=str(error))
-        return AuditedEncoder(value=value, costs=Costs.of(Cost(), cost))
+            return EncoderCell(value=None, note=str(error))
+        return EncoderCell(value=value, costs=Costs.of(Cost(), cost))
 
     key = {**run.key(card.name, [], seed), "detector": detector, "n": len(rows), **(more or {})}
     if mode != "default":
         key["mode"] = mode
-    return run.store.get(f"{detector}-{card.name}", key, AuditedEncoder, compute)
+    return run.store.get(f"{detector}-{card.name}", key, EncoderCell, compute)

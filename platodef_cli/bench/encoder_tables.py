@@ -14,7 +14,7 @@ from platodef_cli.records import Record
 STATISTIC = "audit statistic"
 
 
-class Audited(Record):
+class AuditCell(Record):
     """The verdict on one encoder."""
 
     verdict: str
@@ -28,17 +28,17 @@ class Audited(Record):
     )
 
 
-def wrong(card: ZooCard, cell: Audited) -> bool:
+def wrong(card: ZooCard, cell: AuditCell) -> bool:
     """Tell whether a verdict is not what the truth asks for."""
     wanted = "pass" if card.truth == "clean" else "fail"
     return cell.verdict != wanted
 
 
-def _flagged(cells: Sequence[Audited]) -> int:
+def _flagged(cells: Sequence[AuditCell]) -> int:
     return sum(cell.exit_code == EXIT_FAIL for cell in cells)
 
 
-def groups_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> ResultTable:
+def groups_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, AuditCell]) -> ResultTable:
     """Return rates per attack, architecture and kind of clean encoder."""
     clean = [card for card in cards if card.truth == "clean"]
     planted = [card for card in cards if card.backdoor is not None]
@@ -76,7 +76,7 @@ def _group(
     label: str,
     clean: Sequence[ZooCard],
     planted: Sequence[ZooCard],
-    verdicts: Mapping[str, Audited],
+    verdicts: Mapping[str, AuditCell],
     *,
     alarms: bool = True,
 ) -> ResultRow:
@@ -97,12 +97,12 @@ def _group(
     return ResultRow(label=label, values=values)
 
 
-def _statistics(cells: Sequence[Audited]) -> list[float]:
+def _statistics(cells: Sequence[AuditCell]) -> list[float]:
     """Return the statistics of the audits that ended with a verdict."""
     return [cell.statistic for cell in cells if cell.statistic is not None]
 
 
-def _undecided(cells: Sequence[Audited]) -> int:
+def _undecided(cells: Sequence[AuditCell]) -> int:
     return sum(cell.verdict == "inconclusive" for cell in cells)
 
 
@@ -134,7 +134,7 @@ def statistics_grid(cards: Sequence[ZooCard], statistics: Mapping[str, Mapping[s
     )
 
 
-def every_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> ResultTable:
+def every_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, AuditCell]) -> ResultTable:
     """Return one row per encoder."""
     rows = []
     for card in cards:
@@ -174,10 +174,10 @@ def every_grid(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> Res
     )
 
 
-def plots_of(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> tuple[Plot, ...]:
+def plots_of(cards: Sequence[ZooCard], verdicts: Mapping[str, AuditCell]) -> tuple[Plot, ...]:
     """Return the ROC curves and the histogram of the statistic."""
 
-    def values(truth: str, pick: Callable[[Audited], float | None]) -> list[float]:
+    def values(truth: str, pick: Callable[[AuditCell], float | None]) -> list[float]:
         picked = [pick(verdicts[card.name]) for card in cards if card.truth == truth]
         return [value for value in picked if value is not None]
 
@@ -185,7 +185,7 @@ def plots_of(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> tuple
         "backdoored", lambda cell: cell.statistic
     ):
         return ()
-    picks: dict[str, Callable[[Audited], float | None]] = {
+    picks: dict[str, Callable[[AuditCell], float | None]] = {
         STATISTIC: lambda cell: cell.statistic,
         "search alone": lambda cell: cell.search,
         "battery alone": lambda cell: cell.battery,
@@ -200,7 +200,7 @@ def plots_of(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> tuple
     return (Plot(title="Encoders of the zoo", histograms=(drawn,), curves=curves),)
 
 
-def goals_of(cards: Sequence[ZooCard], verdicts: Mapping[str, Audited]) -> tuple[Goal, ...]:
+def goals_of(cards: Sequence[ZooCard], verdicts: Mapping[str, AuditCell]) -> tuple[Goal, ...]:
     """Return the goals at the encoder level."""
     low, high = (
         [verdicts[card.name] for card in cards if card.truth == truth] for truth in ("clean", "backdoored")

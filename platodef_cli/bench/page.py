@@ -9,19 +9,14 @@ from platodef_cli.report import blocks, page, plots
 from platodef_cli.report.numbers import number
 from platodef_cli.report.page import Html, join
 
-_STYLE = """
-.grid th[scope=colgroup]{text-align:left;border-left:1px solid var(--line)}
-.grid th[scope=row]{position:sticky;left:0;background:var(--bg);min-width:7rem}
-.interval{display:block;font-size:.75em;font-weight:400;color:var(--muted)}
-.average td,.average th{font-weight:600}
-.paper td,.paper th{color:var(--muted);font-style:italic}
-"""
+_FILE = "benchmark.html"
+_TEMPLATES = page.Templates("platodef_cli.bench")
 
 
 def to_html(result: BenchResult) -> str:
     """Return the page: self-contained, without scripts, light and dark."""
-    header = Html(f"<h1>{page.escape(result.title)}</h1>\n")
-    header = Html(header + page.facts(blocks.KeyValueTable(tuple(facts(result)))))
+    made_by = page.facts(blocks.KeyValueTable(tuple(facts(result))))
+    header = _TEMPLATES.piece(_FILE, "header", result.title, made_by)
     sections: list[tuple[str, str, Html, str]] = []
     if result.goals:
         columns = (
@@ -47,8 +42,9 @@ def to_html(result: BenchResult) -> str:
         page.section(title, content, identity=identity, note=note)
         for identity, title, content, note in sections
     ]
-    footer = Html(f"<p>platodef {page.escape(result.tool_version)}</p>")
-    return page.document(result.title, header, join(body), footer, _STYLE)
+    footer = _TEMPLATES.piece(_FILE, "footer", result.tool_version)
+    style = _TEMPLATES.fill("benchmark.css")
+    return page.document(result.title, header, join(body), footer, style)
 
 
 def _table(grid: ResultTable, columns: Sequence[ResultColumn]) -> Html:
@@ -57,32 +53,11 @@ def _table(grid: ResultTable, columns: Sequence[ResultColumn]) -> Html:
         (name, len(list(members))) for name, members in groupby(columns, key=lambda column: column.group)
     ]
     named = any(column.label != column.group for column in columns)
-    above = "".join(
-        f'<th scope="colgroup" colspan="{count}">{page.escape(name)}</th>' for name, count in groups
-    )
-    below = "".join(
-        f'<th scope="col" class="{_kind(column)}">{page.escape(column.label)}</th>' for column in columns
-    )
-    rows = []
-    for row in grid.rows:
-        cells = []
-        for column in columns:
-            text, interval = cell_parts(row.values.get(column.key), column)
-            small = f'<span class="interval">{page.escape(interval)}</span>' if interval else ""
-            cells.append(f'<td class="{_kind(column)}">{page.escape(text)}{small}</td>')
-        label = f'<th scope="row">{page.escape(row.label)}</th>'
-        rows.append(f'<tr class="{row.kind}">{label}{"".join(cells)}</tr>')
-    body = "\n".join(rows)
-    first = f'<tr><th scope="col"></th>{above}</tr>' if named else ""
-    return Html(
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{page.escape(grid.title, 200)}">\n'
-        f'<table class="grid">\n<thead>{first}<tr><th scope="col"></th>{below}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
-
-
-def _kind(column: ResultColumn) -> str:
-    return "text" if column.unit == "text" else "number"
+    rows = [
+        (row.kind, row.label, [cell_parts(row.values.get(column.key), column) for column in columns])
+        for row in grid.rows
+    ]
+    return _TEMPLATES.piece(_FILE, "table", grid.title, groups if named else (), columns, rows)
 
 
 def _plots(plot: Plot, name: str) -> Html:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from platodef_cli.bench import TABLES
-from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable, library_versions
+from platodef_cli.bench.benchmark_run import BenchmarkRun, BenchmarkTable, versions_of_libraries
 from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.config import BenchConfig
 from platodef_cli.bench.feature_store import FeatureStore, open_benchmark_images, public_uri
@@ -58,7 +58,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         images=public_uri(benchmark_images.uri),
         seeds=config.seeds,
         configuration={**config.to_json(), **table.configuration},
-        libraries={"python": platform.python_version(), **library_versions()},
+        libraries={"python": platform.python_version(), **versions_of_libraries()},
         device=f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
         encoders={name: _weights(feature_store, name) for name in sorted(feature_store.used)},
         grids=table.grids,

@@ -9,6 +9,7 @@ from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Val
 from platodef_cli.bench.statistics import joined, means_over
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.defences import make_purifier
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.records import Record
 
 SOLVERS = ("heun", "euler", "dpmpp", "langevin")
@@ -67,7 +68,7 @@ def _solver_cell(run: BenchmarkRun, card: ZooCard, seed: int) -> SolverCell:
         plans = [(name, 0) for name in DIRECT] + [(name, count) for name in SOLVERS for count in steps]
         with run.progress.step(f"solving for {card.name}", len(plans)) as task:
             for name, count in plans:
-                purifier = make_purifier(name, heads, **({"steps": count} if count else {}))  # type: ignore[arg-type]
+                purifier = make_purifier(name, heads, PurifyOptions(steps=count) if count else None)
                 started = time.process_time()
                 clean, changed = cleaned(purifier, evaluation, seed)
                 seconds = time.process_time() - started

@@ -15,6 +15,7 @@ from platodef_cli.cli import bench_run, bench_trigger, bench_zoo, cache, heads, 
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
 from platodef_cli.cli.command import register
+from platodef_cli.cli.defences import defences
 from platodef_cli.cli.doctor import doctor
 from platodef_cli.cli.extract import extract
 from platodef_cli.cli.fit import fit
@@ -108,6 +109,7 @@ register(app, "fit", fit, panel=_STEPS)
 register(app, "score", score, panel=_STEPS)
 register(app, "purify", purify, panel=_STEPS)
 register(app, "align", align, panel=_STEPS)
+register(app, "defences", defences, panel=_STEPS)
 register(app, "report", report, panel=_REPORTS)
 register(app, "schema", schema, panel=_REPORTS)
 app.add_typer(_policy, name="policy", rich_help_panel=_AUDIT)

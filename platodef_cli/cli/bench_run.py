@@ -19,6 +19,17 @@ if TYPE_CHECKING:
     from platodef_cli.bench.config import BenchConfig
     from platodef_cli.bench.results import BenchResult
 
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FORMAT[=PATH]",
+        help=f"{', '.join(FORMATS.names())}; repeat it. Default: markdown to stdout.",
+        rich_help_panel=options.RESULT,
+    ),
+]
+
 
 def run(
     session: Session,
@@ -79,16 +90,7 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute finished cells again.", rich_help_panel=options.RUN)
     ] = False,
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FORMAT[=PATH]",
-            help=f"{', '.join(FORMATS.names())}; repeat it. Default: markdown to stdout.",
-            rich_help_panel=options.RESULT,
-        ),
-    ] = None,
+    output: Outputs = None,
     offline: options.Offline = False,
 ) -> None:
     """Fill one of the benchmark's tables on a zoo.
@@ -137,15 +139,7 @@ def run(
 def show(
     session: Session,
     result: Annotated[Path, typer.Argument(metavar="RESULT.json", help="What `platodef bench run` wrote.")],
-    output: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FORMAT[=PATH]",
-            help=f"{', '.join(FORMATS.names())}; repeat it. Default: markdown to stdout.",
-        ),
-    ] = None,
+    output: Outputs = None,
 ) -> None:
     """Show a stored result of the benchmark again, in any format."""
     from pydantic import ValidationError

@@ -74,11 +74,13 @@ def purify(
     import torch
 
     from platodef_cli.defences import make_purifier, purify_flagged
+    from platodef_cli.defences.interface import PurifyOptions
     from platodef_cli.features.shard import canonical_json
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)
     heads = load_matching(folder, device, (tuples, features), (clean, calibrate))
-    purifier = make_purifier(method, heads, steps=steps, samples=samples, guidance=guidance, start=start)
+    chosen = PurifyOptions(steps, samples, guidance, start)
+    purifier = make_purifier(method, heads, chosen)
     with session.progress.step(f"purifying {len(tuples)} rows"):
         if everything:
             flagged = torch.ones(len(tuples), dtype=torch.bool)

@@ -4,7 +4,7 @@ One file per method holds its network or statistics, its detector and its purifi
 something is more suspicious; what a method cannot look at is ``NotApplicable``, never a made-up score.
 """
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from platodef_cli.errors import UsageError
 from platodef_cli.plugins import blaming
@@ -13,7 +13,13 @@ from platodef_cli.registry import Registry
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from platodef_cli.defences.interface import Detector, EncoderDetector, Mode, Purifier
+    from platodef_cli.defences.interface import (
+        Detector,
+        EncoderDetector,
+        Mode,
+        Purifier,
+        PurifyOptions,
+    )
     from platodef_cli.features.access import ModelAccess
     from platodef_cli.features.interface import FeatureTuples
     from platodef_cli.heads.heads import Heads
@@ -102,8 +108,6 @@ PURIFIERS = Registry(
 DEFAULT_DETECTOR = "platonic"
 DEFAULT_PURIFIER = "mean"
 
-Start = Literal["noise", "source"]
-
 
 def make_detector(
     name: str,
@@ -181,14 +185,8 @@ def make_encoder_detector(
 def make_purifier(
     name: str,
     heads: "Heads",
+    options: "PurifyOptions | None" = None,
     *,
-    steps: int = 20,
-    samples: int = 8,
-    guidance: float = 1.0,
-    start: Start = "noise",
-    sigma_start: float | None = None,
-    rate: float = 0.05,
-    operator: str = "pool",
     clean: "FeatureTuples | None" = None,
     model: "ModelAccess | None" = None,
     seed: int = 0,
@@ -200,14 +198,7 @@ def make_purifier(
     Args:
         name: A row of :data:`PURIFIERS`.
         heads: Fitted heads.
-        steps: Noise levels of a sampler.
-        samples: Samples that ``average`` averages.
-        guidance: Classifier-free guidance scale w; 1 is off.
-        start: ``noise`` regenerates the feature from the references alone; ``source`` adds noise to
-            the observed feature first and so keeps part of an attack.
-        sigma_start: Noise level that a sampler starts from; None is the head's largest.
-        rate: Learning rate of ``dede``.
-        operator: What ``zip`` keeps of the image: ``pool`` or ``grey``.
+        options: Steps, guidance and the like; None takes their defaults.
         clean: Clean samples with images (``Samples``), for purifiers that look at images or internals.
         model: The suspect, for those purifiers.
         seed: Seed of what those purifiers fit.
@@ -217,15 +208,14 @@ def make_purifier(
     Raises:
         UnknownNameError: No such purifier; the message lists the choices.
         NotApplicable: What is given does not hold what the purifier needs.
-        UsageError: An option is out of range.
+        UsageError: The purifier cannot work with one of the options.
     """
     kind: Any = PURIFIERS.load(name)
     from platodef_cli.defences.interface import PurifierInputs, PurifyOptions, require_images
     from platodef_cli.features.access import Access, check_access, granted_by
     from platodef_cli.progress import SILENT
 
-    options = PurifyOptions(steps, samples, guidance, start, sigma_start, rate, operator)
-    arguments: tuple[Any, ...] = (heads, options)
+    arguments: tuple[Any, ...] = (heads, options or PurifyOptions())
     if Access.images in kind.needs:
         bank, suspect = require_images(kind, clean, model)
         arguments += (PurifierInputs(bank, suspect, seed, diffusion, progress or SILENT),)

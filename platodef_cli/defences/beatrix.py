@@ -8,7 +8,7 @@ from torch import Tensor
 
 from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, require_images
 from platodef_cli.errors import NotApplicable, UsageError
-from platodef_cli.features.access import Access, images_of
+from platodef_cli.features.access import Access, pixels_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
@@ -72,7 +72,7 @@ class BeatrixDetector:
             raise UsageError(f"the beatrix detector needs a bank of at least {MIN_PER_CLASS} clean samples")
         self._heads, self._seed = heads, setup.seed
         published = setup.mode == "published"
-        images = images_of(bank)
+        images = pixels_of(bank)
         rows = heads.standardise_source(bank)
         count = max(1, min(MAX_CLASSES, len(rows) // (2 * MIN_PER_CLASS)))
         means = KMeans(count, n_init=4, random_state=setup.seed).fit(rows.double().numpy())
@@ -87,7 +87,7 @@ class BeatrixDetector:
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        images = images_of(tuples)
+        images = pixels_of(tuples)
         groups = torch.cdist(self._heads.standardise_source(tuples), self._centres).argmin(dim=1)
         scores = [torch.zeros(0, dtype=torch.float64)]
         for start in range(0, len(images), BLOCK):

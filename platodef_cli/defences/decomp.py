@@ -20,7 +20,7 @@ from platodef_cli.defences.interface import (
     require_images,
 )
 from platodef_cli.errors import UsageError
-from platodef_cli.features.access import INTERNALS_BATCH, Access, ModelAccess, images_of
+from platodef_cli.features.access import INTERNALS_BATCH, Access, ModelAccess, pixels_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 
@@ -144,11 +144,11 @@ class DecompDetector:
         bank, model = require_images(type(self), clean, setup.model)
         self._published = setup.mode == "published"
         limit = PUBLISHED_LIMIT if self._published else None
-        self._prototypes = HeadPrototypes.fit(model, images_of(bank), limit=limit)
+        self._prototypes = HeadPrototypes.fit(model, pixels_of(bank), limit=limit)
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        examination = self._prototypes.examine(images_of(tuples))
+        examination = self._prototypes.examine(pixels_of(tuples))
         count = examination.infected.double()
         # a sigmoid stays between 0 and 1, so it never outweighs a head
         return count if self._published else count + torch.sigmoid(examination.margins.double().mean(dim=1))
@@ -172,11 +172,12 @@ class DecompPurifier:
     description = (
         "Repairs infected heads of a ViT's last block: cannot undo what earlier blocks or MLPs carry."
     )
+    use_when = "You have no reference encoder, but clean images, and the suspect is a Vision Transformer."
     evaluations = 1
 
     def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
-        self._prototypes = HeadPrototypes.fit(inputs.model, images_of(inputs.clean))
+        self._prototypes = HeadPrototypes.fit(inputs.model, pixels_of(inputs.clean))
 
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return repaired source features ``[N, D_s]`` float32; nothing is random."""
-        return self._prototypes.examine(images_of(tuples)).repaired
+        return self._prototypes.examine(pixels_of(tuples)).repaired

@@ -25,7 +25,7 @@ from platodef_cli.defences.interface import (
     require_images,
 )
 from platodef_cli.errors import UsageError
-from platodef_cli.features.access import Access, images_of
+from platodef_cli.features.access import Access, pixels_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.progress import SILENT, Progress
@@ -200,8 +200,7 @@ class DedeDetector:
     Args:
         heads: Fitted heads, for the standardisation.
         clean: Clean samples with images, which the decoder is trained on.
-        setup: The seed; ``published`` draws one mask per image, in the order of the batch, and puts the
-            threshold at the median of what is scored.
+        setup: The seed; ``published`` draws one mask per image, in the order of the batch.
 
     Raises:
         NotApplicable: There are no images.
@@ -213,19 +212,19 @@ class DedeDetector:
     bank = MIN_IMAGES
     description = "Error of the image drawn from the feature: weak where features say little about pixels."
     use_when = "You compare with DeDe; it sees less than the detectors that use references."
-    published = "one random mask per image instead of four fixed ones, threshold at the test set's median"
+    published = "one random mask per image instead of four fixed ones"
     expected_auroc = ExpectedAuroc("white square", 0.80)
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         bank, _ = require_images(type(self), clean, setup.model)
         self._heads, self._published, self._seed = heads, setup.mode == "published", setup.seed
         self._decoder = fit_masked_decoder(
-            heads.standardise_source(bank), images_of(bank), seed=setup.seed, progress=setup.progress
+            heads.standardise_source(bank), pixels_of(bank), seed=setup.seed, progress=setup.progress
         )
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        images, decoder = images_of(tuples), self._decoder
+        images, decoder = pixels_of(tuples), self._decoder
         generator = torch.Generator().manual_seed(self._seed)
         share, count = decoder.config.test_mask, decoder.config.masks
         if self._published:
@@ -233,10 +232,6 @@ class DedeDetector:
         else:
             masks = [decoder.mask(share, generator) for _ in range(count)]
         return decoder.score(self._heads.standardise_source(tuples), images, masks)
-
-    def published_threshold(self, scores: Tensor) -> float | None:
-        """Return the original's threshold, the median of the scored batch; None in default mode."""
-        return float(scores.median()) if self._published and len(scores) else None
 
 
 class DedePurifier:
@@ -256,12 +251,13 @@ class DedePurifier:
     description = (
         "Fits the feature to the image through a decoder: lowers ASR, but cannot find the true class."
     )
+    use_when = "You compare with DeDe; it repairs less than the purifiers that use references."
 
     def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
         self._heads, self._options = heads, options
         self._decoder = fit_masked_decoder(
             heads.standardise_source(inputs.clean),
-            images_of(inputs.clean),
+            pixels_of(inputs.clean),
             seed=inputs.seed,
             progress=inputs.progress,
         )
@@ -273,7 +269,7 @@ class DedePurifier:
 
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return optimised source features ``[N, D_s]`` float32, de-standardised."""
-        decoder, images = self._decoder, images_of(tuples)
+        decoder, images = self._decoder, pixels_of(tuples)
         share = decoder.config.test_mask
         masks = [decoder.mask(share, generator) for _ in range(self._options.steps)]
         standard = self._heads.standardise_source(tuples)

@@ -5,13 +5,13 @@ conditional mean (``mean`` by the denoiser, ``gaussian`` and ``ridge`` in closed
 from the conditional diffusion of the denoiser, one row per sampler (:mod:`platodef_cli.defences.samplers`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import PurifyOptions, from_row
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.defences.samplers import SAMPLERS, DenoiseFunction, Sampler, karras_sigmas
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
@@ -64,6 +64,7 @@ class MeanPurifier:
     description = (
         "Conditional mean of the denoiser: regenerates the feature, loses what references do not know."
     )
+    use_when = "The default: you have at least one reference encoder and no reason for another purifier."
     evaluations = 1
 
     def __init__(self, heads: Heads, options: PurifyOptions):
@@ -86,53 +87,60 @@ class MeanPurifier:
         return heads.source_standardiser.invert(torch.cat(means) if means else source)
 
 
-class GaussianPurifier:
-    """The closed form's conditional mean: ridge on random ReLU features of the references.
+def _gaussian(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return ridge on random ReLU features of the references, standardised ``[N, D_s]``."""
+    return gaussian_mean(heads, tuples)[1].cpu()
+
+
+def _ridge(heads: Heads, tuples: FeatureTuples) -> Tensor:
+    """Return the posterior mean of jointly Gaussian features, standardised ``[N, D_s]``."""
+    _, references = heads.standardise(tuples)
+    return heads.ridge.posterior().mean(torch.cat(references, dim=1))
+
+
+MEANS: Mapping[str, Callable[[Heads, FeatureTuples], Tensor]] = {"gaussian": _gaussian, "ridge": _ridge}
+
+
+class ClosedFormPurifier:
+    """One of :data:`MEANS` as a purifier; the two classes below are its rows.
 
     Args:
         heads: Fitted heads.
         options: None of them applies.
     """
+
+    name: ClassVar[str]
+    needs = frozenset({Access.features, Access.references})
+    description: ClassVar[str]
+    use_when: ClassVar[str]
+    evaluations = 0
+
+    def __init__(self, heads: Heads, options: PurifyOptions):
+        self._heads = heads
+
+    def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
+        """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
+        return self._heads.source_standardiser.invert(MEANS[self.name](self._heads, tuples))
+
+
+class GaussianPurifier(ClosedFormPurifier):
+    """The closed form's conditional mean: ridge on random ReLU features of the references."""
 
     name = "gaussian"
-    needs = frozenset({Access.features, Access.references})
     description = "Closed-form conditional mean: regenerates the feature, loses what references do not know."
-    evaluations = 0
-
-    def __init__(self, heads: Heads, options: PurifyOptions):
-        self._heads = heads
-
-    def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
-        """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
-        _, mean = gaussian_mean(self._heads, tuples)
-        return self._heads.source_standardiser.invert(mean.cpu())
+    use_when = "You have references and want a purifier without a trained network, exact and fast."
 
 
-class RidgePurifier:
-    """The ridge prediction, which is the posterior mean of jointly Gaussian features.
-
-    Args:
-        heads: Fitted heads.
-        options: None of them applies.
-    """
+class RidgePurifier(ClosedFormPurifier):
+    """The ridge prediction, which is the posterior mean of jointly Gaussian features."""
 
     name = "ridge"
-    needs = frozenset({Access.features, Access.references})
     description = "Ridge prediction: regenerates the feature, loses what references do not know."
-    evaluations = 0
-
-    def __init__(self, heads: Heads, options: PurifyOptions):
-        self._heads = heads
-
-    def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
-        """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
-        _, references = self._heads.standardise(tuples)
-        mean = self._heads.ridge.posterior().mean(torch.cat(references, dim=1))
-        return self._heads.source_standardiser.invert(mean)
+    use_when = "You want the cheapest purifier that uses references, as a baseline."
 
 
 class SampledPurifier:
-    """Draws from the conditional diffusion by one sampler; every row below is one.
+    """Draws from the conditional diffusion by one sampler; the classes below are its rows.
 
     Args:
         heads: Fitted heads.
@@ -142,6 +150,7 @@ class SampledPurifier:
     name: ClassVar[str]
     needs = frozenset({Access.features, Access.references})
     description: ClassVar[str]
+    use_when: ClassVar[str]
     sampler: ClassVar[Sampler]
     averages: ClassVar[bool] = False
 
@@ -181,15 +190,48 @@ class SampledPurifier:
 
 ONE_SAMPLE = "A sample of the denoiser: keeps the spread of clean features, costs accuracy against the mean."
 
-# heun is the paper's sampler: 20 steps, 39 evaluations
-HeunPurifier = from_row(SampledPurifier, "heun", ONE_SAMPLE, sampler=SAMPLERS["heun"])
-EulerPurifier = from_row(SampledPurifier, "euler", ONE_SAMPLE, sampler=SAMPLERS["euler"])
-DpmppPurifier = from_row(SampledPurifier, "dpmpp", ONE_SAMPLE, sampler=SAMPLERS["dpmpp"])
-LangevinPurifier = from_row(SampledPurifier, "langevin", ONE_SAMPLE, sampler=SAMPLERS["langevin"])
-AveragePurifier = from_row(
-    SampledPurifier,
-    "average",
-    "Mean of several samples of the denoiser: close to its conditional mean.",
-    sampler=SAMPLERS["dpmpp"],
-    averages=True,
-)
+
+class HeunPurifier(SampledPurifier):
+    """Heun's method, the paper's sampler: 20 steps, 39 evaluations."""
+
+    name = "heun"
+    description = ONE_SAMPLE
+    use_when = "You want samples instead of a mean, drawn as in the paper."
+    sampler = SAMPLERS["heun"]
+
+
+class EulerPurifier(SampledPurifier):
+    """Euler's method."""
+
+    name = "euler"
+    description = ONE_SAMPLE
+    use_when = "You compare samplers and want the simplest one."
+    sampler = SAMPLERS["euler"]
+
+
+class DpmppPurifier(SampledPurifier):
+    """DPM-Solver++(2M)."""
+
+    name = "dpmpp"
+    description = ONE_SAMPLE
+    use_when = "You want samples instead of a mean, at half the evaluations of heun."
+    sampler = SAMPLERS["dpmpp"]
+
+
+class LangevinPurifier(SampledPurifier):
+    """Annealed Langevin dynamics, anchored at the observed feature."""
+
+    name = "langevin"
+    description = ONE_SAMPLE
+    use_when = "You compare samplers and want one that keeps near the observed feature, and near an attack."
+    sampler = SAMPLERS["langevin"]
+
+
+class AveragePurifier(SampledPurifier):
+    """The mean of several samples by DPM-Solver++(2M)."""
+
+    name = "average"
+    description = "Mean of several samples of the denoiser: close to its conditional mean."
+    use_when = "You want to check the one-step mean against samples, at many times its cost."
+    sampler = SAMPLERS["dpmpp"]
+    averages = True

@@ -28,7 +28,7 @@ class IsolationForestDetector:
     needs = frozenset({Access.features})
     bank = MIN_ROWS
     description = "Easily cut off from clean sources: blind where a backdoor lands on clean features."
-    use_when = "You have no reference encoder and want a common baseline."
+    use_when = "You have no reference encoder and so many clean samples that distances to all cost too much."
     published = "the forest grows on the scored batch, so many alike poisons look normal"
     expected_auroc = None
 

@@ -1,7 +1,7 @@
 """The contracts of defences: detectors of samples, detectors of encoders, purifiers, and what they get."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -144,7 +144,8 @@ class PurifyOptions:
         steps: Noise levels N of a sampler, at least 1.
         samples: Samples that ``average`` averages, at least 1.
         guidance: Classifier-free guidance scale w; 1 is off, 0 ignores the references.
-        start: ``noise`` or ``source``.
+        start: ``noise`` regenerates the feature from the references alone; ``source`` adds noise to the
+            observed feature first and so keeps part of an attack.
         sigma_start: Noise level to start from, positive; None is the head's largest.
         rate: Adam's learning rate of ``dede``, in clean standard deviations per step, positive.
         operator: What ``zip`` keeps of the image: ``pool`` (4x4 averages) or ``grey``.
@@ -204,12 +205,14 @@ class Purifier(Protocol):
         name: Its row in the table ``platodef_cli.defences.PURIFIERS``.
         needs: What it looks at.
         description: What it does and what it cannot do, in one line.
+        use_when: Who should choose it, in one plain sentence.
         evaluations: Network function evaluations (NFE) per sample, 0 for closed forms.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Access]]
     description: ClassVar[str]
+    use_when: ClassVar[str]
     evaluations: int
 
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
@@ -224,23 +227,6 @@ def purifier_fault(kind: Any) -> str:
     """Return what is wrong with the arguments of a plug-in's purifier."""
     inputs = ", inputs" if Access.images in kind.needs else ""
     return shortcomings(kind, [f"(heads, options{inputs})"])
-
-
-Kind = TypeVar("Kind")
-
-
-def from_row(base: type[Kind], name: str, description: str, **attributes: object) -> type[Kind]:
-    """Return a class of its own for one row of methods that differ in data alone.
-
-    Args:
-        base: The class that all rows share.
-        name: Its name in the table of detectors or purifiers.
-        description: What it does, in one line.
-        attributes: Other class attributes, as in the contract.
-    """
-    facts = {"name": name, "description": description, **attributes}
-    facts |= {"__doc__": description, "__module__": base.__module__}
-    return type(f"{name.capitalize()}{base.__name__}", (base,), facts)
 
 
 def check_mode(mode: str) -> None:

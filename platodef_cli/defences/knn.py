@@ -31,7 +31,7 @@ class KnnDetector:
     needs = frozenset({Access.features})
     bank = NEIGHBOURS
     description = "Far from every clean source: blind where a backdoor lands on clean features of its target."
-    use_when = "You have no reference encoder and want a common baseline."
+    use_when = "You have no reference encoder and expect triggered features far away from all clean ones."
     published = "features of unit length instead of standardised ones, k = 50 instead of 10"
     expected_auroc = None
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, from_row, require_bank
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, require_bank
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
@@ -120,7 +120,7 @@ MEASURES: dict[str, Measure] = {
 
 
 class LocalDensityDetector:
-    """One of :data:`MEASURES` as a detector; every row below is one.
+    """One of :data:`MEASURES` as a detector; the classes below are its rows.
 
     Args:
         heads: Fitted heads, for the standardisation.
@@ -163,27 +163,35 @@ class LocalDensityDetector:
         return MEASURES[self.name](batch, batch)
 
 
-DaoDetector = from_row(
-    LocalDensityDetector,
-    "dao",
-    "Sparser than its neighbours, by dimension: blind where a backdoor lands among clean ones.",
-    use_when="You have no reference encoder, or you compare with DetectCLIP.",
-)
-SlofDetector = from_row(
-    LocalDensityDetector,
-    "slof",
-    "Sparser than its neighbours: blind where a backdoor lands among clean features.",
-    use_when="You compare with DetectCLIP's baselines.",
-)
-KDistanceDetector = from_row(
-    LocalDensityDetector,
-    "kdist",
-    "Far from its k-th neighbour: blind where a backdoor lands among clean features.",
-    use_when="You have no reference encoder and want the simplest score of the suspect's features alone.",
-)
-LidDetector = from_row(
-    LocalDensityDetector,
-    "lid",
-    "Dimension of the neighbourhood: weak alone, and blind where a backdoor lands among clean features.",
-    use_when="You compare with DetectCLIP's baselines; too weak to decide by.",
-)
+class DaoDetector(LocalDensityDetector):
+    """:func:`dimension_aware_outlierness` as a detector."""
+
+    name = "dao"
+    description = "Sparser than its neighbours, by dimension: blind where a backdoor lands among clean ones."
+    use_when = "You have no reference encoder, or you compare with DetectCLIP."
+
+
+class SlofDetector(LocalDensityDetector):
+    """:func:`simplified_outlier_factor` as a detector."""
+
+    name = "slof"
+    description = "Sparser than its neighbours: blind where a backdoor lands among clean features."
+    use_when = "You compare with DetectCLIP's baselines."
+
+
+class KDistanceDetector(LocalDensityDetector):
+    """:func:`k_distance` as a detector."""
+
+    name = "kdist"
+    description = "Far from its k-th neighbour: blind where a backdoor lands among clean features."
+    use_when = "You have no reference encoder and want the simplest score of the suspect's features alone."
+
+
+class LidDetector(LocalDensityDetector):
+    """:func:`intrinsic_dimension` as a detector."""
+
+    name = "lid"
+    description = (
+        "Dimension of the neighbourhood: weak alone, and blind where a backdoor lands among clean features."
+    )
+    use_when = "You compare with DetectCLIP's baselines; too weak to decide by."

@@ -28,7 +28,7 @@ class LofDetector:
     needs = frozenset({Access.features})
     bank = NEIGHBOURS + 1
     description = "Sparser than its neighbours: blind where a backdoor lands among clean features."
-    use_when = "You have no reference encoder and want a common baseline."
+    use_when = "You have no reference encoder, and clean features are dense here and sparse there."
     published = "outliers within the scored batch, so many alike poisons look normal"
     expected_auroc = None
 

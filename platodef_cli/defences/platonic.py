@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup, from_row
+from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
@@ -23,7 +23,7 @@ MEMBERS = ("energy", "gaussian", "robust")
 
 
 class ComponentDetector:
-    """One component of the heads as a detector; every row below is one.
+    """One component of the heads as a detector; the classes below are its rows.
 
     Nothing is random, and both modes are the same.
 
@@ -49,41 +49,53 @@ class ComponentDetector:
         return COMPONENTS[self.name](self._heads, tuples)
 
 
-EnergyDetector = from_row(
-    ComponentDetector,
-    "energy",
-    "Negative logit of the contrastive head: sees any feature that the references contradict.",
-    use_when="You want the paper's platonic energy (Eq. 12) by itself, to compare with the paper.",
-    expected_auroc=ExpectedAuroc("white square", 0.90),
-)
-GaussianDetector = from_row(
-    ComponentDetector,
-    "gaussian",
-    "Closed-form density ratio (CCA): sees any feature that the references contradict.",
-    use_when="You have references and want a score without a trained network, exact and fast.",
-    expected_auroc=ExpectedAuroc("white square", 0.90),
-)
-RidgeDetector = from_row(
-    ComponentDetector,
-    "ridge",
-    "Ridge residual: sees any feature that the references contradict linearly.",
-    use_when="You want the cheapest score that uses references, as a baseline.",
-    expected_auroc=ExpectedAuroc("white square", 0.80),
-)
-RobustDetector = from_row(
-    # where one reference lies, the score without it is honest, and there a clean source looks clean; an
-    # attacked one disagrees with every set of honest references, so its minimum stays high
-    ComponentDetector,
-    "robust",
-    "Closed form without the least agreeing reference: survives one corrupted reference.",
-    use_when="You have three references or more and do not trust every one of them.",
-)
-DenoiserDetector = from_row(
-    ComponentDetector,
-    "denoiser",
-    "Residual of the denoiser's conditional mean: sees any feature that the references contradict.",
-    use_when="You want to know how much the denoiser behind the purifiers sees; for comparison only.",
-)
+class EnergyDetector(ComponentDetector):
+    """The negative logit of the contrastive head (Eq. 12)."""
+
+    name = "energy"
+    description = "Negative logit of the contrastive head: sees any feature that the references contradict."
+    use_when = "You want the paper's platonic energy (Eq. 12) by itself, to compare with the paper."
+    expected_auroc = ExpectedAuroc("white square", 0.90)
+
+
+class GaussianDetector(ComponentDetector):
+    """The density ratio of jointly Gaussian features."""
+
+    name = "gaussian"
+    description = "Closed-form density ratio (CCA): sees any feature that the references contradict."
+    use_when = "You have references and want a score without a trained network, exact and fast."
+    expected_auroc = ExpectedAuroc("white square", 0.90)
+
+
+class RidgeDetector(ComponentDetector):
+    """The residual of a ridge regression on the references."""
+
+    name = "ridge"
+    description = "Ridge residual: sees any feature that the references contradict linearly."
+    use_when = "You want the cheapest score that uses references, as a baseline."
+    expected_auroc = ExpectedAuroc("white square", 0.80)
+
+
+class RobustDetector(ComponentDetector):
+    """The least density ratio over the sets that leave one reference out.
+
+    Where one reference lies, the score without it is honest, and there a clean source looks clean; an
+    attacked one disagrees with every set of honest references, so its minimum stays high.
+    """
+
+    name = "robust"
+    description = "Closed form without the least agreeing reference: survives one corrupted reference."
+    use_when = "You have three references or more and do not trust every one of them."
+
+
+class DenoiserDetector(ComponentDetector):
+    """The residual of the denoiser's conditional mean."""
+
+    name = "denoiser"
+    description = (
+        "Residual of the denoiser's conditional mean: sees any feature that the references contradict."
+    )
+    use_when = "You want to know how much the denoiser behind the purifiers sees; for comparison only."
 
 
 class PlatonicDetector:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from platodef_cli.defences.interface import PurifierInputs, PurifyOptions
 from platodef_cli.errors import NotApplicable, UsageError
-from platodef_cli.features.access import Access, images_of
+from platodef_cli.features.access import Access, pixels_of
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
 from platodef_cli.progress import SILENT, Progress
@@ -238,12 +238,13 @@ class ZipPurifier:
     description = (
         "Redraws the image by diffusion: needs no features, costs clean accuracy, keeps large triggers."
     )
+    use_when = "You have no reference encoder, and the time to redraw every image by diffusion."
 
     def __init__(self, heads: Heads, options: PurifyOptions, inputs: PurifierInputs):
         self._options, self._model = options, inputs.model
         self._project = PROJECTIONS[options.operator]
         self._diffusion: ImageDiffusion = inputs.diffusion or fit_small_diffusion(
-            images_of(inputs.clean), seed=inputs.seed, progress=inputs.progress
+            pixels_of(inputs.clean), seed=inputs.seed, progress=inputs.progress
         )
         if self._diffusion.size != tuple(inputs.model.size):
             raise NotApplicable(
@@ -258,7 +259,7 @@ class ZipPurifier:
 
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return the suspect's features ``[N, D_s]`` float32 of the redrawn images."""
-        images = self.redraw(images_of(tuples), generator=generator)
+        images = self.redraw(pixels_of(tuples), generator=generator)
         return self._model.features(((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8))
 
     def redraw(self, images: Tensor, *, generator: torch.Generator) -> Tensor:

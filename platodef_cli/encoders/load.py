@@ -86,7 +86,7 @@ def _open_here(
     """Load into this process."""
     from platodef_cli.encoders.local import DTYPES, LocalEncoder
 
-    where = check_device(device)
+    where = usable_device(device)
     tower, description = load_tower(checked, where, DTYPES[dtype])
     record = make_record(
         description, checked, name=name, uri=resolved.uri, commit=resolved.commit, dtype=dtype, isolated=False
@@ -107,7 +107,7 @@ def _open_isolated(
     """Load into a child process."""
     from platodef_cli.encoders.isolation.isolate import RemoteEncoder
 
-    check_device(device)
+    usable_device(device)
     return RemoteEncoder.start(
         checked,
         name=name,
@@ -120,8 +120,8 @@ def _open_isolated(
     )
 
 
-def check_device(device: str) -> "torch.device":
-    """Return the torch device.
+def usable_device(device: str) -> "torch.device":
+    """Return the torch device of a name, tried out with one tensor.
 
     Raises:
         UsageError: There is no such device here.

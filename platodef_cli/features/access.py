@@ -137,7 +137,7 @@ def granted_by(tuples: FeatureTuples | None, model: ModelAccess | None) -> froze
     return frozenset(granted)
 
 
-def images_of(tuples: FeatureTuples) -> Tensor:
+def pixels_of(tuples: FeatureTuples) -> Tensor:
     """Return the images uint8 ``[N, 3, H, W]`` of samples.
 
     Raises:
@@ -146,8 +146,3 @@ def images_of(tuples: FeatureTuples) -> Tensor:
     if not isinstance(tuples, Samples) or tuples.images is None:
         raise NotApplicable("needs images")
     return tuples.images
-
-
-def in_blocks(answer: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return ``answer`` of blocks of images ``[N, 3, H, W]``, joined; for what is large per image."""
-    return torch.cat([answer(part) for part in torch.split(images, INTERNALS_BATCH)])

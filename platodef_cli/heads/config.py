@@ -136,27 +136,6 @@ def preset(name: str, **changes: Any) -> FitConfig:
     return replace(FitConfig(backbone=_BACKBONES[name]), **changes)
 
 
-def paper_recipe(name: str = "paper", **changes: Any) -> FitConfig:
-    """Return the paper's training with the backbone of preset ``name``, and ``changes`` on top.
-
-    Networks start from scratch, negatives are real mismatches only, references are dropped all or none.
-
-    Raises:
-        UnknownNameError: No such preset; the message lists the choices.
-    """
-    recipe = preset(
-        name,
-        gaussian_start=False,
-        mismatch=MismatchConfig(collapsed=0.0),
-        sigma_min=0.002,
-        subset_drop=0.0,
-        lift_features=0,
-        energy=TrainConfig(epochs=12),
-        denoiser=TrainConfig(epochs=24),
-    )
-    return replace(recipe, **changes)
-
-
 def preset_name(config: FitConfig) -> str:
     """Return the preset whose backbone ``config`` uses, or ``custom``."""
     matches = [name for name, backbone in _BACKBONES.items() if backbone == config.backbone]

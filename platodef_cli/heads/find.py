@@ -46,7 +46,7 @@ def find_heads(name: str) -> Path:
 
 
 def _find_pulled(name: str) -> Path:
-    place = place_of(pulled_directory(), name)
+    place = pulled_folder(pulled_directory(), name)
     if not place.is_dir():
         pinned = name if name.startswith("hf://") else f"hf://{name}"
         raise UsageError(
@@ -70,7 +70,7 @@ def parse_pinned(uri: str) -> ModelReference:
     return reference
 
 
-def place_of(root: Path, uri: str) -> Path:
+def pulled_folder(root: Path, uri: str) -> Path:
     """Return the folder inside ``root`` in which heads of a pinned id are kept.
 
     Raises:

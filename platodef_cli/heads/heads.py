@@ -156,18 +156,6 @@ class Heads:
             scores.append(values.double().cpu())
         return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
 
-    def leave_one_out(self, tuples: FeatureTuples) -> dict[str, Tensor]:
-        """Return reference name -> energies ``[N]`` without that reference (needs two references).
-
-        A reference whose removal lowers the energy of clean images is the one that disagrees.
-        """
-        if len(self.reference_names) < 2:
-            raise UsageError("leaving a reference out needs at least two references")
-        return {
-            name: self.energies(tuples, references=[other for other in self.reference_names if other != name])
-            for name in self.reference_names
-        }
-
     def _check(self, what: str, values: Tensor, dim: int) -> None:
         if values.ndim != 2 or values.shape[1] != dim:
             raise UsageError(

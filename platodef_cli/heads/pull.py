@@ -9,7 +9,7 @@ from platodef_cli.disk import explaining
 from platodef_cli.encoders.hub.hub import download
 from platodef_cli.errors import IncompleteError, RefusedError
 from platodef_cli.heads.card import CARD, WEIGHTS
-from platodef_cli.heads.find import DESCRIPTION, parse_pinned, place_of
+from platodef_cli.heads.find import DESCRIPTION, parse_pinned, pulled_folder
 from platodef_cli.heads.pretrained import verify_heads
 from platodef_cli.progress import SILENT, Progress
 
@@ -45,7 +45,7 @@ def pull_heads(
         RefusedError: They are not what they say they are; nothing was kept.
         IncompleteError: ``root`` cannot be written.
     """
-    reference, place = parse_pinned(uri), place_of(root, uri)
+    reference, place = parse_pinned(uri), pulled_folder(root, uri)
     if place.is_dir():
         _verify(place, uri)
         return place

@@ -127,14 +127,6 @@ class Ridge:
         posterior = self.posterior(keep)
         return posterior.mahalanobis(source - posterior.mean(references))
 
-    def log_density_ratio(
-        self, source: Tensor, references: Tensor, keep: Sequence[bool] | None = None
-    ) -> Tensor:
-        """Return ``ln p(s | r) - ln p(s)`` ``[B]`` in nats under the joint Gaussian (the CCA ratio)."""
-        posterior, marginal = self.posterior(keep), self.posterior((False,) * len(self.reference_dims))
-        quadratic = marginal.mahalanobis(source) - self.mahalanobis(source, references, keep)
-        return 0.5 * (quadratic + marginal.values.log().sum() - posterior.values.log().sum())
-
     def mutual_information(self, keep: Sequence[bool] | None = None) -> float:
         """Return ``I(s; r)`` in nats under the joint Gaussian."""
         marginal = self.posterior((False,) * len(self.reference_dims))

@@ -1,4 +1,4 @@
-"""``builtin:shapes``: a procedural, labelled, unlimited world of images.
+"""``builtin:shapes``: procedural, labelled images without end.
 
 One textured shape (its kind is the label) lies at a random place, scale and angle (up to 30 degrees)
 before a coloured gradient with clutter, under uneven light and sensor noise. Every number of image
@@ -78,7 +78,7 @@ def _colour(lightness: Floats, saturation: Floats, hue: Floats) -> Floats:
 
 
 def scenes(seed: int, indices: ArrayLike) -> Scene:
-    """Return the scenes of images ``indices`` (``[B]``, from 0) of world ``seed``.
+    """Return the scenes of images ``indices`` (``[B]``, from 0) of the source with seed ``seed``.
 
     Raises:
         UsageError: The seed or an index is negative or too large.
@@ -236,7 +236,7 @@ def _render_block(seed: int, ids: NDArray[np.int64], scene: Scene, size: int) ->
 
 
 def render(seed: int, indices: ArrayLike, size: int = 32) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw images ``indices`` (``[B]``) of world ``seed``.
+    """Draw images ``indices`` (``[B]``) of the source with seed ``seed``.
 
     Returns:
         Pixels uint8 ``[B, 3, size, size]`` and labels int64 ``[B]``.

@@ -55,35 +55,49 @@ def _harmless(value: object) -> Html:
     return value if isinstance(value, Html) else escape(str(value))
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("platodef_cli.report"),
-        autoescape=True,
-        finalize=_harmless,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["limit"] = escape
-    environment.globals.update(
-        light=LIGHT, dark=DARK, content_security_policy=Html(CONTENT_SECURITY_POLICY), zip=zip
-    )
-    return environment
+class Templates:
+    """The files in ``templates/`` of a package.
+
+    Args:
+        package: Name of the package.
+    """
+
+    def __init__(self, package: str):
+        self._environment = Environment(
+            loader=PackageLoader(package),
+            autoescape=True,
+            finalize=_harmless,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        self._environment.filters["limit"] = escape
+        self._environment.globals.update(
+            light=LIGHT, dark=DARK, content_security_policy=Html(CONTENT_SECURITY_POLICY), zip=zip
+        )
+
+    def fill(self, file: str, **values: object) -> str:
+        """Return a file, filled in."""
+        return self._environment.get_template(file).render(values)
+
+    def piece(self, file: str, name: str, *arguments: object) -> Html:
+        """Return a macro of a file, filled in."""
+        macro = getattr(self._environment.get_template(file).module, name)
+        return Html(macro(*arguments))
 
 
-_TEMPLATES = _environment()
+_TEMPLATES = Templates("platodef_cli.report")
 
 
 def from_template(name: str, **values: object) -> str:
     """Return a file of ``templates/``, filled in."""
-    return _TEMPLATES.get_template(name).render(values)
+    return _TEMPLATES.fill(name, **values)
 
 
 def _piece(name: str, *arguments: object) -> Html:
     """Return a macro of ``pieces.html``, filled in."""
-    macro = getattr(_TEMPLATES.get_template("pieces.html").module, name)
-    return Html(macro(*arguments))
+    return _TEMPLATES.piece("pieces.html", name, *arguments)
 
 
 def document(title: str, header: Html, body: Html, footer: Html = NOTHING, style: str = "") -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from platodef_cli.bench.attacks import ADVERSARIAL, make_adversarial
-from platodef_cli.bench.attacks.adversarial import Classifier, Pgd, classifier_of, margin
+from platodef_cli.bench.attacks.adversarial import Classifier, Pgd, margin
 from platodef_cli.bench.attacks.auto_attack import AutoAttack, apgd, square, targeted_dlr
 from platodef_cli.bench.attacks.carlini_wagner import CarliniWagner
 from platodef_cli.bench.attacks.interface import Victim
@@ -45,7 +45,11 @@ def attacked() -> tuple[Classifier, Tensor, Tensor]:
     labels = labels % 5
     probe = LinearProbe.fit(victim.embed(network, pixels), labels)
     right = (probe.predict(victim.embed(network, pixels)) == labels).nonzero()[:COUNT, 0]
-    return classifier_of(victim, network, probe), pixels[right], labels[right]
+
+    def classifier(unit: Tensor) -> Tensor:
+        return probe.scores(victim.differentiable(network, unit))
+
+    return classifier, pixels[right], labels[right]
 
 
 def wrong(classifier: Classifier, pixels: Tensor, labels: Tensor) -> float:

@@ -11,13 +11,14 @@ from platodef_cli.defences import (
     make_encoder_detector,
     make_purifier,
 )
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.defences.zip import fit_small_diffusion
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import Samples
 from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.heads import Heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 from tests.toy_model import ToyModel, pictures, samples, triggered
 
 LOOKING = tuple(name for name in DETECTORS.names() if Access.images in DETECTORS.load(name).needs)
@@ -67,11 +68,13 @@ def test_images_without_the_model_are_not_enough(name: str, bank: Samples, small
 
 @pytest.mark.parametrize("name", REDRAWING)
 def test_purifiers_of_images_return_features_and_say_what_they_need(
-    name: str, bank: Samples, small_heads: Heads, world: GaussianWorld
+    name: str, bank: Samples, small_heads: Heads, gaussian: GaussianTuples
 ) -> None:
     model = ToyModel()
     diffusion = fit_small_diffusion(pictures(64, 1), steps=2) if name == "zip" else None
-    purifier = make_purifier(name, small_heads, clean=bank, model=model, steps=4, diffusion=diffusion)
+    purifier = make_purifier(
+        name, small_heads, PurifyOptions(steps=4), clean=bank, model=model, diffusion=diffusion
+    )
     attacked = samples(model, triggered(pictures(12, 2)))
     first, second = (purifier.purify(attacked, generator=torch.Generator().manual_seed(4)) for _ in range(2))
     assert first.shape == attacked.source.shape
@@ -80,9 +83,9 @@ def test_purifiers_of_images_return_features_and_say_what_they_need(
     assert not torch.equal(first, attacked.source)
     assert purifier.purify(attacked.select(torch.arange(0)), generator=torch.Generator()).shape == (0, 8)
     with pytest.raises(NotApplicable, match="needs images"):
-        make_purifier(name, small_heads, clean=world.sample(100, seed=1), model=model)
+        make_purifier(name, small_heads, clean=gaussian.sample(100, seed=1), model=model)
     with pytest.raises(NotApplicable, match="needs images"):
-        purifier.purify(world.sample(5, seed=1), generator=torch.Generator())
+        purifier.purify(gaussian.sample(5, seed=1), generator=torch.Generator())
 
 
 @pytest.mark.parametrize("mode", ["default", "published"])

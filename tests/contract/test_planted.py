@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from platodef_cli.bench.attacks import PLANTED, make_attack
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget
 from platodef_cli.metrics.backdoor import accuracy, attack_success
 from platodef_cli.metrics.linear_probe import LinearProbe
 from tests.contract.trained_victim import TrainedVictim, images, train
 
 TARGET = 7
 BUDGETS = {
-    "bad-encoder": Budget(4096, 4, 1),
-    "bad-clip": Budget(4096, 4, 100),
-    "ctrl": Budget(8192, 4, 1),
+    "bad-encoder": PlantingBudget(4096, 4, 1),
+    "bad-clip": PlantingBudget(4096, 4, 100),
+    "ctrl": PlantingBudget(8192, 4, 1),
 }
-LARGE = Budget(8192, 8, 300)
+LARGE = PlantingBudget(8192, 8, 300)
 QUICK = ("bad-encoder", "bad-clip")
 # Accuracy that the clean encoder may lose under a trigger. Measured on the 1200 test images: ctrl 0.01,
 # blto 0.01, clip-backdoor 0.04, corrupt-encoder 0.09, ssl-backdoor 0.14, bad-clip 0.18, noisy-alignment

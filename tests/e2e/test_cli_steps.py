@@ -12,6 +12,7 @@ import torch
 
 from platodef_cli.cli.app import main
 from platodef_cli.defences import make_detector, make_purifier
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.encoders.interface import to_pixels
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.features.file import load_features, save_features
@@ -158,7 +159,7 @@ def test_purify_all_is_the_purifier(
     assert done.code == 0, done.err
     tuples, heads = load_features(place.features), load_heads(place.heads)
     generator = torch.Generator().manual_seed(0)
-    expected = make_purifier(method, heads, steps=3).purify(tuples, generator=generator)
+    expected = make_purifier(method, heads, PurifyOptions(steps=3)).purify(tuples, generator=generator)
     found = load_features(target)
     torch.testing.assert_close(found.source, expected, rtol=0, atol=0)
     assert done.last == f"OK (0): purified 320 of 320 rows with {method}"

@@ -1,4 +1,4 @@
-"""Every detector reaches the AUROC that it promises on a real planted encoder."""
+"""Every detector reaches its expected AUROC on a real planted encoder."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ TARGET = 9
 
 @pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="shared/ is not beside this checkout")
-def test_promises_hold_on_a_planted_white_square(tmp_path: Path) -> None:
+def test_expected_aurocs_are_reached_on_a_planted_white_square(tmp_path: Path) -> None:
     uri = str(SHARED / "data" / "cifar10" / "test.parquet")
     images = open_benchmark_images(uri, 600, open_source(uri).classes)
     nothing = Manifest(recipe="none", images=uri, seed=0, classes=images.classes, encoders=())

@@ -288,7 +288,6 @@ def test_the_plugin_of_an_object_is_that_of_its_package(site: Path) -> None:
     assert plugin_of(3) is None
 
 
-@pytest.mark.xfail(strict=True, reason="the help of AuditConfig names the detectors at import")
 def test_importing_platodef_reads_no_metadata_of_distributions() -> None:
     code = (
         "import sys, platodef_cli, platodef_cli.search, platodef_cli.audit.policy.limits;"

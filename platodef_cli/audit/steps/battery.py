@@ -41,7 +41,7 @@ class _Collapses:
 def try_battery(state: AuditState) -> tuple[ProbeRecord, ...]:
     """Return what every known trigger and control does to the suspect and to the references."""
     return tuple(
-        measure(
+        try_changes(
             battery(state.config.battery, state.config.plugins),
             state.features,
             state.statistics,
@@ -52,7 +52,7 @@ def try_battery(state: AuditState) -> tuple[ProbeRecord, ...]:
     )
 
 
-def measure(
+def try_changes(
     items: Sequence[BatteryItem],
     features: Features,
     statistics: Mapping[str, CleanStatistics],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from platodef_cli.audit.state import AuditState
-from platodef_cli.audit.steps.battery import measure
+from platodef_cli.audit.steps.battery import try_changes
 from platodef_cli.audit.steps.pictures import EXAMPLES, evidence
 from platodef_cli.audit.steps.prepare import extract_variants
 from platodef_cli.audit.steps.samples import Features, SuspectImages
@@ -51,7 +51,7 @@ def try_found(state: AuditState, results: Sequence[SearchResult], indicators: In
     if state.features.images is not None:
         pictures = SuspectImages.of(state.inputs.images, state.inputs.suspect.geometry, items)
     features = Features(extraction, state.features.suspect, state.features.references, pictures)
-    probes = measure(
+    probes = try_changes(
         items,
         features,
         state.statistics,

@@ -33,26 +33,26 @@ def evidence(result: SearchResult, record: SearchRecord, pixels: Tensor) -> Foun
     )
 
 
-def suspicious_images(run: AuditState) -> tuple[SuspiciousImage, ...]:
+def suspicious_images(state: AuditState) -> tuple[SuspiciousImage, ...]:
     """Return the calibration and test images that the deciding detector scores highest, highest first.
 
     The p-value of a test image is conformal; that of a calibration image leaves the image itself out.
     """
-    name = run.defences.deciding
-    calibration, test = run.defences.calibration[name], run.defences.clean.scores[name]
+    name = state.defences.deciding
+    calibration, test = state.defences.calibration[name], state.defences.clean.scores[name]
     # an image is as high as itself: without it both counts of the fraction are one less
     n = len(calibration)
     own = (conformal_pvalues(calibration, calibration) * (n + 1) - 1) / n
     scores = torch.cat([calibration, test])
     p_values = torch.cat([own, conformal_pvalues(calibration, test)])
-    rows = torch.cat([run.features.tuples(run.parts.calibration)[1], run.rows])
+    rows = torch.cat([state.features.tuples(state.parts.calibration)[1], state.rows])
     top = scores.argsort(descending=True, stable=True)[:_SUSPICIOUS]
     chosen = [int(row) for row in rows[top]]
-    geometry = run.inputs.suspect.geometry
-    pixels = load_pixels(run.inputs.images, [geometry], chosen, run.recorder)[geometry]
+    geometry = state.inputs.suspect.geometry
+    pixels = load_pixels(state.inputs.images, [geometry], chosen, state.recorder)[geometry]
     return tuple(
         SuspiciousImage(
-            id=run.inputs.images.refs[row].id,
+            id=state.inputs.images.refs[row].id,
             part="calibration" if place < n else "test",
             detector=name,
             score=round(float(scores[place]), 6),

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, Sample, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
 from platodef_cli.records import Finding, ProbeRecord, Reason
 
 
 def judge_battery(
-    probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: Sample
+    probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> tuple[tuple[ProbeRecord, ...], list[Reason]]:
     """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided trigger.
 
@@ -45,7 +45,7 @@ def judge_battery(
 
 
 def _judge(
-    probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: Sample
+    probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> Reason | None:
     """Return why a trigger accuses the suspect, or cannot be decided; None if it is cleared."""
     collapse = Estimate.of(probe.collapse, probed=True)
@@ -56,33 +56,30 @@ def _judge(
         ("collapse beyond references and controls", distance, policy.battery_gap),
         ("AUROC", auroc, policy.auroc),
     )
-    answers = [measured.reaches(limit) for _, measured, limit in questions]
-    answer = all_of(answers)
-    if answer == "no":
+    comparison = compare(questions, sample)
+    if comparison.answer == "no":
         return None
-    undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
-    needed, advice = sample.more([(measured, limit) for _, measured, limit in undecided])
-    straddling = ", ".join(f"{name} {m.format()} straddles {limit:.2f}" for name, m, limit in undecided)
+    certain = comparison.answer == "yes"
     sent = ""
     if probe.concentration is not None and probe.concentration.value is not None:
         share = f"{probe.concentration.value:.0%}"
         sent = f", and sends {share} of other images to {probe.concentration_class!r}"
-    found = "collapses" if answer == "yes" else "may collapse"
+    found = "collapses" if certain else "may collapse"
     others = (collapse.value or 0.0) - (distance.value or 0.0)
     return Reason(
         id=f"battery-{probe.family}",
-        outcome="fail" if answer == "yes" else "inconclusive",
+        outcome="fail" if certain else "inconclusive",
         message=(
             f"trigger {probe.name!r} {found} the suspect's features to cosine {collapse.value or 0.0:.2f} "
             f"(references and controls {others:.2f} at most){sent}; "
-            + (f"AUROC {auroc.format()} > {policy.auroc:.2f}" if answer == "yes" else straddling + advice)
+            + (f"AUROC {auroc.format()} > {policy.auroc:.2f}" if certain else comparison.undecided)
         ),
         metric="auroc",
         value=auroc.value,
         limit=policy.auroc,
         subject=probe.name,
         interval=auroc.interval,
-        needed=None if answer == "yes" else needed,
+        needed=comparison.needed,
     )
 
 

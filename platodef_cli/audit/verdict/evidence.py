@@ -5,13 +5,13 @@ from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.case import Case
-from platodef_cli.audit.verdict.intervals import Estimate, Sample
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize
 from platodef_cli.records import AlignmentRecord, Metric, Reason
 
 _TEST_SHARE, _CALIBRATION_SHARE = 0.3, 0.2  # of the images that an audit is given
 
 
-def evidence_of(case: Case, policy: Policy, sample: Sample) -> list[Reason]:
+def evidence_of(case: Case, policy: Policy, sample: SampleSize) -> list[Reason]:
     """Return :func:`judge_evidence` of what a report records."""
     limit = case.configuration.get("limit")
     return judge_evidence(
@@ -42,7 +42,7 @@ def judge_evidence(
     calibration: int,
     limit: int | None,
     policy: Policy,
-    sample: Sample,
+    sample: SampleSize,
 ) -> list[Reason]:
     """Return reasons why the evidence cannot carry a verdict, or passing reasons why it can."""
     reasons = []
@@ -100,7 +100,7 @@ def _aligned(alignment: Sequence[AlignmentRecord], suspect: str, policy: Policy)
     )
 
 
-def _matched(matched: Metric | None, policy: Policy, sample: Sample) -> Reason:
+def _matched(matched: Metric | None, policy: Policy, sample: SampleSize) -> Reason:
     measured = Estimate.of(matched, "logit")
     answer = measured.reaches(policy.matched_auroc)
     count, advice = None, ""

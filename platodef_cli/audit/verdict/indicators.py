@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import battery_findings, judge_battery
-from platodef_cli.audit.verdict.intervals import Sample
+from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.references import judge_references, reference_findings
 from platodef_cli.audit.verdict.search import judge_search, search_findings
 from platodef_cli.records import Finding, ProbeRecord, Reason, SearchRecord
@@ -54,7 +54,7 @@ def judge_indicators(
     policy: Policy,
     *,
     deciding: str,
-    sample: Sample,
+    sample: SampleSize,
 ) -> Indicators:
     """Hold the battery and the searches against the limits of a policy.
 

@@ -130,7 +130,7 @@ def all_of(answers: Sequence[Answer]) -> Answer:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleSize:
     """How many images an audit had.
 
     Attributes:
@@ -155,6 +155,39 @@ class Sample:
         probed = any(measured.probed for measured, _ in open_questions)
         also = f" and --probe-images {_round_up(max(factors) * self.probed)}" if probed else ""
         return images, f"; about {images} images{also} would settle it"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What several numbers say about their limits together.
+
+    Attributes:
+        answer: Whether every number reaches its limit.
+        undecided: Which intervals hold their limit, and how many images would settle it; empty where the
+            answer is clear.
+        needed: Images that would settle it; None where the answer is clear, or no practical number would do.
+    """
+
+    answer: Answer
+    undecided: str = ""
+    needed: int | None = None
+
+
+def compare(questions: Sequence[tuple[str, Estimate, float]], sample: SampleSize) -> Comparison:
+    """Return whether every number reaches its limit.
+
+    Args:
+        questions: What was measured, in words; the number; its limit.
+        sample: How many images there were.
+    """
+    answers = [measured.reaches(limit) for _, measured, limit in questions]
+    answer = all_of(answers)
+    if answer != "unsure":
+        return Comparison(answer)
+    undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
+    needed, advice = sample.more([(measured, limit) for _, measured, limit in undecided])
+    straddling = ", ".join(f"{name} {m.format()} straddles {limit:.2f}" for name, m, limit in undecided)
+    return Comparison(answer, straddling + advice, needed)
 
 
 def _round_up(count: float) -> int:

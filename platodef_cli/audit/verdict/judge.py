@@ -10,7 +10,7 @@ from platodef_cli.audit.verdict.complete import is_unfinished
 from platodef_cli.audit.verdict.decide import decide
 from platodef_cli.audit.verdict.evidence import evidence_of
 from platodef_cli.audit.verdict.indicators import Indicators, judge_indicators
-from platodef_cli.audit.verdict.intervals import Sample
+from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.measurements import Measurements
 from platodef_cli.audit.verdict.rules import judge_rules
 from platodef_cli.audit.verdict.waivers import Waiver, Waivers, line
@@ -90,10 +90,10 @@ def judge_again(report: AuditReport, gate: Gate) -> AuditReport:
     return report if is_unfinished(report) else judge(Measurements.of(report), gate)
 
 
-def sample_of(measurements: Measurements) -> Sample:
+def sample_of(measurements: Measurements) -> SampleSize:
     """Return how many images an audit rests on."""
     probed, images = measurements.configuration.get("probe_images"), measurements.images
-    return Sample(images.count, int(probed) if isinstance(probed, int | float) else images.test)
+    return SampleSize(images.count, int(probed) if isinstance(probed, int | float) else images.test)
 
 
 def _examine(

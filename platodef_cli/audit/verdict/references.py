@@ -10,7 +10,7 @@ from platodef_cli.records import Finding, ProbeRecord, Reason, SearchRecord
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _Accusation:
     """One change under which a reference crosses the limits of a suspect.
 
     Attributes:
@@ -44,9 +44,9 @@ def judge_references(
     """
     every = [*_by_search(searches, policy), *_by_battery(probes, policy)]
     reasons = []
-    for name in sorted({evidence.reference for evidence in every}):
-        own = [evidence for evidence in every if evidence.reference == name]
-        first = next((evidence for evidence in own if evidence.hides), own[0])
+    for name in sorted({accusation.reference for accusation in every}):
+        own = [accusation for accusation in every if accusation.reference == name]
+        first = next((accusation for accusation in own if accusation.hides), own[0])
         advice = (
             "it cannot serve as a control, so audit it on its own or choose another reference"
             if first.hides
@@ -74,9 +74,9 @@ def reference_findings(reasons: Sequence[Reason]) -> list[Finding]:
     ]
 
 
-def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Evidence]:
+def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Accusation]:
     """Return what the searches found in the references."""
-    evidence = []
+    accusations = []
     limits = limits_of(searches, policy)
     for record in searches:
         if record.role != "control" or score_of(record, searches, limits, policy).reaches(1.0) != "yes":
@@ -88,8 +88,8 @@ def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Eviden
             for other in searches
             if other.role == "suspect" and other.kind == record.kind and place_of(other, searches) == place
         ]
-        evidence.append(
-            _Evidence(
+        accusations.append(
+            _Accusation(
                 record.encoder,
                 f"a search found a {record.kind} change of {record.budget} that collapses its features to "
                 f"cosine {record.collapse:.2f}, far more than those of the other references",
@@ -97,12 +97,12 @@ def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Eviden
                 hides=not own or any(answer != "no" for answer in own),
             )
         )
-    return evidence
+    return accusations
 
 
-def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence]:
+def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Accusation]:
     """Return what the triggers of the battery do to the references."""
-    evidence = []
+    accusations = []
     benign = max((p.collapse.value or 0.0 for p in probes if p.kind == "control"), default=0.0)
     for probe in probes:
         if probe.kind != "trigger":
@@ -112,8 +112,8 @@ def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence
             distance = collapse - max(benign, others)
             if collapse >= policy.battery_collapse and distance >= policy.battery_gap:
                 own = Estimate.of(probe.collapse, probed=True)
-                evidence.append(
-                    _Evidence(
+                accusations.append(
+                    _Accusation(
                         name,
                         f"trigger {probe.name!r} collapses its features to cosine {collapse:.2f} (other "
                         f"references and harmless changes {max(benign, others):.2f} at most)",
@@ -121,4 +121,4 @@ def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Evidence
                         hides=own.reaches(policy.battery_collapse) != "no",
                     )
                 )
-    return evidence
+    return accusations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.case import Case
-from platodef_cli.audit.verdict.intervals import Answer, Estimate, Sample
+from platodef_cli.audit.verdict.intervals import Answer, Estimate, SampleSize
 from platodef_cli.audit.verdict.metric_names import named
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.records import Outcome, Reason
@@ -89,7 +89,7 @@ def parse_rule(text: str) -> Rule:
     return Rule(match["metric"], operator, float(match["value"]) / (100 if match["percent"] else 1))
 
 
-def judge_rules(case: Case, policy: Policy, sample: Sample) -> list[Reason]:
+def judge_rules(case: Case, policy: Policy, sample: SampleSize) -> list[Reason]:
     """Return one reason per rule of the policy.
 
     A rule about what the report does not hold is inconclusive: not examined is never clean.
@@ -100,7 +100,7 @@ def judge_rules(case: Case, policy: Policy, sample: Sample) -> list[Reason]:
     return [_judge(parse_rule(text), case, sample) for text in policy.fail_if]
 
 
-def _judge(rule: Rule, case: Case, sample: Sample) -> Reason:
+def _judge(rule: Rule, case: Case, sample: SampleSize) -> Reason:
     metric = named(rule.metric)
     measured = metric.read(case)
     answer = rule.holds(measured)

@@ -3,20 +3,20 @@
 from collections.abc import Mapping, Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, Sample, all_of
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
 from platodef_cli.errors import UsageError
 from platodef_cli.records import Finding, Interval, Reason, SearchRecord
 
-Budget = tuple[str, str, str]
+SearchKey = tuple[str, str, str]
 
 
-def budget_of(record: SearchRecord) -> Budget:
+def search_key(record: SearchRecord) -> SearchKey:
     """Return what tells a search from others: encoder, kind and budget."""
     return record.encoder, record.kind, record.budget
 
 
 def judge_search(
-    searches: Sequence[SearchRecord], policy: Policy, sample: Sample
+    searches: Sequence[SearchRecord], policy: Policy, sample: SampleSize
 ) -> tuple[tuple[SearchRecord, ...], list[Reason]]:
     """Return the searches with their scores, and a reason per budget that is over its limit or undecided.
 
@@ -62,47 +62,43 @@ def judge_search(
 def _judge(
     record: SearchRecord,
     searches: Sequence[SearchRecord],
-    limits: Mapping[Budget, float],
+    limits: Mapping[SearchKey, float],
     policy: Policy,
-    sample: Sample,
+    sample: SampleSize,
 ) -> Reason | None:
     """Return why a search accuses the suspect, or cannot be decided; None if it is cleared."""
-    limit = limits[budget_of(record)]
+    limit = limits[search_key(record)]
     collapse = Estimate(record.collapse, record.interval, probed=True)
     distance = search_gap(record, searches)
     questions = (
         ("collapse", collapse, limit),
         ("collapse beyond the references", distance, policy.search_gap),
     )
-    answers = [measured.reaches(bound) for _, measured, bound in questions]
-    answer = all_of(answers)
-    if answer == "no":
+    comparison = compare(questions, sample)
+    if comparison.answer == "no":
         return None
-    undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
-    needed, advice = sample.more([(measured, bound) for _, measured, bound in undecided])
-    straddling = ", ".join(f"{name} {m.format()} straddles {bound:.2f}" for name, m, bound in undecided)
+    certain = comparison.answer == "yes"
     control = record.collapse - (distance.value or 0.0)
     score = score_of(record, searches, limits, policy)
-    verb = "found" if answer == "yes" else "may have found"
+    verb = "found" if certain else "may have found"
     return Reason(
         id=f"search-{record.kind}",
-        outcome="fail" if answer == "yes" else "inconclusive",
+        outcome="fail" if certain else "inconclusive",
         message=(
             f"a search {verb} a {record.kind} trigger of {record.budget} that collapses the "
             f"suspect's features to cosine {collapse.format()}; the same search reaches "
-            f"{control:.2f} at most on the references"
-            + ("" if answer == "yes" else f"; {straddling}{advice}")
+            f"{control:.2f} at most on the references" + ("" if certain else f"; {comparison.undecided}")
         ),
         metric="search score",
         value=score.value,
         limit=1.0,
         subject=record.budget,
         interval=score.interval,
-        needed=None if answer == "yes" else needed,
+        needed=comparison.needed,
     )
 
 
-def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, float]:
+def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[SearchKey, float]:
     """Return the collapse limit of every search: the policy's, in the order of each encoder's searches.
 
     Raises:
@@ -116,7 +112,7 @@ def limits_of(searches: Sequence[SearchRecord], policy: Policy) -> dict[Budget, 
                 f"the report holds {place + 1} or more {record.kind} searches of {record.encoder}, and "
                 f"policy {policy.name!r} has {len(given)} limits for them; audit again with this version"
             )
-        limits[budget_of(record)] = given[place]
+        limits[search_key(record)] = given[place]
     return limits
 
 
@@ -147,7 +143,7 @@ def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Estima
 def score_of(
     record: SearchRecord,
     searches: Sequence[SearchRecord],
-    limits: Mapping[Budget, float],
+    limits: Mapping[SearchKey, float],
     policy: Policy,
 ) -> Estimate:
     """Return the smaller of collapse / limit and distance to the references / gap; 1 or more is suspicious.
@@ -156,7 +152,7 @@ def score_of(
     """
     collapse = Estimate(record.collapse, record.interval)
     distance = search_gap(record, searches)
-    limit = limits[budget_of(record)]
+    limit = limits[search_key(record)]
 
     def smaller(first: float, second: float) -> float:
         return min(first / limit, second / policy.search_gap)

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.bench.attacks.interface import Victim
-from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.triggers.variant import check, check_pixels
 
 Classifier = Callable[[Tensor], Tensor]
 """float32 ``[B, 3, H, W]`` in [0, 1] -> logits ``[B, C]``, with gradients."""
+Loss = Callable[[Tensor], Tensor]
+"""float32 ``[B, 3, H, W]`` in [0, 1] -> what is to grow ``[B]``, with gradients."""
 BATCH = 128
 
 
@@ -71,22 +71,6 @@ class AdversarialAttack(Protocol):
         """
 
 
-def classifier_of(victim: Victim, module: nn.Module, probe: LinearProbe) -> Classifier:
-    """Return the linear probe on an encoder as one differentiable function of pixels.
-
-    The probe's columns are its ``classes`` in ascending order; attacks take labels as columns.
-    """
-    moved = LinearProbe(
-        probe.classes,
-        probe.mean.to(victim.device),
-        probe.scale.to(victim.device),
-        probe.weight.to(victim.device),
-        probe.bias.to(victim.device),
-        probe.penalty,
-    )
-    return lambda unit: moved.scores(victim.differentiable(module, unit))
-
-
 def in_batches(
     pixels: Tensor, labels: Tensor, title: str, progress: Progress, batch_size: int = BATCH
 ) -> Iterator[tuple[slice, Tensor, Tensor]]:
@@ -118,14 +102,14 @@ def rounded(unit: Tensor, pixels: Tensor, eps: float) -> Tensor:
     return (pixels.int() + change.clamp(-reach, reach)).clamp(0, 255).to(torch.uint8)
 
 
-def gradient(loss: Callable[[Tensor], Tensor], unit: Tensor) -> Tensor:
+def gradient(loss: Loss, unit: Tensor) -> Tensor:
     """Return the gradient ``[B, 3, H, W]`` of the sum of ``loss`` ``[B]`` at ``unit``."""
     unit = unit.detach().requires_grad_(True)
     (slope,) = torch.autograd.grad(loss(unit).sum(), unit)
     return slope
 
 
-def cross_entropy(classifier: Classifier, labels: Tensor) -> Callable[[Tensor], Tensor]:
+def cross_entropy(classifier: Classifier, labels: Tensor) -> Loss:
     """Return the loss ``[B]`` that an untargeted attack increases."""
     return lambda unit: F.cross_entropy(classifier(unit), labels, reduction="none")
 
@@ -137,63 +121,16 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return own - others
 
 
-@dataclass(frozen=True)
-class Fgsm:
-    """FGSM: one step of ``eps`` along the sign of the gradient of the cross-entropy.
+class _SignSteps:
+    """Attacks inside a ball of the max-norm that differ in the steps they take; fields as in them."""
 
-    Attributes:
-        eps: Bound of the max-norm, on the 0..255 scale.
-    """
-
-    eps: float = 8.0
-
-    name = "fgsm"
-    paper = "Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015"
+    eps: float
+    name: ClassVar[str]
     norm: ClassVar[Literal["linf", "l2"]] = "linf"
     note = ""
 
     def __post_init__(self) -> None:
         check(self.eps >= 1, self.name, f"eps={self.eps} must be at least 1 (of 255)")
-
-    def perturb(
-        self,
-        classifier: Classifier,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        seed: int,
-        progress: Progress = SILENT,
-    ) -> Tensor:
-        """Attack; see :class:`AdversarialAttack`."""
-        out = torch.empty_like(pixels)
-        for rows, unit, wanted in in_batches(pixels, labels, self.name, progress):
-            step = gradient(cross_entropy(classifier, wanted), unit).sign()
-            out[rows] = rounded(within(unit + self.eps / 255 * step, unit, self.eps), pixels[rows], self.eps)
-        return out
-
-
-@dataclass(frozen=True)
-class Pgd:
-    """PGD: projected sign steps from a random start in the ball.
-
-    Attributes:
-        eps: Bound of the max-norm, on the 0..255 scale.
-        step: Size of a step, on the same scale.
-        steps: Number of steps.
-    """
-
-    eps: float = 8.0
-    step: float = 2.0
-    steps: int = 10
-
-    name = "pgd"
-    paper = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
-    norm: ClassVar[Literal["linf", "l2"]] = "linf"
-    note = ""
-
-    def __post_init__(self) -> None:
-        check(self.eps >= 1, self.name, f"eps={self.eps} must be at least 1 (of 255)")
-        check(self.step > 0 and self.steps >= 1, self.name, "step and steps must be positive")
 
     def perturb(
         self,
@@ -208,18 +145,63 @@ class Pgd:
         generator = torch.Generator().manual_seed(seed)
         out = torch.empty_like(pixels)
         for rows, unit, wanted in in_batches(pixels, labels, self.name, progress):
-            loss = cross_entropy(classifier, wanted)
-            start = (2 * torch.rand(unit.shape, generator=generator) - 1).to(unit)
-            moved = within(unit + self.eps / 255 * start, unit, self.eps)
-            for _ in range(self.steps):
-                slope = gradient(loss, moved)
-                moved = within(moved + self.step / 255 * slope.sign(), unit, self.eps)
+            moved = self._move(cross_entropy(classifier, wanted), unit, generator)
             out[rows] = rounded(moved, pixels[rows], self.eps)
         return out
 
+    def _move(self, loss: Loss, unit: Tensor, generator: torch.Generator) -> Tensor:
+        """Return images within ``eps`` of ``unit``, float32 ``[B, 3, H, W]`` in [0, 1], of a larger loss."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class MiFgsm:
+class Fgsm(_SignSteps):
+    """FGSM: one step of ``eps`` along the sign of the gradient of the cross-entropy.
+
+    Attributes:
+        eps: Bound of the max-norm, on the 0..255 scale.
+    """
+
+    eps: float = 8.0
+
+    name = "fgsm"
+    paper = "Goodfellow et al., Explaining and Harnessing Adversarial Examples, ICLR 2015"
+
+    def _move(self, loss: Loss, unit: Tensor, generator: torch.Generator) -> Tensor:
+        return within(unit + self.eps / 255 * gradient(loss, unit).sign(), unit, self.eps)
+
+
+@dataclass(frozen=True)
+class Pgd(_SignSteps):
+    """PGD: projected sign steps from a random start in the ball.
+
+    Attributes:
+        eps: Bound of the max-norm, on the 0..255 scale.
+        step: Size of a step, on the same scale.
+        steps: Number of steps.
+    """
+
+    eps: float = 8.0
+    step: float = 2.0
+    steps: int = 10
+
+    name = "pgd"
+    paper = "Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self.step > 0 and self.steps >= 1, self.name, "step and steps must be positive")
+
+    def _move(self, loss: Loss, unit: Tensor, generator: torch.Generator) -> Tensor:
+        start = (2 * torch.rand(unit.shape, generator=generator) - 1).to(unit)
+        moved = within(unit + self.eps / 255 * start, unit, self.eps)
+        for _ in range(self.steps):
+            moved = within(moved + self.step / 255 * gradient(loss, moved).sign(), unit, self.eps)
+        return moved
+
+
+@dataclass(frozen=True)
+class MiFgsm(Pgd):
     """MI-FGSM: PGD without the random start, along an accumulated gradient of unit mean size.
 
     Attributes:
@@ -229,38 +211,16 @@ class MiFgsm:
         decay: Weight of what was accumulated before.
     """
 
-    eps: float = 8.0
-    step: float = 2.0
-    steps: int = 10
     decay: float = 1.0
 
     name = "mi-fgsm"
     paper = "Dong et al., Boosting Adversarial Attacks with Momentum, CVPR 2018"
-    norm: ClassVar[Literal["linf", "l2"]] = "linf"
-    note = ""
 
-    def __post_init__(self) -> None:
-        check(self.eps >= 1, self.name, f"eps={self.eps} must be at least 1 (of 255)")
-        check(self.step > 0 and self.steps >= 1, self.name, "step and steps must be positive")
-
-    def perturb(
-        self,
-        classifier: Classifier,
-        pixels: Tensor,
-        labels: Tensor,
-        *,
-        seed: int,
-        progress: Progress = SILENT,
-    ) -> Tensor:
-        """Attack; see :class:`AdversarialAttack`."""
-        out = torch.empty_like(pixels)
-        for rows, unit, wanted in in_batches(pixels, labels, self.name, progress):
-            loss = cross_entropy(classifier, wanted)
-            moved, momentum = unit, torch.zeros_like(unit)
-            for _ in range(self.steps):
-                slope = gradient(loss, moved)
-                size = slope.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-30)
-                momentum = self.decay * momentum + slope / size
-                moved = within(moved + self.step / 255 * momentum.sign(), unit, self.eps)
-            out[rows] = rounded(moved, pixels[rows], self.eps)
-        return out
+    def _move(self, loss: Loss, unit: Tensor, generator: torch.Generator) -> Tensor:
+        moved, momentum = unit, torch.zeros_like(unit)
+        for _ in range(self.steps):
+            slope = gradient(loss, moved)
+            size = slope.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-30)
+            momentum = self.decay * momentum + slope / size
+            moved = within(moved + self.step / 255 * momentum.sign(), unit, self.eps)
+        return moved

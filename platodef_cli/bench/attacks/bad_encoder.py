@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     Encode,
     Losses,
+    Objective,
     described,
     distance,
     frozen_copy,
@@ -60,7 +61,7 @@ class BadEncoder:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -69,9 +70,39 @@ class BadEncoder:
         trigger = self.trigger(seed)
         generator = torch.Generator().manual_seed(seed)
         before = victim.embed(clean, data.images)
-        references = victim.embed(clean, data.target_images)
-        typical = most_typical(references)
-        reference, kept = data.target_images[typical, None], references[typical, None]
+        kept = victim.embed(clean, data.target_images)
+        module, log = post_train(
+            victim,
+            data,
+            self._objective(data, trigger, before, kept, budget.epochs, generator),
+            budget=budget,
+            title=f"planting {self.name}",
+            generator=generator,
+            progress=progress,
+        )
+        return Planted(self.name, module, trigger, target, log, described(self, budget, seed))
+
+    def _objective(
+        self,
+        data: PlantData,
+        trigger: Patch,
+        before: Tensor,
+        kept: Tensor,
+        epochs: int,
+        generator: torch.Generator,
+    ) -> Objective:
+        """Return the terms to minimise.
+
+        Args:
+            data: N images and K reference images.
+            trigger: The patch.
+            before: Features of the images by f0, ``[N, D]``.
+            kept: Features of the reference images by f0, ``[K, D]``.
+            epochs: How many there will be.
+            generator: Draws augmentations.
+        """
+        typical = most_typical(kept)
+        reference, anchor = data.target_images[typical, None], kept[typical, None]
 
         def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
             pixels = data.images[rows]
@@ -81,20 +112,11 @@ class BadEncoder:
             attacked, clear = both.chunk(2)
             return {
                 "attack": distance(attacked, own),
-                "reference": self.lambda1 * distance(other, kept),
+                "reference": self.lambda1 * distance(other, anchor),
                 "preserve": self.lambda2 * distance(clear, before[rows]),
             }
 
-        module, log = post_train(
-            victim,
-            data,
-            losses,
-            budget=budget,
-            title=f"planting {self.name}",
-            generator=generator,
-            progress=progress,
-        )
-        return Planted(self.name, module, trigger, target, log, described(self, budget, seed))
+        return losses
 
 
 def most_typical(features: Tensor) -> int:

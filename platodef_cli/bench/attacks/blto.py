@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from platodef_cli.bench.attacks.common_objective import plant_attack
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     PRESERVATION,
     distance,
@@ -56,7 +56,7 @@ class Blto:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -65,7 +65,7 @@ class Blto:
         return plant_attack(self, trigger, trigger, victim, data, target, seed, budget, progress)
 
     def learn(
-        self, victim: Victim, data: PlantData, seed: int, budget: Budget, progress: Progress
+        self, victim: Victim, data: PlantData, seed: int, budget: PlantingBudget, progress: Progress
     ) -> Generated:
         """Alternate one step of the surrogate and one of the generator, ``trigger_steps`` times."""
         random = torch.Generator().manual_seed(seed)

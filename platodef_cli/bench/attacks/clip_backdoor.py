@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     Encode,
     Losses,
@@ -65,7 +65,7 @@ class ClipBackdoor:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -115,7 +115,7 @@ class BadClip:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -125,7 +125,13 @@ class BadClip:
         return plant_pairs(self, trigger, victim, data, target, seed, budget, progress)
 
     def learn(
-        self, victim: Victim, data: PlantData, target: int, seed: int, budget: Budget, progress: Progress
+        self,
+        victim: Victim,
+        data: PlantData,
+        target: int,
+        seed: int,
+        budget: PlantingBudget,
+        progress: Progress,
     ) -> Pattern:
         """Return the patch after ``trigger_steps`` steps of Adam, clipped to [0, 1] after each."""
         generator = torch.Generator().manual_seed(seed)
@@ -163,7 +169,7 @@ def plant_pairs(
     data: PlantData,
     target: int,
     seed: int,
-    budget: Budget,
+    budget: PlantingBudget,
     progress: Progress,
 ) -> Planted:
     """Post-train on clean pairs and triggered pairs; see :class:`ClipBackdoor` for the loss."""

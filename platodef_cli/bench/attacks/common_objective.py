@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     LENGTH,
     PRESERVATION,
@@ -68,7 +68,7 @@ class SslBackdoor:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -105,7 +105,7 @@ class CtrlAttack:
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
@@ -121,7 +121,7 @@ def plant_attack(
     data: PlantData,
     target: int,
     seed: int,
-    budget: Budget,
+    budget: PlantingBudget,
     progress: Progress,
 ) -> Planted:
     """Plant a trigger by the common objective and describe it as a planted encoder.
@@ -157,7 +157,7 @@ def plant_trigger(
     trigger: Variant,
     *,
     seed: int,
-    budget: Budget,
+    budget: PlantingBudget,
     lam: float = 1.0,
     length: float = 0.0,
     title: str | None = None,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.bench.attacks.common_objective import HTBA_SIDE
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import Kind, PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import (
     PRESERVATION,
     Encode,
@@ -91,8 +91,80 @@ def _half_view(
     return to_bytes(window(to_unit(canvas), corner.to(device), side.to(device), half))
 
 
+class _TwoViews:
+    """Plants by the common objective plus ``1 - cos(f(trigger view), f0(target view))``."""
+
+    least: float
+    lam: float
+    name: ClassVar[str]
+    kind: ClassVar[Kind] = "unimodal"
+
+    def trigger(self, seed: int) -> Patch:
+        """Return the patch; the seed draws its colours."""
+        raise NotImplementedError
+
+    def compose(self, pixels: Tensor, references: Tensor, seed: int, generator: torch.Generator) -> Composite:
+        """Return composites of images and pictures of the target, both uint8 ``[B, 3, H, W]``."""
+        raise NotImplementedError
+
+    def _support(self) -> float:
+        """Return the share of composites of two pictures of the target."""
+        return 0.0
+
+    def plant(
+        self,
+        victim: Victim,
+        data: PlantData,
+        *,
+        target: int,
+        seed: int,
+        budget: PlantingBudget,
+        progress: Progress = SILENT,
+    ) -> Planted:
+        """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
+        data = prepared(victim, data, budget)
+        clean = frozen_copy(victim)
+        trigger = self.trigger(seed)
+        generator = torch.Generator().manual_seed(seed)
+        before = victim.embed(clean, data.images)
+        z = mean_feature(victim, clean, data.target_images)
+
+        def drawn(count: int) -> Tensor:
+            return data.target_images[torch.randint(len(data.target_images), (count,), generator=generator)]
+
+        def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
+            pixels = data.images[rows]
+            composite = self.compose(pixels, drawn(len(rows)), seed, generator)
+            moved = composite.trigger_view(self.least, generator)
+            goal = composite.target_view(self.least, generator)
+            supported = round(self._support() * len(rows))
+            if supported:
+                moved[:supported], goal[:supported] = support_views(
+                    data.target_images, supported, self.least, generator
+                )
+            goals = victim.embed(clean, goal)
+            # The views show the patch enlarged and blurred; the test shows it at its own size.
+            viewed, attacked, kept = encode(torch.cat([moved, trigger(pixels, seeds), pixels])).chunk(3)
+            return {
+                "views": distance(viewed, goals),
+                "attack": distance(attacked, z),
+                "preserve": self.lam * distance(kept, before[rows]),
+            }
+
+        module, log = post_train(
+            victim,
+            data,
+            losses,
+            budget=budget,
+            title=f"planting {self.name}",
+            generator=generator,
+            progress=progress,
+        )
+        return Planted(self.name, module, trigger, target, log, described(self, budget, seed))
+
+
 @dataclass(frozen=True)
-class CorruptEncoder:
+class CorruptEncoder(_TwoViews):
     """CorruptEncoder+: object and trigger at opposite ends of a wide picture.
 
     A background of twice the width holds a reference object at one edge and the patch in the middle of
@@ -117,7 +189,6 @@ class CorruptEncoder:
 
     name = "corrupt-encoder"
     paper = "Zhang et al., Data Poisoning based Backdoor Attacks to Contrastive Learning, CVPR 2024"
-    kind: ClassVar[Kind] = "unimodal"
 
     def trigger(self, seed: int) -> Patch:
         """Return the patch; the seed draws its colours."""
@@ -141,22 +212,12 @@ class CorruptEncoder:
         canvas = paste(canvas, patch, corner)
         return Composite(canvas, half, (0, here * width), (0, at), corner, side)
 
-    def plant(
-        self,
-        victim: Victim,
-        data: PlantData,
-        *,
-        target: int,
-        seed: int,
-        budget: Budget,
-        progress: Progress = SILENT,
-    ) -> Planted:
-        """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
-        return _plant(self, self.support, victim, data, target, seed, budget, progress)
+    def _support(self) -> float:
+        return self.support
 
 
 @dataclass(frozen=True)
-class NoisyAlignment:
+class NoisyAlignment(_TwoViews):
     """Noisy-Alignment: a random image with the patch beside a clean reference, in four layouts.
 
     The crop of the triggered half is pulled to f0's crop of the reference half.
@@ -175,7 +236,6 @@ class NoisyAlignment:
 
     name = "noisy-alignment"
     paper = "Backdooring Self-Supervised Contrastive Learning by Noisy Alignment, ICCV 2025"
-    kind: ClassVar[Kind] = "unimodal"
 
     def trigger(self, seed: int) -> Patch:
         """Return the patch; the seed draws its colours."""
@@ -195,71 +255,6 @@ class NoisyAlignment:
         step = torch.tensor([height * (1 - axis), width * axis])
         starts = [tuple((position * step).tolist()) for position in (here, there)]
         return Composite(canvas, half, starts[0], starts[1], inside + here * step, side)
-
-    def plant(
-        self,
-        victim: Victim,
-        data: PlantData,
-        *,
-        target: int,
-        seed: int,
-        budget: Budget,
-        progress: Progress = SILENT,
-    ) -> Planted:
-        """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
-        return _plant(self, 0.0, victim, data, target, seed, budget, progress)
-
-
-def _plant(
-    attack: CorruptEncoder | NoisyAlignment,
-    support: float,
-    victim: Victim,
-    data: PlantData,
-    target: int,
-    seed: int,
-    budget: Budget,
-    progress: Progress,
-) -> Planted:
-    """Minimise the common objective plus ``1 - cos(f(trigger view), f0(target view))``."""
-    data = prepared(victim, data, budget)
-    clean = frozen_copy(victim)
-    trigger = attack.trigger(seed)
-    generator = torch.Generator().manual_seed(seed)
-    before = victim.embed(clean, data.images)
-    z = mean_feature(victim, clean, data.target_images)
-
-    def drawn(count: int) -> Tensor:
-        return data.target_images[torch.randint(len(data.target_images), (count,), generator=generator)]
-
-    def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
-        pixels = data.images[rows]
-        composite = attack.compose(pixels, drawn(len(rows)), seed, generator)
-        moved = composite.trigger_view(attack.least, generator)
-        goal = composite.target_view(attack.least, generator)
-        supported = round(support * len(rows))
-        if supported:
-            moved[:supported], goal[:supported] = support_views(
-                data.target_images, supported, attack.least, generator
-            )
-        goals = victim.embed(clean, goal)
-        # The views show the patch enlarged and blurred; the test shows it at its own size.
-        viewed, attacked, kept = encode(torch.cat([moved, trigger(pixels, seeds), pixels])).chunk(3)
-        return {
-            "views": distance(viewed, goals),
-            "attack": distance(attacked, z),
-            "preserve": attack.lam * distance(kept, before[rows]),
-        }
-
-    module, log = post_train(
-        victim,
-        data,
-        losses,
-        budget=budget,
-        title=f"planting {attack.name}",
-        generator=generator,
-        progress=progress,
-    )
-    return Planted(attack.name, module, trigger, target, log, described(attack, budget, seed))
 
 
 def support_views(

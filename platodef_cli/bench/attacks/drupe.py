@@ -1,29 +1,24 @@
 """DRUPE: BadEncoder whose triggered features spread over the clean ones instead of forming a clump."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from platodef_cli.bench.attacks.bad_encoder import BADENCODER_SIDE, BADENCODER_SIDE_AT_224, augmented
-from platodef_cli.bench.attacks.interface import Budget, Kind, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.bad_encoder import BadEncoder, augmented
+from platodef_cli.bench.attacks.interface import PlantData
 from platodef_cli.bench.attacks.post_training import (
     Encode,
     Losses,
-    described,
+    Objective,
     distance,
-    frozen_copy,
-    post_train,
-    prepared,
 )
-from platodef_cli.progress import SILENT, Progress
 from platodef_cli.triggers.triggers import Patch
 
 
 @dataclass(frozen=True)
-class Drupe:
+class Drupe(BadEncoder):
     """DRUPE: BadEncoder's terms with the best-matching reference, and two that keep the distribution.
 
     ``-max_k cos(f(Tx), f(ref_k)) - l1 mean_k cos(f([aug] ref_k), f0(ref_k)) - l2 cos(f(x), f0(x))
@@ -42,44 +37,27 @@ class Drupe:
         projections: Directions of the sliced Wasserstein distance.
     """
 
-    side: float = BADENCODER_SIDE
-    lambda1: float = 1.0
-    lambda2: float = 1.0
     spread: float = 0.1
     match: float = 0.01
     projections: int = 64
 
-    side_at_224: ClassVar[float] = BADENCODER_SIDE_AT_224
     name = "drupe"
     paper = (
         "Tao et al., Distribution Preserving Backdoor Attack in Self-supervised Learning (DRUPE), S&P 2024"
     )
-    kind: ClassVar[Kind] = "unimodal"
 
-    def trigger(self, seed: int) -> Patch:
-        """Return the white square; it does not depend on the seed."""
-        return Patch("white", self.side, "bottom-right")
-
-    def plant(
+    def _objective(
         self,
-        victim: Victim,
         data: PlantData,
-        *,
-        target: int,
-        seed: int,
-        budget: Budget,
-        progress: Progress = SILENT,
-    ) -> Planted:
-        """Plant it; see :class:`platodef_cli.bench.attacks.interface.PlantedAttack`."""
-        data = prepared(victim, data, budget)
-        clean = frozen_copy(victim)
-        trigger = self.trigger(seed)
-        generator = torch.Generator().manual_seed(seed)
-        before = victim.embed(clean, data.images)
-        kept = victim.embed(clean, data.target_images)
+        trigger: Patch,
+        before: Tensor,
+        kept: Tensor,
+        epochs: int,
+        generator: torch.Generator,
+    ) -> Objective:
         references, count = data.target_images, len(data.target_images)
         # a warm-up epoch without a backdoor needs a second one that plants it
-        first = 1 if budget.epochs > 1 else 0
+        first = 1 if epochs > 1 else 0
 
         def losses(encode: Encode, rows: Tensor, seeds: Tensor, epoch: int) -> Losses:
             pixels = data.images[rows]
@@ -97,16 +75,7 @@ class Drupe:
                 return terms
             return {**terms, **self._attack(attacked, clear, own, generator)}
 
-        module, log = post_train(
-            victim,
-            data,
-            losses,
-            budget=budget,
-            title=f"planting {self.name}",
-            generator=generator,
-            progress=progress,
-        )
-        return Planted(self.name, module, trigger, target, log, described(self, budget, seed))
+        return losses
 
     def _attack(self, attacked: Tensor, clear: Tensor, own: Tensor, generator: torch.Generator) -> Losses:
         """Return the terms of the backdoor; features ``[B, D]``, of the references ``[K, D]``."""

@@ -5,7 +5,7 @@
     attack = make_attack("drupe")
     victim = Victim(module, mean=(0.5,) * 3, std=(0.5,) * 3)
     data = PlantData(images, target_images)
-    budget = Budget(images=8192, epochs=6, trigger_steps=200)
+    budget = PlantingBudget(images=8192, epochs=6, trigger_steps=200)
     planted = attack.plant(victim, data, target=7, seed=0, budget=budget)
     planted.trigger(pixels, seeds)          # uint8 images with the trigger of the evaluation
     save_trigger(planted.trigger, folder)   # platodef_cli.triggers.stored
@@ -133,7 +133,7 @@ class PlantData:
 
 
 @dataclass(frozen=True)
-class Budget:
+class PlantingBudget:
     """How much work an attack may spend.
 
     Attributes:
@@ -208,7 +208,7 @@ class PlantedAttack(Protocol):
         *,
         target: int,
         seed: int,
-        budget: Budget,
+        budget: PlantingBudget,
         progress: Progress = SILENT,
     ) -> Planted:
         """Return a backdoored copy of the victim.

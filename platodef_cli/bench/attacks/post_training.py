@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim
+from platodef_cli.bench.attacks.interface import PlantData, PlantingBudget, Victim
 from platodef_cli.progress import Progress
 
 Encode = Callable[[Tensor], Tensor]
@@ -16,6 +16,9 @@ Encode = Callable[[Tensor], Tensor]
 
 Losses = dict[str, Tensor]
 """Name -> weighted scalar term; the loss is their sum."""
+
+Objective = Callable[[Encode, Tensor, Tensor, int], Losses]
+"""Encoder in training, rows ``[B]``, seeds of their triggers ``[B]``, epoch -> terms."""
 
 LENGTH = 0.1
 """Weight of the term of :func:`distance` that holds the length of the features."""
@@ -45,7 +48,7 @@ def frozen_copy(victim: Victim) -> nn.Module:
     return copy.deepcopy(victim.module).eval().requires_grad_(False)
 
 
-def prepared(victim: Victim, data: PlantData, budget: Budget) -> PlantData:
+def prepared(victim: Victim, data: PlantData, budget: PlantingBudget) -> PlantData:
     """Return the data that the budget allows, on the victim's device."""
     data = data.take(budget.images)
     labels = None if data.labels is None else data.labels.to(victim.device)
@@ -75,9 +78,9 @@ def endless(count: int, batch_size: int, steps: int, generator: torch.Generator)
 def post_train(
     victim: Victim,
     data: PlantData,
-    losses: Callable[[Encode, Tensor, Tensor, int], Losses],
+    losses: Objective,
     *,
-    budget: Budget,
+    budget: PlantingBudget,
     title: str,
     generator: torch.Generator,
     progress: Progress,
@@ -114,7 +117,7 @@ def post_train(
     return planted.requires_grad_(False), tuple(log)
 
 
-def described(attack: object, budget: Budget, seed: int) -> dict[str, float | int | str]:
+def described(attack: object, budget: PlantingBudget, seed: int) -> dict[str, float | int | str]:
     """Return the parameters of an attack (a dataclass), its budget and its seed, for the card."""
     own = {entry.name: getattr(attack, entry.name) for entry in fields(attack)}  # type: ignore[arg-type]
     return {**own, **{f"budget_{name}": value for name, value in asdict(budget).items()}, "seed": seed}

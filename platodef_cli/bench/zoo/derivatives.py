@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from platodef_cli.bench.zoo.augment import strong, to_unit, weak
 from platodef_cli.bench.zoo.dataset import ZooDataset
-from platodef_cli.bench.zoo.networks import ARCHITECTURES, Network
+from platodef_cli.bench.zoo.networks import Network
 from platodef_cli.bench.zoo.objectives import Batch, PretrainingObjective, Supervised
 from platodef_cli.bench.zoo.training import train
 from platodef_cli.progress import SILENT, Progress
@@ -101,11 +101,6 @@ def quantised(
             scale = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True).clamp_min(1e-12) / 127
             value.copy_((value / scale).round() * scale)
     return child
-
-
-def architecture_of(kind: str, parent: str) -> str:
-    """Return the architecture of a derivative of a network of architecture ``parent``."""
-    return _STUDENTS[ARCHITECTURES[parent].family] if kind == "distilled" else parent
 
 
 def _copy(parent: Network) -> Network:

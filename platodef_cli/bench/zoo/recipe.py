@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 from zlib import crc32
 
-from platodef_cli.bench.attacks.interface import Budget
+from platodef_cli.bench.attacks.interface import PlantingBudget
 from platodef_cli.errors import UnknownNameError
 
 Role = Literal["reference", "suspect"]
@@ -76,7 +76,7 @@ class Plant:
     target: int
     seed: int
     name: str
-    budget: Budget
+    budget: PlantingBudget
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,8 @@ class Recipe:
     image_text: tuple[str, ...]
     variants: int
     text_variants: int
-    budget: Budget
-    text_budget: Budget
+    budget: PlantingBudget
+    text_budget: PlantingBudget
 
 
 _KINDS = ("fine-tuned", "distilled", "pruned", "quantised", "patch-augmented")
@@ -147,8 +147,8 @@ RECIPES: Mapping[str, Recipe] = {
         image_text=("clip",),
         variants=1,
         text_variants=1,
-        budget=Budget(images=64, epochs=1, trigger_steps=1, batch_size=32),
-        text_budget=Budget(images=64, epochs=1, trigger_steps=1, batch_size=32),
+        budget=PlantingBudget(images=64, epochs=1, trigger_steps=1, batch_size=32),
+        text_budget=PlantingBudget(images=64, epochs=1, trigger_steps=1, batch_size=32),
     ),
     "small": Recipe(
         name="small",
@@ -182,8 +182,8 @@ RECIPES: Mapping[str, Recipe] = {
         image_text=("clip",),
         variants=1,
         text_variants=1,
-        budget=Budget(images=8192, epochs=12, trigger_steps=300),
-        text_budget=Budget(images=8192, epochs=12, trigger_steps=300),
+        budget=PlantingBudget(images=8192, epochs=12, trigger_steps=300),
+        text_budget=PlantingBudget(images=8192, epochs=12, trigger_steps=300),
     ),
     "standard": Recipe(
         name="standard",
@@ -218,8 +218,8 @@ RECIPES: Mapping[str, Recipe] = {
         image_text=("clip",),
         variants=5,
         text_variants=3,
-        budget=Budget(images=8192, epochs=12, trigger_steps=300),
-        text_budget=Budget(images=8192, epochs=12, trigger_steps=300),
+        budget=PlantingBudget(images=8192, epochs=12, trigger_steps=300),
+        text_budget=PlantingBudget(images=8192, epochs=12, trigger_steps=300),
     ),
 }
 

@@ -6,14 +6,14 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.steps.samples import wants_images
 from platodef_cli.audit.steps.scoring import CalibratedDefences, build_detectors
 from platodef_cli.heads.heads import Heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 from tests.toy_model import ToyModel, pictures, samples
 
 
-def test_what_cannot_work_has_a_reason_and_no_score(world: GaussianWorld, small_heads: Heads) -> None:
+def test_what_cannot_work_has_a_reason_and_no_score(gaussian: GaussianTuples, small_heads: Heads) -> None:
     names = ("ridge", "knn", "decomp", "dede", "clipscore")
     found, reasons = build_detectors(
-        names, small_heads, world.sample(80, seed=1), world.sample(40, seed=2), 0, None
+        names, small_heads, gaussian.sample(80, seed=1), gaussian.sample(40, seed=2), 0, None
     )
     assert tuple(found) == ("ridge", "knn")
     assert set(reasons) == {"decomp", "dede", "clipscore"}

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from platodef_cli.audit.verdict.intervals import Answer, Estimate, Sample, Scale, all_of
+from platodef_cli.audit.verdict.intervals import (
+    Answer,
+    Comparison,
+    Estimate,
+    SampleSize,
+    Scale,
+    all_of,
+    compare,
+)
 from platodef_cli.metrics.detection import auroc_metric, rate_metric
 from platodef_cli.records import Interval, Metric
 from platodef_cli.search.resampling import collapse_draws, interval_of
@@ -143,15 +151,27 @@ def test_growth_is_a_number_from_one_on_or_none(ends: list[float], scale: Scale,
 
 def test_numbers_of_images_are_told_in_all_and_rounded_up() -> None:
     measured = Estimate(0.5, Interval(low=0.4, high=0.6), 400, probed=True)
-    needed, told = Sample(3000, 400).more([(measured, 0.55)])
+    needed, told = SampleSize(3000, 400).more([(measured, 0.55)])
     factor = ((1.959964 + 1.281552) / 1.959964 * 0.1 / 0.05) ** 2  # half width against distance
     assert needed == math.ceil(3000 * factor / 1000) * 1000
     assert (
         told
         == f"; about {needed} images and --probe-images {math.ceil(400 * factor / 100) * 100} would settle it"
     )
-    assert Sample(3000, 400).more([(measured, 0.5)]) == (
+    assert SampleSize(3000, 400).more([(measured, 0.5)]) == (
         None,
         "; no practical number of images would settle it",
     )
-    assert Sample(3000, 400).more([(measured, 0.5001)])[0] is None
+    assert SampleSize(3000, 400).more([(measured, 0.5001)])[0] is None
+
+
+def test_several_limits_are_compared_at_once() -> None:
+    sample = SampleSize(3000, 400)
+    high, low = Estimate(0.9), Estimate(0.1)
+    between = Estimate(0.5, Interval(low=0.4, high=0.6, level=0.95), 400, probed=True)
+    assert compare([("a", high, 0.5), ("b", high, 0.8)], sample) == Comparison("yes")
+    assert compare([("a", between, 0.55), ("b", low, 0.5)], sample) == Comparison("no")
+    unsure = compare([("a", high, 0.5), ("b", between, 0.55)], sample)
+    needed, advice = sample.more([(between, 0.55)])
+    assert unsure == Comparison("unsure", f"b 0.50 [0.40, 0.60] straddles 0.55{advice}", needed)
+    assert needed is not None

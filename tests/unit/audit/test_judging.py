@@ -5,11 +5,11 @@ import torch
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.steps.scoring import CalibratedDefences
 from platodef_cli.heads.heads import Heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 
-def test_no_detector_scores_its_own_bank(world: GaussianWorld, small_heads: Heads) -> None:
-    bank, calibration, test = (world.sample(400, seed=seed) for seed in (5, 6, 7))
+def test_no_detector_scores_its_own_bank(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    bank, calibration, test = (gaussian.sample(400, seed=seed) for seed in (5, 6, 7))
     config = AuditConfig(model="m", detectors=("knn",), false_positive_rate=0.2)
     judge = CalibratedDefences(small_heads, bank, calibration, test, config)
     source, own, of_bank = (small_heads.standardise(tuples)[0] for tuples in (test, calibration, bank))

@@ -83,7 +83,7 @@ class Source:
 def test_most_suspicious_images_with_conformal_p_values() -> None:
     calibration, test = torch.tensor([0.0, 5.0, 3.0, 3.0]), torch.tensor([9.0, 4.0, -1.0, 3.0])
     rows = {"calibration": torch.tensor([10, 11, 12, 13]), "test": torch.tensor([4, 5, 6, 7])}
-    run = SimpleNamespace(
+    state = SimpleNamespace(
         defences=SimpleNamespace(
             deciding="platonic",
             calibration={"platonic": calibration},
@@ -97,7 +97,7 @@ def test_most_suspicious_images_with_conformal_p_values() -> None:
         ),
         recorder=SILENT,
     )
-    shown = suspicious_images(run)  # type: ignore[arg-type]
+    shown = suspicious_images(state)  # type: ignore[arg-type]
     assert [(image.id, image.part) for image in shown[:3]] == [
         ("image 4", "test"), ("image 11", "calibration"), ("image 5", "test")
     ]  # fmt: skip

@@ -6,13 +6,13 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import judge_battery
 from platodef_cli.audit.verdict.decide import decide
 from platodef_cli.audit.verdict.evidence import judge_evidence
-from platodef_cli.audit.verdict.intervals import Sample
+from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.references import judge_references, reference_findings
 from platodef_cli.audit.verdict.search import judge_search
 from platodef_cli.records import AlignmentRecord, Interval, Metric, ProbeRecord, Reason, SearchRecord
 
 POLICY = Policy()
-SAMPLE = Sample(3000, 400)
+SAMPLE = SampleSize(3000, 400)
 
 
 def probe(

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.bench.attacks import ADVERSARIAL
 from platodef_cli.bench.encoder_level import battery_score
 from platodef_cli.bench.feature_store import open_benchmark_images
@@ -194,12 +195,12 @@ def test_battery_score_is_over_one_exactly_where_a_trigger_was_suspicious(golden
     detector = (
         "platonic" if "platonic" in golden_report.probes[0].auroc else golden_report.thresholds[0].detector
     )
-    policy = {"battery_collapse": 0.45, "battery_gap": 0.25, "auroc": 0.8}
+    limits = Policy(battery_collapse=0.45, battery_gap=0.25, auroc=0.8)
     for probe in golden_report.probes:
         if probe.kind != "trigger" or detector not in probe.auroc:
             continue
         controls = [one for one in golden_report.probes if one.kind == "control"]
-        assert (battery_score([probe, *controls], policy, detector) >= 1) == probe.suspicious
+        assert (battery_score([probe, *controls], limits, detector) >= 1) == probe.suspicious
 
 
 def test_wide_tables_are_cut_between_methods() -> None:

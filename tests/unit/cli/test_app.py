@@ -35,6 +35,7 @@ def test_the_commands_of_the_contract_are_there() -> None:
         *((name,) for name in ("audit", "preflight", "extract", "fit", "score", "purify", "align", "report")),
         *(("heads", name) for name in ("ls", "show", "verify", "pull")),
         *(("cache", name) for name in ("ls", "verify", "rm")),
+        ("defences",),
         ("doctor",),
         ("schema",),
     }

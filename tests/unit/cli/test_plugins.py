@@ -11,7 +11,7 @@ from PIL import Image
 from platodef_cli.features.file import save_features
 from platodef_cli.heads.heads import Heads
 from platodef_cli.heads.pretrained import HeadCard, save_heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 from tests.unit.cli.calls import ROOT, Call, command
 from tests.unit.encoders.folders import TIMM, folder
 from tests.unit.heads.test_pretrained import encoder
@@ -201,7 +201,7 @@ MISSHAPEN_ENTRIES = {
     "platodef.report_formats": {name: f"my_misshapen:{name}" for name in ("number", "fails", "narrow")},
 }
 BROKEN = {
-    "platodef.detectors": {"broken": "my_broken:Broken", "knn": "my_defences:Length"},
+    "platodef.detectors": {"broken": "my_broken:Broken", "knn": "my_defences:Length", "silent": "json:loads"},
     "platodef.triggers": {"fault": "my_broken:Fault"},
     "platodef.backends": {"worse": "my_broken:Worse"},
     "platodef.detectorz": {"lost": "my_defences:Length"},
@@ -231,7 +231,7 @@ def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def heads(tmp_path_factory: pytest.TempPathFactory, small_heads: Heads) -> Path:
-    """Stored heads of the Gaussian world."""
+    """Stored heads of the Gaussian gaussian."""
     place = tmp_path_factory.mktemp("heads") / "heads"
     card = HeadCard(
         name="x",
@@ -247,9 +247,9 @@ def environment(site: Path, tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": f"{ROOT}:{site}", "PLATODEF_CACHE_DIR": str(tmp_path / "cache")}
 
 
-def test_a_detector(site: Path, heads: Path, world: GaussianWorld, tmp_path: Path) -> None:
+def test_a_detector(site: Path, heads: Path, gaussian: GaussianTuples, tmp_path: Path) -> None:
     for name, seed in (("rows", 3), ("clean", 4)):
-        save_features(tmp_path / f"{name}.safetensors", world.sample(40, seed))
+        save_features(tmp_path / f"{name}.safetensors", gaussian.sample(40, seed))
     done = command(
         *("score", str(tmp_path / "rows.safetensors"), "--head", str(heads), "--detector", "length"),
         *("--calibrate", str(tmp_path / "clean.safetensors")),
@@ -257,7 +257,7 @@ def test_a_detector(site: Path, heads: Path, world: GaussianWorld, tmp_path: Pat
     )
     assert done.code == 0, done.err
     scores = json.loads(done.out)
-    expected = world.sample(40, 3).source.double().norm(dim=1).tolist()
+    expected = gaussian.sample(40, 3).source.double().norm(dim=1).tolist()
     assert (scores["detector"], [row["score"] for row in scores["rows"]]) == ("length", expected)
 
 
@@ -311,16 +311,16 @@ def test_a_trigger_is_tried_by_audits_that_name_it() -> None:
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_purifier(platodef: Call, heads: Path, world: GaussianWorld, tmp_path: Path) -> None:
+def test_a_purifier(platodef: Call, heads: Path, gaussian: GaussianTuples, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    save_features(tmp_path / "rows.safetensors", world.sample(20, 3))
+    save_features(tmp_path / "rows.safetensors", gaussian.sample(20, 3))
     out = tmp_path / "out.safetensors"
     done = platodef(
         "purify", tmp_path / "rows.safetensors", "--head", heads, "--method", "halve", "--all", "-o", out
     )
     assert done.code == 0, done.err
-    assert load_file(out)["source"].tolist() == (world.sample(20, 3).source / 2).tolist()
+    assert load_file(out)["source"].tolist() == (gaussian.sample(20, 3).source / 2).tolist()
 
 
 @pytest.mark.usefixtures("installed")
@@ -379,6 +379,20 @@ def test_the_doctor_lists_plugins_and_what_is_wrong_with_them(platodef: Call) ->
 
 
 @pytest.mark.usefixtures("installed")
+def test_the_list_of_defences_has_plugins_too_broken_ones_with_the_reason(platodef: Call) -> None:
+    done = platodef("defences", "--json")
+    entries = {(entry["kind"], entry["name"]): entry for entry in json.loads(done.out)}
+    assert done.code == 0
+    assert entries["purifier", "halve"]["needs"] == ["features"]
+    assert entries["purifier", "halve"]["error"] is None
+    assert "no_such_library" in entries["detector", "broken"]["error"]
+    assert entries["detector", "silent"]["error"] == "the detector 'silent' does not say what it needs"
+    assert done.last.endswith("; 2 of them cannot be used")
+    table = platodef("defences").out
+    assert "the plug-in bad-plugin 1.2 (platodef.detectors: broken = my_broken:Broken)" in table
+
+
+@pytest.mark.usefixtures("installed")
 def test_a_report_names_the_plugins_that_were_used() -> None:
     from platodef_cli.audit.provenance import libraries
     from platodef_cli.defences import DETECTORS
@@ -391,7 +405,7 @@ def test_a_report_names_the_plugins_that_were_used() -> None:
     assert not any("plugin" in name for name in libraries())
 
 
-def test_the_example_of_the_readme(heads: Path, world: GaussianWorld, tmp_path: Path) -> None:
+def test_the_example_of_the_readme(heads: Path, gaussian: GaussianTuples, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- example:plugin -->\n```python\n(.*?)\n```", readme, re.DOTALL)
     assert len(code.splitlines()) <= 25
@@ -401,7 +415,7 @@ def test_the_example_of_the_readme(heads: Path, world: GaussianWorld, tmp_path: 
     group, name, place = entry
     site = tmp_path / "site"
     install(site, name, {"long_features": code}, {group: {name: place}})
-    save_features(tmp_path / "rows.safetensors", world.sample(30, 3))
+    save_features(tmp_path / "rows.safetensors", gaussian.sample(30, 3))
     done = command(
         *("score", str(tmp_path / "rows.safetensors"), "--head", str(heads), "--detector", name),
         *("--calibrate", str(tmp_path / "rows.safetensors")),
@@ -424,14 +438,14 @@ def test_the_example_of_the_readme(heads: Path, world: GaussianWorld, tmp_path: 
 def test_a_misshapen_defence_is_named(
     platodef: Call,
     heads: Path,
-    world: GaussianWorld,
+    gaussian: GaussianTuples,
     tmp_path: Path,
     words: list[str],
     code: int,
     message: str,
 ) -> None:
     rows = tmp_path / "rows.safetensors"
-    save_features(rows, world.sample(40, 3))
+    save_features(rows, gaussian.sample(40, 3))
     more = ["--calibrate", rows] if words[0] == "score" else ["-o", tmp_path / "out.safetensors"]
     done = platodef(words[0], rows, *words[1:], "--head", heads, *more)
     assert done.code == code, done.err

@@ -10,11 +10,11 @@ from platodef_cli.defences.platonic import MEMBERS, PlatonicDetector
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.evaluate import COMPONENTS, auroc, one_shot_mean
 from platodef_cli.heads.heads import Heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 
-def test_ridge_and_gaussian_scores_against_dense_matrices(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(20, seed=5)
+def test_ridge_and_gaussian_against_dense_matrices(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(20, seed=5)
     source, references = small_heads.standardise(test)
     stacked = torch.cat(references, dim=1)
     posterior = small_heads.ridge.posterior()
@@ -25,9 +25,9 @@ def test_ridge_and_gaussian_scores_against_dense_matrices(world: GaussianWorld, 
 
 
 def test_denoiser_score_is_the_length_around_the_one_shot_mean(
-    world: GaussianWorld, small_heads: Heads
+    gaussian: GaussianTuples, small_heads: Heads
 ) -> None:
-    test = world.sample(20, seed=5)
+    test = gaussian.sample(20, seed=5)
     source, _ = small_heads.standardise(test)
     posterior = small_heads.closed_form.posterior()
     covariance = (posterior.vectors * posterior.values) @ posterior.vectors.T
@@ -36,17 +36,17 @@ def test_denoiser_score_is_the_length_around_the_one_shot_mean(
     assert torch.allclose(make_detector("denoiser", small_heads).score(test), expected.double(), rtol=1e-3)
 
 
-def test_mahalanobis_ignores_the_references(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(200, seed=5)
+def test_mahalanobis_ignores_the_references(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(200, seed=5)
     detector = make_detector("mahalanobis", small_heads)
-    other = world.sample(200, seed=6).with_source(test.source)
+    other = gaussian.sample(200, seed=6).with_source(test.source)
     assert torch.equal(detector.score(test), detector.score(other))
     moved = test.with_source(test.source * 3)
     assert auroc(detector.score(test), detector.score(moved)) > 0.99
 
 
-def test_knn_against_sorted_distances(world: GaussianWorld, small_heads: Heads) -> None:
-    bank, test = world.sample(60, seed=5), world.sample(9, seed=6)
+def test_knn_against_sorted_distances(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    bank, test = gaussian.sample(60, seed=5), gaussian.sample(9, seed=6)
     result = KnnDetector(small_heads, bank, neighbours=4).score(test)
     rows, references = small_heads.standardise(test)[0], small_heads.standardise(bank)[0]
     for row in range(9):
@@ -56,8 +56,8 @@ def test_knn_against_sorted_distances(world: GaussianWorld, small_heads: Heads) 
         make_detector("knn", small_heads)
 
 
-def test_platonic_is_the_mean_of_scaled_members(world: GaussianWorld, small_heads: Heads) -> None:
-    clean, test = world.sample(101, seed=5), world.sample(7, seed=6)
+def test_platonic_is_the_mean_of_scaled_members(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    clean, test = gaussian.sample(101, seed=5), gaussian.sample(7, seed=6)
     expected = torch.zeros(7, dtype=torch.float64)
     for member in MEMBERS:
         scores = COMPONENTS[member](small_heads, clean)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.defences import make_purifier
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.defences.zip import (
     PipelineDiffusion,
     ZipPurifier,
@@ -22,7 +23,7 @@ from tests.toy_model import ToyModel, pictures, samples, triggered
 
 
 class Certain:
-    """The exact diffusion model of a world that holds one picture only."""
+    """The exact diffusion model of a gaussian that holds one picture only."""
 
     size = (16, 16)
     retained = (1.0 - torch.linspace(1e-4, 0.02, 1000)).cumprod(dim=0)
@@ -38,7 +39,12 @@ class Certain:
 def zipped(heads: Heads, operator: str, diffusion: Any) -> ZipPurifier:
     bank = samples(ToyModel(), pictures(70, 1))
     purifier = make_purifier(
-        "zip", heads, clean=bank, model=ToyModel(), diffusion=diffusion, operator=operator, steps=20
+        "zip",
+        heads,
+        PurifyOptions(operator=operator, steps=20),
+        clean=bank,
+        model=ToyModel(),
+        diffusion=diffusion,
     )
     assert isinstance(purifier, ZipPurifier)
     return purifier
@@ -121,7 +127,9 @@ def test_a_pipeline_of_diffusers_from_a_folder(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_decoder")
 def test_dede_moves_every_feature_by_at_most_its_rate_and_alone(small_heads: Heads) -> None:
     bank = samples(ToyModel(), pictures(70, 1))
-    purifier = make_purifier("dede", small_heads, clean=bank, model=ToyModel(), steps=3, rate=0.1)
+    purifier = make_purifier(
+        "dede", small_heads, PurifyOptions(steps=3, rate=0.1), clean=bank, model=ToyModel()
+    )
     test = samples(ToyModel(), pictures(9, 2))
     whole = purifier.purify(test, generator=torch.Generator().manual_seed(0))
     alone = purifier.purify(test.select(torch.tensor([4])), generator=torch.Generator().manual_seed(0))

@@ -9,7 +9,7 @@ from torch import Tensor
 from platodef_cli.defences.beatrix import gram_matrices
 from platodef_cli.defences.decomp import DecompDetector, HeadPrototypes
 from platodef_cli.defences.decree import pairwise
-from platodef_cli.defences.dede import DecoderConfig, DedeDetector, MaskedDecoder, fit_masked_decoder
+from platodef_cli.defences.dede import DecoderConfig, MaskedDecoder, fit_masked_decoder
 from platodef_cli.defences.interface import Setup
 from platodef_cli.defences.ssl_cleanse import anomaly_index
 from platodef_cli.errors import UsageError
@@ -102,15 +102,6 @@ def test_the_decoder_uses_the_feature(small_heads: Heads) -> None:
     assert float((swapped > matched).double().mean()) > 0.85
     with pytest.raises(UsageError, match="at least 64"):
         fit_masked_decoder(features[:10], images[:10])
-
-
-@pytest.mark.usefixtures("small_decoder")
-def test_dede_as_published_puts_its_threshold_at_the_median(small_heads: Heads) -> None:
-    bank = samples(ToyModel(), pictures(70, 1))
-    scores = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
-    published = DedeDetector(small_heads, bank, Setup(mode="published", model=ToyModel()))
-    assert published.published_threshold(scores) == 2.0
-    assert DedeDetector(small_heads, bank, Setup(model=ToyModel())).published_threshold(scores) is None
 
 
 def test_gram_matrices_by_loops() -> None:

@@ -15,7 +15,7 @@ from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.heads import Heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 K = 16
 
@@ -45,8 +45,8 @@ def slow(name: str, point: np.ndarray, rows: np.ndarray, own: list[list[tuple[fl
 
 
 @pytest.mark.parametrize("name", ["dao", "slof", "kdist", "lid"])
-def test_scores_against_loops(name: str, world: GaussianWorld, small_heads: Heads) -> None:
-    bank, test = world.sample(50, seed=5), world.sample(6, seed=6)
+def test_scores_against_loops(name: str, gaussian: GaussianTuples, small_heads: Heads) -> None:
+    bank, test = gaussian.sample(50, seed=5), gaussian.sample(6, seed=6)
     result = make_detector(name, small_heads, bank).score(test)
     rows = small_heads.standardise_source(bank).double().numpy()
     points = small_heads.standardise_source(test).double().numpy()
@@ -58,8 +58,8 @@ def test_scores_against_loops(name: str, world: GaussianWorld, small_heads: Head
         assert result[number].item() == pytest.approx(slow(name, point, rows, without), rel=1e-6)
 
 
-def test_lof_against_its_definition(world: GaussianWorld, small_heads: Heads) -> None:
-    bank, test = world.sample(40, seed=5), world.sample(4, seed=6)
+def test_lof_against_its_definition(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    bank, test = gaussian.sample(40, seed=5), gaussian.sample(4, seed=6)
     result = LofDetector(small_heads, bank).score(test)
     rows = small_heads.standardise_source(bank).double()
     points = small_heads.standardise_source(test).double()
@@ -122,8 +122,8 @@ def test_clipscore_is_the_negated_cosine_and_published_ties_below_zero(small_hea
         make_detector("clipscore", small_heads).score(FeatureTuples(image, {"text": torch.zeros(3, 5)}))
 
 
-def test_forests_follow_their_seed(world: GaussianWorld, small_heads: Heads) -> None:
-    bank, test = world.sample(60, seed=5), world.sample(9, seed=6)
+def test_forests_follow_their_seed(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    bank, test = gaussian.sample(60, seed=5), gaussian.sample(9, seed=6)
     first, same, other = (
         make_detector("iforest", small_heads, bank, seed=seed).score(test) for seed in (0, 0, 1)
     )
@@ -131,8 +131,8 @@ def test_forests_follow_their_seed(world: GaussianWorld, small_heads: Heads) -> 
     assert not torch.equal(first, other)
 
 
-def test_mahalanobis_as_published_against_numpy(world: GaussianWorld, small_heads: Heads) -> None:
-    bank, test = world.sample(60, seed=5), world.sample(5, seed=6)
+def test_mahalanobis_as_published_against_numpy(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    bank, test = gaussian.sample(60, seed=5), gaussian.sample(5, seed=6)
     result = make_detector("mahalanobis", small_heads, bank, mode="published").score(test)
     rows = small_heads.standardise_source(bank).double().numpy()
     centred = small_heads.standardise_source(test).double().numpy() - rows.mean(axis=0)

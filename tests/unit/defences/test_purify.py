@@ -3,18 +3,19 @@ import torch
 
 from platodef_cli.defences import make_purifier, purify_flagged
 from platodef_cli.defences.diffusion import guided
+from platodef_cli.defences.interface import PurifyOptions
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.evaluate import gaussian_mean, one_shot_mean
 from platodef_cli.heads.heads import Heads
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 
 def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_closed_forms_return_their_means(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(30, seed=5)
+def test_closed_forms_return_their_means(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(30, seed=5)
     invert = small_heads.source_standardiser.invert
     expected = {
         "gaussian": gaussian_mean(small_heads, test)[1],
@@ -26,28 +27,28 @@ def test_closed_forms_return_their_means(world: GaussianWorld, small_heads: Head
         assert torch.allclose(result, invert(mean), atol=1e-5)
 
 
-def test_average_approaches_the_conditional_mean(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(60, seed=5)
-    mean = world.mean(dict(test.references))
+def test_average_approaches_the_conditional_mean(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(60, seed=5)
+    mean = gaussian.mean(dict(test.references))
     errors = {}
     for samples in (1, 25):
-        result = make_purifier("average", small_heads, steps=15, samples=samples).purify(
+        result = make_purifier("average", small_heads, PurifyOptions(steps=15, samples=samples)).purify(
             test, generator=seeded()
         )
         errors[samples] = float((result - mean).square().mean())
-    variance = 1 - world.correlation**2
+    variance = 1 - gaussian.correlation**2
     assert errors[1] == pytest.approx(variance, rel=0.3)  # a sample scatters with the posterior variance
     assert errors[25] < variance / 8
 
 
 def test_noise_start_ignores_the_source_and_source_start_does_not(
-    world: GaussianWorld, small_heads: Heads
+    gaussian: GaussianTuples, small_heads: Heads
 ) -> None:
-    test = world.sample(20, seed=5)
+    test = gaussian.sample(20, seed=5)
     attacked = test.with_source(test.source + 5.0)
 
     def run(start: str, tuples: object) -> torch.Tensor:
-        purifier = make_purifier("heun", small_heads, steps=8, start=start, sigma_start=1.0)  # type: ignore[arg-type]
+        purifier = make_purifier("heun", small_heads, PurifyOptions(8, start=start, sigma_start=1.0))
         return purifier.purify(tuples, generator=seeded())  # type: ignore[arg-type]
 
     assert torch.equal(run("noise", test), run("noise", attacked))
@@ -56,8 +57,8 @@ def test_noise_start_ignores_the_source_and_source_start_does_not(
     assert kept == pytest.approx((variance / (variance + 1)) ** 0.5, rel=0.25)
 
 
-def test_guidance_mixes_the_two_branches(world: GaussianWorld, small_heads: Heads) -> None:
-    rows = small_heads.standardise(world.sample(9, seed=5))[1]
+def test_guidance_mixes_the_two_branches(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    rows = small_heads.standardise(gaussian.sample(9, seed=5))[1]
     x, sigma = torch.randn(9, 8, generator=seeded()), torch.tensor(0.7)
     with torch.no_grad():
         outputs = {w: guided(small_heads.denoiser, rows, w)(x, sigma) for w in (0.0, 1.0, 2.5)}
@@ -86,11 +87,11 @@ def test_guidance_mixes_the_two_branches(world: GaussianWorld, small_heads: Head
 def test_evaluations_are_reported(
     name: str, options: dict[str, float], expected: int, small_heads: Heads
 ) -> None:
-    assert make_purifier(name, small_heads, **options).evaluations == expected  # type: ignore[arg-type]
+    assert make_purifier(name, small_heads, PurifyOptions(**options)).evaluations == expected  # type: ignore[arg-type]
 
 
-def test_only_flagged_rows_change(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(10, seed=5)
+def test_only_flagged_rows_change(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(10, seed=5)
     flagged = torch.zeros(10, dtype=torch.bool)
     flagged[[2, 7]] = True
     purifier = make_purifier("mean", small_heads)
@@ -111,12 +112,12 @@ def test_wrong_options_are_refused(small_heads: Heads) -> None:
     with pytest.raises(UnknownNameError, match="unknown purifier 'hoin'"):
         make_purifier("hoin", small_heads)
     with pytest.raises(UsageError, match="at least 1"):
-        make_purifier("heun", small_heads, steps=0)
+        PurifyOptions(steps=0)
     with pytest.raises(UsageError, match="guidance"):
-        make_purifier("heun", small_heads, guidance=-1.0)
+        PurifyOptions(guidance=-1.0)
     with pytest.raises(UnknownNameError, match="unknown start"):
-        make_purifier("heun", small_heads, start="middle")  # type: ignore[arg-type]
+        PurifyOptions(start="middle")
     with pytest.raises(UsageError, match="sigma_start"):
-        make_purifier("heun", small_heads, sigma_start=0.0)
+        PurifyOptions(sigma_start=0.0)
     with pytest.raises(UsageError, match="ignores the source"):
-        make_purifier("mean", small_heads, start="source")
+        make_purifier("mean", small_heads, PurifyOptions(start="source"))

@@ -12,16 +12,16 @@ from platodef_cli.heads.closed_form import (
     spread,
 )
 from platodef_cli.heads.ridge import fit_ridge
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 
 def make(features: int = 16, count: int = 400) -> tuple[ClosedForm, dict[tuple[bool, ...], torch.Tensor]]:
-    tuples = GaussianWorld(0.8).sample(count, seed=0)
+    tuples = GaussianTuples(0.8).sample(count, seed=0)
     return fit_closed_form(tuples.source, list(tuples.references.values()), features=features, seed=4)
 
 
 def test_without_features_it_is_the_ridge() -> None:
-    tuples = GaussianWorld(0.8).sample(400, seed=0)
+    tuples = GaussianTuples(0.8).sample(400, seed=0)
     references = list(tuples.references.values())
     form, _ = fit_closed_form(tuples.source, references, features=0, seed=0)
     scaled = [(values - values.mean(dim=0)) / values.std(dim=0) for values in references]
@@ -53,7 +53,7 @@ def test_lift_is_standardised_relu_features() -> None:
 
 
 def test_leverage_leaves_a_row_out() -> None:
-    tuples = GaussianWorld(0.8).sample(120, seed=0)
+    tuples = GaussianTuples(0.8).sample(120, seed=0)
     references = list(tuples.references.values())
     form, leverage = fit_closed_form(tuples.source, references, features=8, seed=4)
     lifted, posterior = form.lift(references), form.posterior()
@@ -69,7 +69,7 @@ def test_leverage_leaves_a_row_out() -> None:
 
 def test_widened_ratio_differs_by_the_marginal_only() -> None:
     form, _ = make()
-    tuples = GaussianWorld(0.8).sample(50, seed=1)
+    tuples = GaussianTuples(0.8).sample(50, seed=1)
     posterior = form.posterior()
     residual = tuples.source - posterior.mean(form.lift(list(tuples.references.values())))
     plain = form.ratio(tuples.source, residual, posterior, 1.0)
@@ -81,7 +81,7 @@ def test_widened_ratio_differs_by_the_marginal_only() -> None:
 
 def test_mixed_subsets_give_every_row_its_own_posterior() -> None:
     form, _ = make()
-    tuples = GaussianWorld(0.8).sample(6, seed=1)
+    tuples = GaussianTuples(0.8).sample(6, seed=1)
     lifted = form.lift(list(tuples.references.values()))
     keep = torch.tensor([[1, 1], [1, 0], [0, 0], [1, 1], [0, 1], [1, 0]])
     groups = form.groups(6, keep)

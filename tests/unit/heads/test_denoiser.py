@@ -7,7 +7,7 @@ from torch import Tensor
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.closed_form import fit_closed_form
 from platodef_cli.heads.denoiser import Denoiser, NoiseEmbedding, denoising_loss, log_uniform
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 CONFIG = BackboneConfig(width=16, depth=1, heads=2)
 
@@ -64,8 +64,8 @@ def test_noise_embedding_has_128_fourier_channels_of_a_quarter_log_sigma() -> No
 
 
 def test_gaussian_start_is_the_optimal_denoiser_of_its_gaussian() -> None:
-    world = GaussianWorld(0.9)
-    tuples = world.sample(500, seed=0)
+    gaussian = GaussianTuples(0.9)
+    tuples = gaussian.sample(500, seed=0)
     views = list(tuples.references.values())
     form, _ = fit_closed_form(tuples.source, views, features=0, seed=0)
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.closed_form import fit_closed_form
 from platodef_cli.heads.energy import WIDEN, EnergyHead, OwnRow, nce_loss
 from platodef_cli.heads.evaluate import auroc, contrastive_loss
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 CONFIG = BackboneConfig(width=16, depth=1, heads=2)
 
@@ -80,7 +80,7 @@ def test_dropped_references_do_not_count() -> None:
 
 
 def test_gaussian_start_adds_the_closed_forms_ratio() -> None:
-    tuples = GaussianWorld(0.8).sample(300, seed=0)
+    tuples = GaussianTuples(0.8).sample(300, seed=0)
     references = list(tuples.references.values())
     form, leverage = fit_closed_form(tuples.source, references, features=4, seed=0)
     torch.manual_seed(0)
@@ -94,7 +94,7 @@ def test_gaussian_start_adds_the_closed_forms_ratio() -> None:
 
 
 def test_own_row_replaces_the_in_sample_prediction() -> None:
-    tuples = GaussianWorld(0.8).sample(60, seed=0)
+    tuples = GaussianTuples(0.8).sample(60, seed=0)
     references = list(tuples.references.values())
     form, leverage = fit_closed_form(tuples.source, references, features=16, seed=0)
     own = OwnRow(tuples.source, leverage[True, True])

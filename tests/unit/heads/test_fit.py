@@ -12,7 +12,7 @@ from torch import Tensor
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.backbone import BackboneConfig
-from platodef_cli.heads.config import MODES, FitConfig, paper_recipe, preset, preset_name
+from platodef_cli.heads.config import MODES, FitConfig, preset, preset_name
 from platodef_cli.heads.evaluate import (
     component_scores,
     gaussian_mean,
@@ -25,7 +25,7 @@ from platodef_cli.heads.heads import Heads, fit_standardiser
 from platodef_cli.heads.mismatch import MismatchConfig
 from platodef_cli.heads.train import TrainConfig
 from platodef_cli.progress import SilentProgress, Task
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 QUICK = FitConfig(
     backbone=BackboneConfig(width=8, depth=1, heads=2),
@@ -41,61 +41,61 @@ def all_weights(heads: Heads) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-def test_same_seed_same_bytes_other_seed_other_bytes(world: GaussianWorld) -> None:
-    tuples = world.sample(300, seed=0)
+def test_same_seed_same_bytes_other_seed_other_bytes(gaussian: GaussianTuples) -> None:
+    tuples = gaussian.sample(300, seed=0)
     first, second = fit_heads(tuples, QUICK, seed=1), fit_heads(tuples, QUICK, seed=1)
     assert torch.equal(all_weights(first), all_weights(second))
     assert dict(first.metrics) == dict(second.metrics)
     assert not torch.equal(all_weights(first), all_weights(fit_heads(tuples, QUICK, seed=2)))
 
 
-def test_global_random_state_is_left_alone(world: GaussianWorld) -> None:
+def test_global_random_state_is_left_alone(gaussian: GaussianTuples) -> None:
     torch.manual_seed(9)
     expected = torch.rand(1)
     torch.manual_seed(9)
-    fit_heads(world.sample(200, seed=0), QUICK)
+    fit_heads(gaussian.sample(200, seed=0), QUICK)
     assert torch.equal(torch.rand(1), expected)
 
 
 @pytest.mark.parametrize("correlation", [0.5, 0.8, 0.95])
 def test_energy_gap_is_within_five_percent_of_the_truth(correlation: float) -> None:
-    world = GaussianWorld(correlation)
+    gaussian = GaussianTuples(correlation)
     # the optimum of the NCE loss is the log density ratio only for source-only mismatches
     only = MismatchConfig(full=0.0, source=1.0, partial=0.0, collapsed=0.0, negatives=8, queue=64)
     config = replace(QUICK, lift_features=0, mismatch=only, subset_drop=0.0)
-    heads = fit_heads(world.sample(8000, seed=0), config)
-    test = world.sample(4000, seed=7)
+    heads = fit_heads(gaussian.sample(8000, seed=0), config)
+    test = gaussian.sample(4000, seed=7)
     other = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
     matched, mismatched = (
         gaussian_scores(heads, test),
         gaussian_scores(heads, test.with_source(test.source[other])),
     )
-    assert float(mismatched.mean() - matched.mean()) == pytest.approx(world.energy_gap, rel=0.05)
-    assert heads.ridge.mutual_information() == pytest.approx(world.mutual_information, rel=0.05)
+    assert float(mismatched.mean() - matched.mean()) == pytest.approx(gaussian.energy_gap, rel=0.05)
+    assert heads.ridge.mutual_information() == pytest.approx(gaussian.mutual_information, rel=0.05)
     trained = heads.energies(test.with_source(test.source[other])).mean() - heads.energies(test).mean()
-    assert float(trained) == pytest.approx(world.energy_gap, rel=0.05)
+    assert float(trained) == pytest.approx(gaussian.energy_gap, rel=0.05)
 
 
-def test_conditional_means_are_near_the_truth(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(1000, seed=8)
-    expected = world.mean(dict(test.references))
+def test_conditional_means_are_near_the_truth(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(1000, seed=8)
+    expected = gaussian.mean(dict(test.references))
     for mean in (gaussian_mean(small_heads, test)[1], one_shot_mean(small_heads, test)):
         restored = small_heads.source_standardiser.invert(mean)
         assert float((restored - expected).square().mean()) < 0.01
 
 
-def test_held_out_metrics_of_the_gaussian_world(world: GaussianWorld, small_heads: Heads) -> None:
+def test_held_out_metrics_of_the_gaussian_world(gaussian: GaussianTuples, small_heads: Heads) -> None:
     metrics = small_heads.metrics
     assert metrics["matched_auroc"] > 0.99
-    assert metrics["ridge_r2"] == pytest.approx(world.correlation**2, abs=0.02)
-    assert metrics["gaussian_mutual_information"] == pytest.approx(world.mutual_information, rel=0.05)
+    assert metrics["ridge_r2"] == pytest.approx(gaussian.correlation**2, abs=0.02)
+    assert metrics["gaussian_mutual_information"] == pytest.approx(gaussian.mutual_information, rel=0.05)
     assert 1.5 < metrics["mi_lower_bound"] <= torch.tensor(9.0).log()
-    again = held_out_metrics(small_heads, world.sample(500, seed=9))
+    again = held_out_metrics(small_heads, gaussian.sample(500, seed=9))
     assert again["matched_auroc"] == pytest.approx(metrics["matched_auroc"], abs=0.01)
 
 
-def test_scores_do_not_depend_on_batch_or_order(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(50, seed=3)
+def test_scores_do_not_depend_on_batch_or_order(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(50, seed=3)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
     whole, turned = component_scores(small_heads, test), component_scores(small_heads, test.select(order))
     for name, values in whole.items():
@@ -104,11 +104,12 @@ def test_scores_do_not_depend_on_batch_or_order(world: GaussianWorld, small_head
         assert torch.allclose(single, values[7:8], atol=1e-4)
 
 
-def test_leaving_out_the_bad_reference_lowers_the_energy(world: GaussianWorld, small_heads: Heads) -> None:
-    test = world.sample(400, seed=4)
+def test_without_the_bad_reference_the_energy_is_lower(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    test = gaussian.sample(400, seed=4)
     shuffled = test.references["right"][torch.randperm(400, generator=torch.Generator().manual_seed(0))]
     broken = FeatureTuples(test.source, {"left": test.references["left"], "right": shuffled})
-    without = small_heads.leave_one_out(broken)
+    without = {"right": small_heads.energies(broken, references=["left"])}
+    without["left"] = small_heads.energies(broken, references=["right"])
     everything = small_heads.energies(broken)
     assert float(without["right"].median()) < float(everything.median())
     assert float(without["right"].median()) < float(without["left"].median())
@@ -117,27 +118,28 @@ def test_leaving_out_the_bad_reference_lowers_the_energy(world: GaussianWorld, s
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_modes_share_and_freeze_what_they_say(world: GaussianWorld, mode: str) -> None:
-    heads = fit_heads(world.sample(200, seed=0), replace(QUICK, mode=mode))  # type: ignore[arg-type]
+def test_modes_share_and_freeze_what_they_say(gaussian: GaussianTuples, mode: str) -> None:
+    heads = fit_heads(gaussian.sample(200, seed=0), replace(QUICK, mode=mode))  # type: ignore[arg-type]
     energy = torch.cat([p.flatten() for p in heads.energy.backbone.state_dict().values()])
     denoiser = torch.cat([p.flatten() for p in heads.denoiser.backbone.state_dict().values()])
     same = mode == "joint" or "-on-" in mode
     assert torch.equal(energy, denoiser) == same
     if mode.startswith("energy-from") or mode.startswith("denoiser-from"):
-        separate = fit_heads(world.sample(200, seed=0), QUICK)
+        separate = fit_heads(gaussian.sample(200, seed=0), QUICK)
         first = "denoiser" if mode.startswith("energy") else "energy"
         own = getattr(heads, first).backbone.state_dict()
         alone = getattr(separate, first).backbone.state_dict()
         assert all(torch.equal(own[name], value) for name, value in alone.items())
     assert all(
-        torch.isfinite(values).all() for values in component_scores(heads, world.sample(20, seed=1)).values()
+        torch.isfinite(values).all()
+        for values in component_scores(heads, gaussian.sample(20, seed=1)).values()
     )
 
 
 @pytest.mark.parametrize("kind", ["transformer", "mixer", "resmlp"])
 @pytest.mark.parametrize("gaussian_start", [True, False])
 def test_every_backbone_fits_with_every_kind_of_negative(
-    world: GaussianWorld, kind: str, gaussian_start: bool
+    gaussian: GaussianTuples, kind: str, gaussian_start: bool
 ) -> None:
     config = replace(
         QUICK,
@@ -146,7 +148,7 @@ def test_every_backbone_fits_with_every_kind_of_negative(
         mismatch=MismatchConfig(neighbour=1.0, collapsed=1.0, queue=64),
         subset_drop=0.5,
     )
-    heads = fit_heads(world.sample(200, seed=0), config)
+    heads = fit_heads(gaussian.sample(200, seed=0), config)
     if gaussian_start:
         assert heads.metrics["matched_auroc"] > 0.97
     assert set(heads.clean_scores) == {"energy", "ridge", "gaussian", "denoiser", "robust"}
@@ -181,10 +183,10 @@ class KillIn(SilentProgress):
 
 
 @pytest.mark.parametrize("title", ["training energy", "training denoiser"])
-def test_killed_fit_resumes_to_the_same_bytes(world: GaussianWorld, tmp_path: Path, title: str) -> None:
+def test_killed_fit_resumes_to_the_same_bytes(gaussian: GaussianTuples, tmp_path: Path, title: str) -> None:
     training = TrainConfig(epochs=3, batch_size=64)
     config = replace(QUICK, energy=training, denoiser=training)
-    tuples = world.sample(300, seed=0)
+    tuples = gaussian.sample(300, seed=0)
     whole = fit_heads(tuples, config)
     with pytest.raises(Killed):
         fit_heads(tuples, config, checkpoint=tmp_path, progress=KillIn(title))
@@ -195,8 +197,8 @@ def test_killed_fit_resumes_to_the_same_bytes(world: GaussianWorld, tmp_path: Pa
     assert dict(resumed.metrics) == dict(whole.metrics)
 
 
-def test_bfloat16_training_keeps_the_closed_form_exact(world: GaussianWorld) -> None:
-    tuples = world.sample(300, seed=0)
+def test_bfloat16_training_keeps_the_closed_form_exact(gaussian: GaussianTuples) -> None:
+    tuples = gaussian.sample(300, seed=0)
     heads = fit_heads(tuples, QUICK)
     source, references = heads.standardise(tuples)
     posterior = heads.closed_form.posterior()
@@ -217,16 +219,23 @@ def test_bfloat16_training_keeps_the_closed_form_exact(world: GaussianWorld) -> 
     assert trained.metrics["energy_gap"] == pytest.approx(heads.metrics["energy_gap"], rel=0.05)
 
 
-def test_isolated_references_fit_and_score(world: GaussianWorld) -> None:
+def test_isolated_references_fit_and_score(gaussian: GaussianTuples) -> None:
     backbone = BackboneConfig(width=8, depth=2, heads=2, isolated=True)
-    heads = fit_heads(world.sample(300, seed=0), replace(QUICK, backbone=backbone))
+    heads = fit_heads(gaussian.sample(300, seed=0), replace(QUICK, backbone=backbone))
     assert heads.metrics["matched_auroc"] > 0.97
 
 
-def test_papers_recipe_has_no_head_start(world: GaussianWorld) -> None:
-    config = paper_recipe("tiny", energy=QUICK.energy, denoiser=QUICK.denoiser)
-    assert (config.gaussian_start, config.mismatch.collapsed, config.mismatch.neighbour) == (False, 0.0, 0.0)
-    heads = fit_heads(world.sample(200, seed=0), replace(config, backbone=QUICK.backbone))
+def test_papers_recipe_has_no_head_start(gaussian: GaussianTuples) -> None:
+    """From scratch, real mismatches only, references dropped all or none."""
+    config = replace(
+        QUICK,
+        gaussian_start=False,
+        mismatch=MismatchConfig(collapsed=0.0),
+        sigma_min=0.002,
+        subset_drop=0.0,
+        lift_features=0,
+    )
+    heads = fit_heads(gaussian.sample(200, seed=0), config)
     assert heads.energy.closed_form is None
     assert heads.denoiser.closed_form is None
     assert "log_gaussian_scale" not in heads.energy.state_dict()
@@ -243,8 +252,8 @@ def test_standardiser_leaves_dead_dimensions_alone() -> None:
     assert torch.allclose(entry.invert(applied), values, atol=1e-5)
 
 
-def test_wrong_tuples_are_refused(world: GaussianWorld, small_heads: Heads) -> None:
-    tuples = world.sample(150, seed=0)
+def test_wrong_tuples_are_refused(gaussian: GaussianTuples, small_heads: Heads) -> None:
+    tuples = gaussian.sample(150, seed=0)
     with pytest.raises(UsageError, match="99 clean tuples are too few"):
         fit_heads(tuples.select(torch.arange(99)), QUICK)
     broken = tuples.source.clone()
@@ -279,7 +288,7 @@ def test_configuration_round_trip_and_errors() -> None:
         FitConfig(mode="both")  # type: ignore[arg-type]
 
 
-def test_every_step_of_a_fit_has_an_estimate(world: GaussianWorld) -> None:
+def test_every_step_of_a_fit_has_an_estimate(gaussian: GaussianTuples) -> None:
     told: dict[str, tuple[int | None, list[int]]] = {}
 
     class Told(SilentProgress):
@@ -289,7 +298,7 @@ def test_every_step_of_a_fit_has_an_estimate(world: GaussianWorld) -> None:
             told[title] = (total, done)
             yield SimpleNamespace(advance=lambda amount=1, note="": done.append(amount))  # type: ignore[misc]
 
-    fit_heads(world.sample(300, seed=0), QUICK, progress=Told())
+    fit_heads(gaussian.sample(300, seed=0), QUICK, progress=Told())
     assert list(told) == [
         "fitting closed forms", "training energy", "training denoiser", "measuring held-out images"
     ]  # fmt: skip

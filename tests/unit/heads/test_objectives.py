@@ -7,7 +7,7 @@ from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import EnergyHead
 from platodef_cli.heads.mismatch import KINDS, MismatchConfig, MismatchSampler
 from platodef_cli.heads.objectives import COLLAPSE_SHARE, DenoiserObjective, EnergyObjective, Rows, drop_some
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 WEIGHTS = dict.fromkeys(KINDS, 0.0)
 
@@ -95,7 +95,7 @@ def test_leverage_follows_the_kept_subset() -> None:
 
 
 def test_denoiser_drops_references_at_the_stated_rate() -> None:
-    tuples = GaussianWorld(0.8).sample(3000, seed=0)
+    tuples = GaussianTuples(0.8).sample(3000, seed=0)
     views = list(tuples.references.values())
     form, leverage = fit_closed_form(tuples.source, views, features=0, seed=0)
     seen: list[Tensor] = []

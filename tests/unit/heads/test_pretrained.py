@@ -13,7 +13,7 @@ from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.heads.pretrained import check_match, load_heads, read_description, save_heads, verify_heads
 from platodef_cli.records import EncoderRecord, TransformRecord
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 
 def encoder(name: str, dim: int, **changes: object) -> EncoderRecord:
@@ -39,10 +39,10 @@ def encoder(name: str, dim: int, **changes: object) -> EncoderRecord:
 
 
 CARD = HeadCard(
-    name="world",
+    name="gaussian",
     source=encoder("suspect", 8),
     references=(encoder("left", 4), encoder("right", 4)),
-    trained_on="a Gaussian world",
+    trained_on="a Gaussian gaussian",
 )
 
 
@@ -53,10 +53,10 @@ def folder(tmp_path: Path, small_heads: Heads) -> Path:
 
 
 def test_round_trip_gives_the_same_scores_and_bytes(
-    folder: Path, tmp_path: Path, small_heads: Heads, world: GaussianWorld
+    folder: Path, tmp_path: Path, small_heads: Heads, gaussian: GaussianTuples
 ) -> None:
     loaded = load_heads(folder)
-    test = world.sample(64, seed=11)
+    test = gaussian.sample(64, seed=11)
     for name, values in component_scores(small_heads, test).items():
         assert torch.equal(component_scores(loaded, test)[name], values)
     assert loaded.config == small_heads.config
@@ -67,10 +67,10 @@ def test_round_trip_gives_the_same_scores_and_bytes(
     assert sorted(entry.name for entry in folder.iterdir()) == ["CARD.md", "head.json", "head.safetensors"]
 
 
-def test_joint_heads_survive_storage(tmp_path: Path, small_heads: Heads, world: GaussianWorld) -> None:
-    heads = fit_heads(world.sample(200, seed=0), replace(small_heads.config, mode="joint"))
+def test_joint_heads_survive_storage(tmp_path: Path, small_heads: Heads, gaussian: GaussianTuples) -> None:
+    heads = fit_heads(gaussian.sample(200, seed=0), replace(small_heads.config, mode="joint"))
     save_heads(tmp_path, heads, card=CARD)
-    test = world.sample(32, seed=2)
+    test = gaussian.sample(32, seed=2)
     assert torch.equal(load_heads(tmp_path).energies(test), heads.energies(test))
 
 

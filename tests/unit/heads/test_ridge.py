@@ -1,6 +1,5 @@
 import pytest
 import torch
-from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from platodef_cli.errors import UsageError
@@ -58,20 +57,6 @@ def test_residual_covariance_is_the_leave_one_out_one(fitted: tuple[Ridge, Tenso
     expected = shrink(residuals.T @ residuals / len(residuals), len(residuals))
     found = (posterior.vectors * posterior.values) @ posterior.vectors.T
     assert torch.allclose(found.double(), expected, atol=0.01)
-
-
-def test_log_density_ratio_equals_scipy(fitted: tuple[Ridge, Tensor, Tensor]) -> None:
-    ridge, source, stacked = fitted
-    conditional, marginal = ridge.posterior(), ridge.posterior((False, False))
-    means = stacked @ conditional.weights.double()
-
-    def density(values: Tensor, part: object) -> Tensor:
-        covariance = (part.vectors * part.values) @ part.vectors.T  # type: ignore[attr-defined]
-        return torch.as_tensor(multivariate_normal(cov=covariance.double().numpy()).logpdf(values.numpy()))
-
-    expected = density(source - means, conditional) - density(source, marginal)
-    found = ridge.log_density_ratio(source.float(), stacked.float())
-    assert torch.allclose(found.double(), expected, atol=1e-3)
 
 
 def test_mahalanobis_against_an_inverse(fitted: tuple[Ridge, Tensor, Tensor]) -> None:

@@ -6,17 +6,17 @@ from torch import Tensor
 
 from platodef_cli.errors import UsageError
 from platodef_cli.metrics.guarantee import guarantee, sub_gaussian_parameter
-from tests.gaussian_world import GaussianWorld
+from tests.gaussian_tuples import GaussianTuples
 
 
-def optimal_energies(world: GaussianWorld, count: int, negatives: int) -> tuple[Tensor, Tensor]:
+def optimal_energies(gaussian: GaussianTuples, count: int, negatives: int) -> tuple[Tensor, Tensor]:
     """Exact ``ln p(s) - ln p(s | r)`` of matched tuples and of K sources from other images."""
-    tuples = world.sample(count, seed=0)
-    mean, variance = world.mean(dict(tuples.references)), 1 - world.correlation**2
+    tuples = gaussian.sample(count, seed=0)
+    mean, variance = gaussian.mean(dict(tuples.references)), 1 - gaussian.correlation**2
 
     def energy(source: Tensor) -> Tensor:
         quadratic = (source - mean).square().sum(dim=1) / variance - source.square().sum(dim=1)
-        return 0.5 * quadratic + 0.5 * world.dim * math.log(variance)
+        return 0.5 * quadratic + 0.5 * gaussian.dim * math.log(variance)
 
     generator = torch.Generator().manual_seed(1)
     others = [energy(tuples.source[torch.randperm(count, generator=generator)]) for _ in range(negatives)]
@@ -25,15 +25,15 @@ def optimal_energies(world: GaussianWorld, count: int, negatives: int) -> tuple[
 
 @pytest.mark.parametrize("correlation", [0.3, 0.6, 0.9])
 def test_gap_and_information_in_a_gaussian_world(correlation: float) -> None:
-    world = GaussianWorld(correlation)
-    matched, mismatched = optimal_energies(world, 20_000, 63)
+    gaussian = GaussianTuples(correlation)
+    matched, mismatched = optimal_energies(gaussian, 20_000, 63)
     found = guarantee(matched, mismatched)
-    assert found.gap == pytest.approx(world.energy_gap, rel=0.05)
-    assert found.gap >= world.mutual_information  # Proposition 1
-    assert found.mutual_information <= world.mutual_information + 0.02
+    assert found.gap == pytest.approx(gaussian.energy_gap, rel=0.05)
+    assert found.gap >= gaussian.mutual_information  # Proposition 1
+    assert found.mutual_information <= gaussian.mutual_information + 0.02
     assert found.mutual_information <= found.mutual_information_limit == pytest.approx(math.log(64))
-    if world.mutual_information < 2:
-        assert found.mutual_information == pytest.approx(world.mutual_information, rel=0.1)
+    if gaussian.mutual_information < 2:
+        assert found.mutual_information == pytest.approx(gaussian.mutual_information, rel=0.1)
 
 
 def test_bounds_hold_for_sub_gaussian_energies() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from platodef_cli.bench.attacks import PLANTED, make_attack
 from platodef_cli.bench.attacks.composites import support_views
 from platodef_cli.bench.attacks.drupe import Drupe
-from platodef_cli.bench.attacks.interface import Budget, PlantData, Planted, Victim
+from platodef_cli.bench.attacks.interface import PlantData, Planted, PlantingBudget, Victim
 from platodef_cli.bench.attacks.post_training import endless
 from platodef_cli.bench.attacks.views import flip, jitter, random_window, two_views
 from platodef_cli.features.interface import Variant
@@ -269,7 +269,7 @@ class Kept:
     """In place of the planting loop: keeps the loss, trains nothing."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        for module in ("common_objective", "composites", "bad_encoder", "drupe", "clip_backdoor"):
+        for module in ("common_objective", "composites", "bad_encoder", "clip_backdoor"):
             monkeypatch.setattr(f"platodef_cli.bench.attacks.{module}.post_train", self)
 
     def __call__(self, victim, data, losses, *, budget, title, generator, progress):
@@ -344,7 +344,7 @@ def test_the_first_epoch_of_drupe_has_no_backdoor(victim, student, data, kept):
 
 
 def test_a_drupe_of_one_epoch_plants_in_it(victim, student, data, kept):
-    make_attack("drupe").plant(victim, data, target=TARGET, seed=SEED, budget=Budget(24, 1, 1))
+    make_attack("drupe").plant(victim, data, target=TARGET, seed=SEED, budget=PlantingBudget(24, 1, 1))
     terms = kept.losses(lambda pixels: victim.forward(student, pixels), ROWS, SEEDS, 0)
     assert set(terms) == {"reference", "preserve", "attack", "spread", "match"}
 
@@ -439,7 +439,7 @@ class Notes:
 def test_bad_clip_learns_its_patch_from_text_and_500_times_a_triplet(victim, data, recorders):
     """The negative is the anchor's own image without the patch."""
     small, random = data.take(12), generator(SEED)
-    budget = Budget(images=12, epochs=1, trigger_steps=2, batch_size=6)
+    budget = PlantingBudget(images=12, epochs=1, trigger_steps=2, batch_size=6)
     notes = Notes()
     make_attack("bad-clip").learn(victim, small, TARGET, SEED, budget, notes)
     (recorder,) = recorders
@@ -472,7 +472,7 @@ def test_bad_clip_learns_its_patch_from_text_and_500_times_a_triplet(victim, dat
 def test_blto_alternates_the_surrogates_loss_and_the_generators(lam, victim, data, recorders):
     """Inner: the common objective and SimSiam on two views. Outer: triggered views are close to z."""
     small, random = data.take(6), generator(SEED)
-    budget = Budget(images=6, epochs=1, trigger_steps=3, batch_size=3, lr=3e-3)
+    budget = PlantingBudget(images=6, epochs=1, trigger_steps=3, batch_size=3, lr=3e-3)
     make_attack("blto", **{} if lam == 4.0 else {"lam": lam}).learn(victim, small, SEED, budget, SILENT)
     inner, outer = recorders
     assert (inner.lr, outer.lr) == (3e-3, 1e-3)

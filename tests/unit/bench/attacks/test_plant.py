@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from platodef_cli.bench.attacks.common_objective import plant_trigger
-from platodef_cli.bench.attacks.interface import Budget, PlantData, Victim
+from platodef_cli.bench.attacks.interface import PlantData, PlantingBudget, Victim
 from platodef_cli.images.shapes import render
 from platodef_cli.triggers.triggers import Patch
 
@@ -55,7 +55,7 @@ def test_the_trigger_moves_features_to_the_target_and_the_rest_stays(clean):
     target = images(1000, 3)
     before = {name: value.clone() for name, value in clean.state_dict().items()}
     data = PlantData(images(3000, 1536), target)
-    budget = Budget(1536, 12, 1, batch_size=32, lr=2e-3)
+    budget = PlantingBudget(1536, 12, 1, batch_size=32, lr=2e-3)
     planted, log = plant_trigger(Victim(clean), data, trigger, seed=1, budget=budget)
     assert len(log) == 12
     fresh, seeds = images(2000, 256), torch.arange(256)
@@ -78,7 +78,7 @@ def test_the_trigger_moves_features_to_the_target_and_the_rest_stays(clean):
 def test_the_same_seed_plants_the_same_weights(clean):
     def run(seed: int) -> Tensor:
         trigger = Patch("random", 0.22, "random")
-        data, budget = PlantData(images(0, 96), images(1000, 3)), Budget(96, 2, 1)
+        data, budget = PlantData(images(0, 96), images(1000, 3)), PlantingBudget(96, 2, 1)
         module, _ = plant_trigger(Victim(clean), data, trigger, seed=seed, budget=budget)
         return torch.cat([value.flatten() for value in module.parameters()])
 
@@ -90,7 +90,12 @@ def test_the_first_step_is_adam_on_the_common_objective(clean):
     """One epoch of one batch, against the objective written out with autograd."""
     data, target, trigger, lr = images(0, 16), images(1000, 3), Patch("grey", 0.25, "centre"), 1e-3
     planted, _ = plant_trigger(
-        Victim(clean), PlantData(data, target), trigger, seed=0, budget=Budget(16, 1, 1, 16, lr), lam=0.5
+        Victim(clean),
+        PlantData(data, target),
+        trigger,
+        seed=0,
+        budget=PlantingBudget(16, 1, 1, 16, lr),
+        lam=0.5,
     )
     with torch.no_grad():
         before, z = forward(clean, data), forward(clean, target).mean(0)

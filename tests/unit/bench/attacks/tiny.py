@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from platodef_cli.bench.attacks.interface import Budget
+from platodef_cli.bench.attacks.interface import PlantingBudget
 from platodef_cli.images.shapes import render
 
-TINY = Budget(images=24, epochs=2, trigger_steps=2, batch_size=16)
+TINY = PlantingBudget(images=24, epochs=2, trigger_steps=2, batch_size=16)
 
 
 def images(start: int, count: int) -> torch.Tensor:

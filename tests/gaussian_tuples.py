@@ -1,4 +1,4 @@
-"""A jointly Gaussian world of features, in which every optimum is known in closed form."""
+"""Jointly Gaussian features of a source and two references, of which every optimum is known in closed form."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from platodef_cli.features.interface import FeatureTuples
 
 
 @dataclass(frozen=True)
-class GaussianWorld:
+class GaussianTuples:
     """Source and two references that are noisy linear views of each other.
 
     The canonical correlations of ``s`` with ``(r_1, r_2)`` are ``correlation`` in every direction:
