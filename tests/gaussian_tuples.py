@@ -1,4 +1,4 @@
-"""Jointly Gaussian features of a source and two references, of which every optimum is known in closed form."""
+"""Jointly Gaussian features of a source and two references; every optimum is known in closed form."""
 
 import math
 from dataclasses import dataclass

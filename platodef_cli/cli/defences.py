@@ -1,6 +1,6 @@
 """``platodef defences``."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from platodef_cli.cli import options
@@ -66,9 +66,6 @@ def _described(table: Registry) -> Iterator[_Entry]:
             kind = table.load(name)
         except UsageError as error:
             yield _Entry(table.kind, name, error=str(error))
-            continue
-        if not isinstance(getattr(kind, "needs", None), Set):
-            yield _Entry(table.kind, name, error=f"the {table.kind} {name!r} does not say what it needs")
             continue
         needs = tuple(access.value for access in Access if access in kind.needs)
         use_when, description = (getattr(kind, word, "") for word in ("use_when", "description"))

@@ -23,7 +23,7 @@ from tests.toy_model import ToyModel, pictures, samples, triggered
 
 
 class Certain:
-    """The exact diffusion model of a gaussian that holds one picture only."""
+    """The exact diffusion model of data that hold one picture only."""
 
     size = (16, 16)
     retained = (1.0 - torch.linspace(1e-4, 0.02, 1000)).cumprod(dim=0)

@@ -42,7 +42,7 @@ CARD = HeadCard(
     name="gaussian",
     source=encoder("suspect", 8),
     references=(encoder("left", 4), encoder("right", 4)),
-    trained_on="a Gaussian gaussian",
+    trained_on="Gaussian tuples",
 )
 
 
