@@ -387,7 +387,9 @@ def test_the_list_of_defences_has_plugins_too_broken_ones_with_the_reason(platod
     assert entries["purifier", "halve"]["error"] is None
     assert "no_such_library" in entries["detector", "broken"]["error"]
     assert "it has no 'needs'" in entries["detector", "silent"]["error"]
-    assert done.last.endswith("; 2 of them cannot be used")
+    unusable = {name for (_, name), entry in entries.items() if entry["error"] is not None}
+    assert unusable == {"broken", "silent", "unscored"}
+    assert done.last.endswith("; 3 of them cannot be used")
     table = platodef("defences").out
     assert "the plug-in bad-plugin 1.2 (platodef.detectors: broken = my_broken:Broken)" in table
 
