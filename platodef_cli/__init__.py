@@ -52,8 +52,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 # Python binds a package in its parent when it is first imported. The name `audit` shall stay the function, so
-# the package of that name, which is empty, comes first. Its modules are reached by `from platodef_cli.audit.run
-# import ...`; the form `import platodef_cli.audit.run as x` finds the function instead.
+# the package of that name, which is empty, comes first. Its modules are reached as in
+# `from platodef_cli.audit.run import audit`; `import platodef_cli.audit.run as x` finds the function instead.
 import platodef_cli.audit as _  # noqa: F401
 from platodef_cli.api import audit, preflight, read_report, render
 from platodef_cli.audit.policy.limits import Policy
