@@ -15,6 +15,8 @@ from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
+NONE = "none"
+"""Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
 Panel = Literal["Models", "Images", "Running", "Result"]
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
@@ -80,17 +82,6 @@ def check_rate(value: float) -> float:
     """
     if not 0 < value < 1:
         raise UsageError(f"a false positive rate lies strictly between 0 and 1, got {value}")
-    return value
-
-
-def check_purifier(value: str) -> str:
-    """Return the name of a purifier.
-
-    Raises:
-        UnknownNameError: It is not in the table; the message lists the choices.
-    """
-    if value not in PURIFIERS:
-        raise UnknownNameError(PURIFIERS.kind, value, PURIFIERS.names())
     return value
 
 
@@ -218,7 +209,7 @@ class AuditConfig:
         DEFAULT_PURIFIER,
         lambda: f"One of {', '.join(PURIFIERS.names())}.",
         "Result",
-        check=check_purifier,
+        check=PURIFIERS.check,
         completion="purifiers",
     )
     max_broken_share: float = _option(
@@ -293,8 +284,10 @@ def _normalise(config: AuditConfig) -> None:
         if option.several:
             words = [str(word) for word in ([value] if isinstance(value, str | Path) else value)]
             if option.commas:
-                words = [part.strip() for word in words for part in word.split(",") if part.strip()]
-            object.__setattr__(config, entry.name, tuple(dict.fromkeys(words) if option.commas else words))
+                parts = (part.strip() for word in words for part in word.split(","))
+                words = list(dict.fromkeys(part for part in parts if part))
+                words = [] if words == [NONE] else words
+            object.__setattr__(config, entry.name, tuple(words))
         elif isinstance(value, Path):
             object.__setattr__(config, entry.name, str(value))
     policy = config.policy or Policy()
@@ -309,9 +302,10 @@ def _check(name: str, value: Any, kind: Any, option: Option) -> None:
     """Raise unless a value is one that the command line would take."""
     if get_origin(kind) is Literal and value not in get_args(kind):
         raise UnknownNameError(name, str(value), get_args(kind))
-    if value is not None and not (value >= option.low if option.low is not None else True):
+    # "not at least", so that NaN is refused
+    if value is not None and option.low is not None and not value >= option.low:
         raise UsageError(f"{name} is {value}; give a number of at least {option.low:g}")
-    if value is not None and not (value <= option.high if option.high is not None else True):
+    if value is not None and option.high is not None and not value <= option.high:
         raise UsageError(f"{name} is {value}; give a number of at most {option.high:g}")
     if option.check is not None:
         option.check(value)

@@ -6,11 +6,9 @@ from platodef_cli import environment
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.cli import options
 from platodef_cli.cli.gate import VerdictExceptions, apply, read_exceptions, read_policy
-from platodef_cli.cli.names import chosen
 from platodef_cli.cli.outputs import parse_outputs
 from platodef_cli.cli.report import explain_run, finish_with, reports_of_errors, write_report
 from platodef_cli.cli.session import Session
-from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.find import find_heads
 from platodef_cli.report import REPORTS
@@ -38,7 +36,6 @@ def audit(
     session.anchor = anchor
     model = given["model"]
     partial = reports_of_errors(session, model, outputs)
-    given["detectors"] = sum(chosen(given["detectors"], DETECTORS, ENCODER_DETECTORS), ())
     if given["head"] is not None:
         given["head"] = find_heads(given["head"])
     limits = read_policy(policy, set_, fail_if, models=[model]).policy

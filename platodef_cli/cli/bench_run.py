@@ -101,8 +101,7 @@ def run(
     interrupted run goes on where it stopped.
     """
     outputs = parse_outputs(output or (), FORMATS, default="markdown")
-    if table not in TABLES:
-        TABLES.load(table)
+    TABLES.check(table)
     if results is not None:
         check_output_folder(results)
     if options.offline(offline):

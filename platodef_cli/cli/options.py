@@ -15,7 +15,6 @@ from platodef_cli.environment import offline_requested
 from platodef_cli.errors import UsageError
 from platodef_cli.report import REPORTS
 
-MODELS = "Models"
 IMAGES = "Images"
 RUN = "Running"
 RESULT = "Result"
@@ -28,12 +27,6 @@ def _check_anchor(value: str | None) -> str | None:
         raise UsageError(
             f"the anchor {value!r} is not a file below the repository's root; give a relative path"
         )
-    return value
-
-
-def _check_detector(value: str) -> str:
-    if value not in DETECTORS:
-        DETECTORS.load(value)
     return value
 
 
@@ -165,7 +158,7 @@ Detector = Annotated[
     typer.Option(
         "--detector",
         help=f"One of {', '.join(DETECTORS.names())}.",
-        callback=_check_detector,
+        callback=DETECTORS.check,
         autocompletion=completion.detectors,
         rich_help_panel=RESULT,
     ),

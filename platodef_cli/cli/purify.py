@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from platodef_cli.audit.config import check_purifier
 from platodef_cli.cli import completion, options
 from platodef_cli.cli.features import calibrated, features_target, read_pair, write_features
 from platodef_cli.cli.matching import load_matching
@@ -28,7 +27,7 @@ def purify(
             "--method",
             "-m",
             help=f"One of {', '.join(PURIFIERS.names())}.",
-            callback=check_purifier,
+            callback=PURIFIERS.check,
             autocompletion=completion.purifiers,
             rich_help_panel=METHOD,
         ),

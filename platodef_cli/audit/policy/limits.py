@@ -190,11 +190,11 @@ def _fill(policy: Policy, searches: Mapping[str, tuple[float, ...]], values: Map
         values: Key -> value, as they are given by name.
     """
     keys = {name: key.default for name, key in policy_keys().items()}
+    order = list(keys)
     _check_names(values, "a policy")
     keys.update(searches)
     keys.update(values)
     own = {entry.name for entry in fields(Policy)}
-    order = list(policy_keys())
     added = sorted(keys.keys() - set(order) - own)
     searched = tuple((name, tuple(keys[name])) for name in (*order, *added) if name not in own)
     for name in own:
