@@ -1,0 +1,87 @@
+"""Frozen results that cross folders of the package; to and from JSON; no torch.
+
+:class:`AuditReport` is a report; ``platodef schema`` prints its JSON Schema.
+"""
+
+from platodef_cli.errors import Outcome as Outcome
+from platodef_cli.records.base import (
+    Record as Record,
+)
+from platodef_cli.records.encoder import (
+    EncoderRecord as EncoderRecord,
+)
+from platodef_cli.records.encoder import (
+    FileRecord as FileRecord,
+)
+from platodef_cli.records.encoder import (
+    ImageSetRecord as ImageSetRecord,
+)
+from platodef_cli.records.encoder import (
+    TransformRecord as TransformRecord,
+)
+from platodef_cli.records.judged import (
+    BaselineRecord as BaselineRecord,
+)
+from platodef_cli.records.judged import (
+    Change as Change,
+)
+from platodef_cli.records.judged import (
+    Finding as Finding,
+)
+from platodef_cli.records.judged import (
+    Reason as Reason,
+)
+from platodef_cli.records.judged import (
+    WaiverRecord as WaiverRecord,
+)
+from platodef_cli.records.measured import (
+    AlignmentRecord as AlignmentRecord,
+)
+from platodef_cli.records.measured import (
+    DefenceCost as DefenceCost,
+)
+from platodef_cli.records.measured import (
+    Direction as Direction,
+)
+from platodef_cli.records.measured import (
+    HeadRecord as HeadRecord,
+)
+from platodef_cli.records.measured import (
+    Histogram as Histogram,
+)
+from platodef_cli.records.measured import (
+    Interval as Interval,
+)
+from platodef_cli.records.measured import (
+    Metric as Metric,
+)
+from platodef_cli.records.measured import (
+    ProbeAccuracy as ProbeAccuracy,
+)
+from platodef_cli.records.measured import (
+    RocCurve as RocCurve,
+)
+from platodef_cli.records.measured import (
+    SuspiciousImage as SuspiciousImage,
+)
+from platodef_cli.records.measured import (
+    Threshold as Threshold,
+)
+from platodef_cli.records.measured import (
+    Timing as Timing,
+)
+from platodef_cli.records.probed import (
+    FoundTrigger as FoundTrigger,
+)
+from platodef_cli.records.probed import (
+    ProbeRecord as ProbeRecord,
+)
+from platodef_cli.records.probed import (
+    SearchRecord as SearchRecord,
+)
+from platodef_cli.records.report import (
+    SCHEMA_VERSION as SCHEMA_VERSION,
+)
+from platodef_cli.records.report import (
+    AuditReport as AuditReport,
+)

@@ -1,0 +1,59 @@
+"""What changes of the images did: the battery and the search."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from platodef_cli.records.base import Record
+from platodef_cli.records.measured import Interval, Metric
+
+
+class ProbeRecord(Record):
+    """What one trigger, control or found trigger did to the suspect and to the references."""
+
+    name: str
+    family: str
+    kind: Literal["trigger", "control", "found"]
+    parameters: dict[str, float | int | str]
+    auroc: dict[str, Metric] = Field(description="detector -> clean against changed test images")
+    flagged: Metric = Field(description="share of changed images over the threshold of the deciding detector")
+    collapse: Metric = Field(description="mean pairwise cosine of the suspect's standardised features")
+    control_collapse: dict[str, float] = Field(description="the same for every reference")
+    gap: Metric | None = Field(
+        None,
+        description="collapse minus the largest among the references and the benign controls (from 1.1)",
+    )
+    effect: Metric = Field(description="mean shift of the suspect's features, in clean standard deviations")
+    concentration: Metric | None = Field(None, description="largest share of one class (labels only)")
+    concentration_class: str | None = None
+    poisoned_accuracy: Metric | None = Field(None, description="PA without defence (labels only)")
+    purified_accuracy: Metric | None = Field(None, description="PA of purified features (labels only)")
+    suspicious: bool = Field(description="crossed the limits of the policy")
+
+
+class SearchRecord(Record):
+    """One trigger search on one encoder."""
+
+    encoder: str
+    role: Literal["suspect", "control"]
+    kind: str = Field(description="patch, universal or wave")
+    budget: str = Field(description="size of the patch or maximum norm, e.g. 5px, 4/255")
+    place: str | None = Field(None, description="position of the best patch")
+    steps: int
+    collapse: float = Field(description="mean pairwise cosine reached on held-out images")
+    score: float = Field(description="the statistic that the verdict compares with its limit")
+    interval: Interval | None = Field(None, description="of the collapse, over held-out images (from 1.1)")
+    gap: Metric | None = Field(
+        None, description="collapse minus the largest of the same search on the other encoders (from 1.1)"
+    )
+
+
+class FoundTrigger(Record):
+    """The trigger that the search found on the suspect, as evidence."""
+
+    kind: str
+    budget: str
+    place: str | None
+    picture: str = Field(description="the trigger on mid-grey, PNG, base64")
+    examples: tuple[str, ...] = Field(description="example images with the trigger, PNG, base64")
+    originals: tuple[str, ...] = Field((), description="the same images without it, PNG, base64 (from 1.1)")

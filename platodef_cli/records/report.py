@@ -1,0 +1,64 @@
+"""The report of an audit."""
+
+from pydantic import Field
+
+from platodef_cli.errors import Outcome
+from platodef_cli.records.base import Record
+from platodef_cli.records.encoder import EncoderRecord, ImageSetRecord
+from platodef_cli.records.judged import BaselineRecord, Change, Finding, Reason, WaiverRecord
+from platodef_cli.records.measured import (
+    AlignmentRecord,
+    HeadRecord,
+    Histogram,
+    Metric,
+    ProbeAccuracy,
+    RocCurve,
+    SuspiciousImage,
+    Threshold,
+    Timing,
+)
+from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord
+
+SCHEMA_VERSION = "1.1"
+
+
+class AuditReport(Record):
+    """Report version 1.1; reports of version 1.0 can be read."""
+
+    schema_version: str = SCHEMA_VERSION
+    tool: str = "platodef"
+    tool_version: str
+    verdict: Outcome
+    exit_code: int
+    summary: str = Field(description="the last line on stderr: verdict, code and the deciding reason")
+    reasons: tuple[Reason, ...]
+    findings: tuple[Finding, ...] = ()
+    waivers: tuple[str, ...] = Field((), description="one line per waiver that was given")
+    waiver_records: tuple[WaiverRecord, ...] = Field((), description="the same, to compute with (from 1.1)")
+    baseline: BaselineRecord | None = Field(None, description="from 1.1")
+    changes: tuple[Change, ...] = Field((), description="differences from the baseline (from 1.1)")
+    deciding: str = Field("platonic", description="detector that the verdict uses (from 1.1)")
+    not_examined: tuple[str, ...] = Field((), description="what was not looked at, and why; never 'clean'")
+    warnings: tuple[str, ...] = ()
+    target: EncoderRecord | None = Field(description="null where the audit ended before it was loaded")
+    references: tuple[EncoderRecord, ...]
+    images: ImageSetRecord | None = Field(description="null where the audit ended before they were read")
+    head: HeadRecord | None = None
+    seed: int
+    policy: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    configuration: dict[str, float | int | str | bool | None | tuple[str, ...]] = Field(default_factory=dict)
+    libraries: dict[str, str] = Field(default_factory=dict)
+    device: str
+    metrics: tuple[Metric, ...] = ()
+    thresholds: tuple[Threshold, ...] = ()
+    probes: tuple[ProbeRecord, ...] = ()
+    searches: tuple[SearchRecord, ...] = ()
+    found: FoundTrigger | None = None
+    suspicious_images: tuple[SuspiciousImage, ...] = Field(
+        (), description="clean images with the highest scores, highest first (from 1.1)"
+    )
+    alignment: tuple[AlignmentRecord, ...] = ()
+    accuracy: tuple[ProbeAccuracy, ...] = ()
+    histograms: tuple[Histogram, ...] = ()
+    roc: tuple[RocCurve, ...] = Field((), description="ROC curves (from 1.1)")
+    timing: Timing
