@@ -26,6 +26,23 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
+def check_json_size(data: bytes | bytearray, most: int) -> None:
+    """Check that a JSON text holds no more values than a reader wants to hold in memory.
+
+    Every value takes 50 to 100 times the two bytes that the smallest ones take in the file.
+
+    Args:
+        data: The text, not parsed yet; what is inside strings counts too.
+        most: Largest number of objects, lists and separators.
+
+    Raises:
+        ValueError: There are more.
+    """
+    count = sum(data.count(sign) for sign in (b"{", b"[", b","))
+    if count > most:
+        raise ValueError(f"it holds about {count} values, more than {most}")
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one.
 

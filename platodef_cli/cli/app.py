@@ -1,6 +1,5 @@
 """The entry point ``platodef``: the table of commands, and the last line of defence for errors."""
 
-import os
 import signal
 import sys
 import threading
@@ -26,6 +25,7 @@ from platodef_cli.cli.report import report
 from platodef_cli.cli.schema import schema
 from platodef_cli.cli.score import score
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.streams import make_steady
 from platodef_cli.cli.versions import library_versions
 from platodef_cli.errors import EXIT_INTERRUPTED, EXIT_PASS
 from platodef_cli.version import __version__
@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: The words after ``platodef``; those of the process by default.
     """
+    make_steady()
     environment.prepare()
     session = Session()
     restore = _end_like_ctrl_c()
@@ -144,7 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return session.fail(error)
     finally:
         restore()
-        _detach_broken_stdout()
 
 
 def _end_like_ctrl_c() -> Callable[[], None]:
@@ -161,14 +161,6 @@ def _end_like_ctrl_c() -> Callable[[], None]:
         signal.signal(signal.SIGTERM, before)
 
     return restore
-
-
-def _detach_broken_stdout() -> None:
-    """Keep the interpreter from failing once more on a closed pipe when it flushes at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Static rules for the JSON files of a model: size, nesting, forbidden keys, bounds of numbers."""
 
 import json
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
+from platodef_cli.disk import check_json_size
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.errors import RefusedError
 
@@ -61,6 +61,7 @@ def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, 
             f"{name}: has {len(data)} bytes, more than {limits.json_bytes}; do not use this model"
         )
     try:
+        check_json_size(data, limits.json_values)
         value = json.loads(bytes(data).decode("utf-8-sig"), parse_constant=_constant)
     except RecursionError:
         raise RefusedError(f"{name}: nested deeper than {limits.json_depth}; do not use this model") from None
@@ -121,7 +122,8 @@ def _check_number(
 ) -> None:
     """Check one number against the bound that its key has."""
     key = path[-1]
-    _require(math.isfinite(item) and abs(item) < _HUGE, name, path, item, "is out of any sensible range")
+    # not math.isfinite, which integers beyond floating point overflow; infinities and NaN fail this as well
+    _require(abs(item) < _HUGE, name, path, item, "is out of any sensible range")
     if _STD.match(key):
         # Without rescaling, std is in pixel levels instead of shares of the range.
         low, high = limits.standard_deviation

@@ -11,6 +11,7 @@ class Limits:
         total_bytes: All files that would be read, together.
         files: Entries in the folder.
         json_bytes: One configuration file.
+        json_values: Objects, lists and separators of one configuration file.
         json_depth: Nesting of one configuration file.
         header_bytes: Header of one safetensors file.
         tensors: Tensors in all weight files together.
@@ -26,6 +27,7 @@ class Limits:
     total_bytes: int = 40 * 2**30
     files: int = 2000
     json_bytes: int = 16 * 2**20
+    json_values: int = 1_000_000
     json_depth: int = 24
     header_bytes: int = 16 * 2**20
     tensors: int = 20_000

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from platodef_cli.disk import check_json_size
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.errors import RefusedError
 
@@ -58,6 +59,7 @@ def parse_header(
             leave a gap, overlap, or do not add up to the size of the file.
     """
     try:
+        check_json_size(header, 32 * limits.tensors)
         raw = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except RecursionError:
         raise RefusedError(f"{name}: its header is nested too deeply; do not use this model") from None
@@ -110,8 +112,8 @@ def _entry(name: str, key: str, value: Any) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise RefusedError(f"{name}: tensor {key!r} has a malformed header entry")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in ITEM_BYTES:
-        raise RefusedError(f"{name}: tensor {key!r} has the unknown element type {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise RefusedError(f"{name}: tensor {key!r} has the unknown element type {str(dtype)[:60]!r}")
     if not _naturals(shape) or not _naturals(offsets) or len(shape) > 16 or len(offsets) != 2:
         raise RefusedError(f"{name}: tensor {key!r} has a malformed shape or offset")
     entry = TensorEntry(dtype, tuple(shape), offsets[0], offsets[1])

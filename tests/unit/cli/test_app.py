@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -247,20 +248,41 @@ def test_ctrl_c_and_sigterm_are_130_in_a_real_process(number: signal.Signals) ->
     )
 
 
-def test_closed_pipe_is_3_without_traceback() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, "schema"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-", "| head -c 1"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("schema", 0), ("preflight builtin:clean", 0), ("schema --what", 2)]
+)
+def test_closed_streams_never_change_the_code(closed: str, words: str, code: int) -> None:
+    line = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(LAUNCH)} {words} {closed}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_a_file_never_takes_the_number_of_a_closed_stream(tmp_path: Path) -> None:
+    # the first descriptor that is free would be 1, and what is printed would end in the file
+    opened = f"f = open({str(tmp_path / 'f')!r}, 'w'); print('x')"
+    code = f"from platodef_cli.cli.streams import make_steady; make_steady(); {opened}"
+    subprocess.run(
+        ["bash", "-c", f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} >&-"],
+        check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-    ) as child:
-        assert child.stdout is not None
-        assert child.stderr is not None
-        child.stdout.close()
-        err = child.stderr.read().decode()
-        child.wait(timeout=60)
-    assert child.returncode == 3
-    assert err.strip() == "ERROR (3): the reader of the output closed it before everything was written"
+    )
+    assert (tmp_path / "f").read_text() == ""
+
+
+def test_a_result_on_a_full_disk_is_an_error() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LAUNCH, "schema"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+    assert done.returncode == 3
+    assert done.stderr.startswith("ERROR (3): No space left on device")
 
 
 @pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {}])
