@@ -267,7 +267,7 @@ def _changed(name: str, **entry: Any) -> dict[str, Any]:
         (safetensors(_changed("b.weight", dtype="X9"), 32), "unknown element type"),
         (safetensors(_changed("b.weight", dtype=["F16"]), 32), "unknown element type"),
         (safetensors(_changed("b.weight", dtype={"F16": 1}), 32), "unknown element type"),
-        (safetensors(b'{"__metadata__": [' + b"[]," * 700_000 + b"0]}", 0), "holds about 1400003 values"),
+        (safetensors(b'{"__metadata__": [' + b"[]," * 700_000 + b"0]}", 0), "values, more than 640000"),
         (safetensors(_changed("b.weight", extra=1), 32), "malformed header entry"),
         (safetensors({**GOOD, "c": 3}, 32), "malformed header entry"),
         (safetensors(b'{"a": 1, "a": 2}', 0), "a name occurs twice"),
