@@ -182,6 +182,12 @@ class AuditConfig:
     time_limit_s: float | None = _option(
         None, "Limit for the suspect's process.", "Running", "--time-limit", metavar="SECONDS", low=1.0
     )
+    require_isolation: bool = _option(
+        False,
+        "Load nothing of the suspect where its process cannot be isolated completely (then 3).",
+        "Running",
+        "--require-isolation",
+    )
     false_positive_rate: float = _option(
         0.05,
         "False alarms that the thresholds are calibrated to.",

@@ -113,6 +113,7 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
                 isolate=True,
                 memory_limit_gb=config.memory_limit_gb,
                 time_limit_s=config.time_limit_s,
+                require_isolation=config.require_isolation,
                 progress=progress,
             )
             task.advance()

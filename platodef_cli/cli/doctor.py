@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -133,34 +132,38 @@ def _plugins() -> list[Row]:
     return rows
 
 
-def _child(*, network_namespace: bool) -> str | None:
-    """Start a child process as an isolated encoder needs it; return why it failed, or None.
-
-    ``CLONE_NEWUSER | CLONE_NEWNET`` through libc, because Python 3.11 has no ``os.unshare``.
-    """
-    code = "pass"
-    if network_namespace:
-        code = (
-            "import ctypes, os, sys; libc = ctypes.CDLL(None, use_errno=True); "
-            "done = libc.unshare(0x10000000 | 0x40000000) == 0; "
-            "sys.exit(0 if done else os.strerror(ctypes.get_errno()))"
-        )
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", code], capture_output=True, text=True, timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return type(error).__name__
-    return None if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")
-
-
 def _isolation() -> list[Row]:
-    failure = _child(network_namespace=False)
-    rows = [("child process", MISSING if failure else OK, failure or "can be started")]
-    failure = _child(network_namespace=True)
-    text = f"not possible here ({failure})" if failure else "can be made"
-    rows.append(("network namespace", NOTE if failure else OK, text))
-    return rows
+    """Start a process as an isolated encoder gets it, and tell what it could not give up."""
+    from platodef_cli.encoders.isolation.selftest import isolation_gaps
+
+    try:
+        gaps = isolation_gaps()
+    except (OSError, subprocess.SubprocessError) as error:
+        return [("isolation", MISSING, f"no child process can be started ({type(error).__name__})")]
+    if gaps:
+        return [("isolation", NOTE, gap) for gap in gaps]
+    return [("isolation", OK, "complete; 'platodef doctor --isolation' tries it")]
+
+
+def _attempts(session: Session, *, as_json: bool) -> None:
+    """Try what hostile code could do in the process of a suspect, and print what held."""
+    from platodef_cli.encoders.isolation.selftest import run_selftest
+
+    attempts, gaps = run_selftest()
+    states = {"held": "held", "open": "OPEN", "absent": "not possible here anyway"}
+    if as_json:
+        tried = {entry.name: {"outcome": entry.outcome, "meaning": entry.meaning} for entry in attempts}
+        show_json({"attempts": tried, "gaps": list(gaps)})
+    else:
+        rows = [(entry.name, states[entry.outcome], entry.meaning) for entry in attempts]
+        show_rows(("attempt", "isolation", "an attacker who"), rows, as_json=False)
+    for gap in gaps:
+        session.warn(gap)
+    held = sum(entry.outcome == "held" for entry in attempts)
+    broken = [entry.name for entry in attempts if entry.outcome == "open"]
+    if broken:
+        session.finish(f"isolation does not hold: {', '.join(broken)}", EXIT_INCOMPLETE)
+    session.finish(f"isolation held in {held} of {held} attempts that are possible here")
 
 
 def _hub(online: bool) -> list[Row]:
@@ -188,9 +191,19 @@ def doctor(
     online: Annotated[
         bool, typer.Option("--online", help="Also ask the Hub whether it can be reached.")
     ] = False,
+    isolation: Annotated[
+        bool,
+        typer.Option(
+            "--isolation",
+            help="Try what hostile code could do in a suspect's process, on planted files and processes.",
+        ),
+    ] = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Show versions, hardware, cache, hub access and isolation of this machine."""
+    if isolation:
+        _attempts(session, as_json=as_json)
+        return
     if online and environment.offline_requested():
         session.warn("HF_HUB_OFFLINE is set, so the Hub cannot be reached")
     checks: list[Callable[[], list[Row]]] = [

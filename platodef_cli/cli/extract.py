@@ -59,6 +59,7 @@ def extract(
     batch_size: options.BatchSize = 64,
     memory_limit: options.MemoryLimit = 8.0,
     time_limit: options.TimeLimit = None,
+    require_isolation: options.RequireIsolation = False,
 ) -> None:
     """Extract features of the same images by a source and its references, in one decoding pass."""
     source, names = _roles(models, source, reference)
@@ -80,6 +81,7 @@ def extract(
         "revision": revision,
         "memory_limit_gb": memory_limit,
         "time_limit_s": time_limit,
+        "require_isolation": require_isolation,
     }
     common: dict[str, Any] = {
         "offline": without_network,

@@ -78,6 +78,7 @@ Precision = Annotated[Literal["float32", "bfloat16"], shared("dtype")]
 BatchSize = Annotated[int, shared("batch_size")]
 MemoryLimit = Annotated[float, shared("memory_limit_gb")]
 TimeLimit = Annotated[float | None, shared("time_limit_s")]
+RequireIsolation = Annotated[bool, shared("require_isolation")]
 FalsePositiveRate = Annotated[float, shared("false_positive_rate")]
 PolicyFile = Annotated[
     Path | None,

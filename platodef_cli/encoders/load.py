@@ -36,6 +36,7 @@ def open_encoder(
     isolate: bool = False,
     memory_limit_gb: float = 8.0,
     time_limit_s: float | None = None,
+    require_isolation: bool = False,
     progress: Progress = SILENT,
 ) -> "Encoder":
     """Resolve, check and load an encoder.
@@ -51,13 +52,14 @@ def open_encoder(
         isolate: Load and run in a child process without token and network, within limits. For suspects.
         memory_limit_gb: Address space of the child past its libraries (CPU only).
         time_limit_s: Longest time for the load and for each call of an isolated encoder.
+        require_isolation: Refuse to load an isolated encoder where the machine cannot isolate completely.
         progress: Receives the steps.
 
     Raises:
         UsageError: The id, the device or the dtype is wrong.
         HubError: The Hub does not give the model.
         RefusedError: The model is unsafe.
-        IncompleteError: Memory ran out, or the child died.
+        IncompleteError: Memory ran out, the child died, or isolation is required and incomplete.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
@@ -76,6 +78,7 @@ def open_encoder(
                 dtype=dtype,
                 memory_limit_gb=memory_limit_gb,
                 time_limit_s=time_limit_s,
+                require_isolation=require_isolation,
             )
         return _open_here(resolved, checked, name=name, device=device, dtype=dtype)
 
@@ -103,6 +106,7 @@ def _open_isolated(
     dtype: str,
     memory_limit_gb: float,
     time_limit_s: float | None,
+    require_isolation: bool,
 ) -> "Encoder":
     """Load into a child process."""
     from platodef_cli.encoders.isolation.isolate import RemoteEncoder
@@ -117,6 +121,7 @@ def _open_isolated(
         dtype=dtype,
         memory_limit_gb=memory_limit_gb,
         time_limit_s=time_limit_s,
+        require_isolation=require_isolation,
     )
 
 

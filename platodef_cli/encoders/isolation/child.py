@@ -1,8 +1,10 @@
 """The child process of an isolated encoder: requests on standard input, answers on standard output."""
 
+import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory
@@ -25,7 +27,8 @@ def main(lifeline: int) -> int:
     answers = os.dup(1)
     # Whatever a library prints must not end up between two messages.
     os.dup2(2, 1)
-    notes = give_up_rights()
+    orders = _orders(lifeline)
+    notes = give_up_rights(lifeline, [Path(path) for path in orders["readable"]], gpu=orders["gpu"])
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     from platodef_cli.encoders.isolation.wire import Wire, WireError
 
@@ -37,6 +40,18 @@ def main(lifeline: int) -> int:
     except WireError:
         return 0
     return 0
+
+
+def _orders(lifeline: int) -> dict[str, Any]:
+    """Read the one line that the parent writes before anything else: what this process may read."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(lifeline, 1)
+        if not byte:  # the parent is gone already
+            os._exit(0)
+        line += byte
+    orders: dict[str, Any] = json.loads(line)
+    return orders
 
 
 def _die_with_parent(lifeline: int) -> None:
@@ -55,10 +70,16 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
         from platodef_cli.encoders.description import make_record
         from platodef_cli.encoders.load import load_builder, load_tower
         from platodef_cli.encoders.local import DTYPES, LocalEncoder
+        from platodef_cli.errors import IncompleteError
 
         torch.set_num_threads(request["threads"])
         device, dtype = torch.device(request["device"]), DTYPES[request["dtype"]]
         checked = Preflight.model_validate(request["checked"])
+        if request["require_isolation"] and notes:
+            raise IncompleteError(
+                f"isolation is required and incomplete on this machine: {'; '.join(notes)}; see 'platodef "
+                "doctor --isolation'"
+            )
         load_builder(checked.backend)
         if device.type == "cpu":
             limit_memory(request["memory_limit_gb"])

@@ -60,6 +60,7 @@ class RemoteEncoder:
         dtype: str = "float32",
         memory_limit_gb: float = 8.0,
         time_limit_s: float | None = None,
+        require_isolation: bool = False,
     ) -> "RemoteEncoder":
         """Start a child and load an examined model folder in it.
 
@@ -72,25 +73,35 @@ class RemoteEncoder:
             dtype: ``float32`` or ``bfloat16``.
             memory_limit_gb: Address space past the libraries (CPU only).
             time_limit_s: Longest time for the load and for each call, or None.
+            require_isolation: Load nothing where this machine cannot isolate the child completely.
 
         Raises:
             UsageError: A limit is not positive.
             RefusedError: The child refused the model.
-            IncompleteError: The child died, ran out of memory or took too long.
+            IncompleteError: The child died, ran out of memory or took too long, or isolation is required and
+                incomplete.
         """
         if memory_limit_gb <= 0 or (time_limit_s is not None and time_limit_s <= 0):
             raise UsageError("the memory and time limits of an isolated encoder must be positive")
-        child = ChildProcess(name, memory_limit_gb, time_limit_s)
+        folder = os.path.abspath(checked.directory)
+        child = ChildProcess(
+            name,
+            memory_limit_gb,
+            time_limit_s,
+            # files of a snapshot are links to a store beside it
+            readable=[folder, *(os.path.realpath(os.path.join(folder, file.path)) for file in checked.files)],
+            gpu=torch.device(device).type != "cpu",
+        )
         try:
             answer, _ = child.call(
                 {
-                    "checked": checked.model_dump(mode="json")
-                    | {"directory": os.path.abspath(checked.directory)},
+                    "checked": checked.model_dump(mode="json") | {"directory": folder},
                     "name": name,
                     "device": device,
                     "dtype": dtype,
                     "threads": torch.get_num_threads(),
                     "memory_limit_gb": memory_limit_gb,
+                    "require_isolation": require_isolation,
                 }
             )
             description = EncoderDescription.model_validate(answer.get("description"))

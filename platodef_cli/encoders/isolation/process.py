@@ -1,5 +1,7 @@
 """The process of an isolated encoder as its parent sees it: start, messages, limits, and why it died."""
 
+import contextlib
+import json
 import os
 import shutil
 import signal
@@ -8,13 +10,13 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import IO, Any
 
 import torch
 from torch import Tensor
 
-from platodef_cli.encoders.isolation.sandbox import child_environment
+from platodef_cli.encoders.isolation.sandbox import child_environment, hide_memory
 from platodef_cli.encoders.isolation.wire import Wire, WireError, WireTimeout, as_tensor
 from platodef_cli.encoders.local import one_line
 from platodef_cli.errors import IncompleteError, NotApplicable, PlatodefError, RefusedError, UsageError
@@ -32,13 +34,22 @@ _KNOWN: dict[str, Callable[[str], PlatodefError]] = {
 class ChildProcess:
     """The process, its pipes and what to say when it dies."""
 
-    def __init__(self, name: str, memory_limit_gb: float, time_limit_s: float | None):
+    def __init__(
+        self,
+        name: str,
+        memory_limit_gb: float,
+        time_limit_s: float | None,
+        *,
+        readable: Iterable[str] = (),
+        gpu: bool = False,
+    ):
         self._name, self._memory, self._timeout = name, memory_limit_gb, time_limit_s
         self._lock = threading.Lock()
         self._failure: str | None = None
         self._home = tempfile.mkdtemp(prefix="platodef-child-")
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         lifeline, self._lifeline = os.pipe()
+        hide_memory()
         try:
             self._process = subprocess.Popen(
                 self._command(lifeline),
@@ -51,6 +62,8 @@ class ChildProcess:
                 # Ctrl-C belongs to the parent, which then closes the child in order.
                 start_new_session=True,
             )
+            with contextlib.suppress(BrokenPipeError):  # the first message finds out that it is gone
+                _tell(self._lifeline, {"readable": list(readable), "gpu": gpu})
         except OSError as error:
             os.close(self._lifeline)
             shutil.rmtree(self._home, ignore_errors=True)
@@ -132,7 +145,7 @@ class ChildProcess:
     def close(self) -> None:
         """End the process; further calls raise :class:`IncompleteError`."""
         self._failure = self._failure or f"encoder {self._name!r} is closed"
-        self._process.kill()
+        _kill(self._process)
         # A call in another thread sees the end of the pipe and leaves; only then may the pipe be closed.
         with self._lock:
             self._end()
@@ -140,7 +153,7 @@ class ChildProcess:
     def _broken(self, cause: str) -> IncompleteError:
         """Remember that the child is of no use any more, end it and return the error."""
         self._failure = f"isolated encoder {self._name!r} {cause}"
-        self._process.kill()
+        _kill(self._process)
         self._process.wait()
         return IncompleteError(self._failure)
 
@@ -175,10 +188,24 @@ class ChildProcess:
         return IncompleteError(f"isolated encoder {self._name!r} failed: {message}")
 
 
+def _tell(lifeline: int, orders: dict[str, Any]) -> None:
+    """Write the line that the child reads first; short of the size of a pipe it never waits."""
+    data = memoryview(json.dumps(orders).encode() + b"\n")
+    while data:
+        data = data[os.write(lifeline, data) :]
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Kill a child and its guard, which are one process group: neither can leave it."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, home: str) -> None:
     """Kill the child, which holds nothing worth saving, close its pipes and remove its home."""
     os.close(lifeline)
-    process.kill()
+    _kill(process)
     process.wait()
     for pipe in (process.stdin, process.stdout, errors):
         if pipe is not None:

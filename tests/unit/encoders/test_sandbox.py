@@ -1,15 +1,22 @@
 """What a child process gives up, tried in real processes."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from platodef_cli.encoders.isolation import landlock
 from platodef_cli.encoders.isolation.sandbox import child_environment
+from platodef_cli.encoders.isolation.seccomp import filter_system_calls
+from platodef_cli.encoders.isolation.selftest import isolation_gaps, run_selftest
 
 ROOT = Path(__file__).parents[3]
+needs_linux_layers = pytest.mark.skipif(
+    bool(isolation_gaps()), reason=f"this machine cannot isolate completely: {'; '.join(isolation_gaps())}"
+)
 PRELUDE = (
     "from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory\n"
     "notes = give_up_rights()\n"
@@ -58,10 +65,11 @@ def test_no_network_exists_or_the_notes_say_so() -> None:
 def test_without_namespaces_the_notes_say_that_isolation_is_partial() -> None:
     code = """
 import ctypes
+real = ctypes.CDLL(None, use_errno=True)
 class Refusing:
-    prctl = staticmethod(lambda *_: 0)
     unshare = staticmethod(lambda *_: ctypes.set_errno(1) or -1)
-ctypes.CDLL = lambda *_, **__: Refusing
+    __getattr__ = lambda self, name: getattr(real, name)
+ctypes.CDLL = lambda *_, **__: Refusing()
 from platodef_cli.encoders.isolation.sandbox import give_up_rights
 print(*give_up_rights())
 import socket
@@ -109,3 +117,77 @@ def test_the_environment_holds_no_secrets(monkeypatch: pytest.MonkeyPatch) -> No
     assert environment["HF_HUB_OFFLINE"] == environment["DISABLE_SAFETENSORS_CONVERSION"] == "1"
     assert environment["OMP_NUM_THREADS"] == "3"
     assert "" not in environment["PYTHONPATH"].split(os.pathsep)
+
+
+@needs_linux_layers
+def test_everything_that_hostile_code_could_try_is_held() -> None:
+    attempts, gaps = run_selftest()
+    assert [entry.name for entry in attempts if entry.outcome == "open"] == []
+    # a test that nothing can fail shows nothing: most attempts succeed in a process that gave up nothing
+    assert sum(entry.outcome == "held" for entry in attempts) >= 10
+    assert gaps == ()
+
+
+def test_a_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    assert landlock.restrict([], []) == ("no Landlock in this kernel, so files of the user can be read",)
+
+
+def test_an_unknown_machine_has_no_filter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "vax")
+    assert filter_system_calls() == "there is no list of system calls for vax"
+
+
+@needs_linux_layers
+def test_only_what_was_named_can_be_read_and_only_the_home_written(tmp_path: Path) -> None:
+    given, other = tmp_path / "model", tmp_path / "other"
+    for folder in (given, other):
+        folder.mkdir()
+        (folder / "file").write_text(folder.name)
+    code = f"""
+from pathlib import Path
+def reads(path):
+    try:
+        return Path(path).read_text()
+    except PermissionError:
+        return "no"
+print(reads({str(given / "file")!r}), reads({str(other / "file")!r}))
+try:
+    Path({str(given / "new")!r}).touch()
+except PermissionError:
+    print("not written")
+import threading, json, zoneinfo  # libraries and threads are there
+thread = threading.Thread(target=print, args=("thread",)); thread.start(); thread.join()
+"""
+    prelude = (
+        "from pathlib import Path\n"
+        "from platodef_cli.encoders.isolation.sandbox import give_up_rights\n"
+        f"give_up_rights(None, [Path({str(given)!r})])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", prelude + code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.split("\n")[:3] == ["model no", "not written", "thread"]
+
+
+@needs_linux_layers
+def test_the_guard_kills_an_encoder_that_ignores_the_end_of_its_parent() -> None:
+    code = (
+        "import os, sys, time\n"
+        "from platodef_cli.encoders.isolation.sandbox import give_up_rights\n"
+        "give_up_rights(int(sys.argv[1]))\n"
+        "import ctypes; ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"  # no death signal any more
+        "print('ready', flush=True)\n"
+        "while True: time.sleep(1)\n"
+    )
+    read, write = os.pipe()
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(read)], stdout=subprocess.PIPE, pass_fds=(read,), cwd=ROOT
+    )
+    os.close(read)
+    assert child.stdout is not None
+    with child.stdout:
+        assert child.stdout.readline() == b"ready\n"
+        os.close(write)
+        assert child.stdout.read() == b""  # whoever could write to it is gone
+    assert child.wait(30) == -signal.SIGKILL
