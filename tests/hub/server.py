@@ -1,11 +1,13 @@
 """A model hub on 127.0.0.1 that speaks the protocol of huggingface_hub, and fails on demand."""
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -27,6 +29,7 @@ class Fault:
         cut: Send only so many bytes of the body, then drop the connection.
         body: Send these bytes (of the same length as announced) instead.
         hold: Send half of the body, then wait until the event is set.
+        endless: Send the body again and again in chunks, without an announced length.
     """
 
     path: str
@@ -39,6 +42,7 @@ class Fault:
     cut: int | None = None
     body: bytes | None = None
     hold: threading.Event | None = None
+    endless: bool = False
 
 
 def git_blob(data: bytes) -> str:
@@ -105,7 +109,7 @@ class HubServer:
         for commits in self._commits.values():
             for files in commits.values():
                 for data in files.values():
-                    if hashlib.sha256(data).hexdigest() == sha256:
+                    if _sha256(data) == sha256:
                         return data
         return None
 
@@ -121,6 +125,11 @@ class HubServer:
                     fault.times -= 1
                 return fault
         return None
+
+
+@lru_cache(maxsize=64)
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def is_large(name: str) -> bool:
@@ -199,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = found[1][name]
         headers = {"X-Repo-Commit": found[0]}
         if is_large(name):
-            sha256 = hashlib.sha256(data).hexdigest()
+            sha256 = _sha256(data)
             headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
             self._answer(302, b"", {**headers, "Location": f"{self.hub.storage}/lfs/{sha256}"}, fault)
         else:
@@ -219,7 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.body is not None and self.command == "GET":
             body = fault.body
         self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body)), **fault.headers}.items():
+        length = {"Transfer-Encoding": "chunked"} if fault.endless else {"Content-Length": str(len(body))}
+        for key, value in {**headers, **length, **fault.headers}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -227,6 +237,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.cut is not None:
             self.wfile.write(body[: fault.cut])
             self.close_connection = True
+        elif fault.endless:
+            self.close_connection = True
+            with contextlib.suppress(OSError):  # the client leaves
+                while True:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
         elif fault.hold is not None:
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
@@ -241,4 +256,4 @@ def _lfs(name: str, data: bytes, key: str) -> dict[str, Any]:
     """Return the LFS part of a listing."""
     if not is_large(name):
         return {}
-    return {"lfs": {key: hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 130}}
+    return {"lfs": {key: _sha256(data), "size": len(data), "pointerSize": 130}}

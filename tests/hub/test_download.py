@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -310,6 +312,68 @@ def test_a_body_longer_than_announced_is_stopped(hub: HubServer, model_files: Fi
         Fault("model.safetensors", method="HEAD", headers={"X-Linked-Size": ""}),
     ]
     with pytest.raises(HubError):
+        get("org/model")
+
+
+class Bytes:
+    """A progress that counts; implements :class:`Progress` and :class:`Task`."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    @contextmanager
+    def step(self, title: str, total: int | None = None) -> Iterator["Bytes"]:
+        self.total, self.done = total or 0, 0
+        yield self
+
+    def advance(self, amount: int = 1, *, note: str = "") -> None:
+        self.done += amount
+
+    def warn(self, text: str) -> None:
+        raise AssertionError(text)
+
+
+MEBIBYTES = (3, 30, pytest.param(300, marks=pytest.mark.slow))
+
+
+@pytest.mark.parametrize(
+    ("how", "bars"), [("plain", ""), ("plain", "1"), ("resumed", ""), ("xet without its library", "")]
+)
+@pytest.mark.parametrize("mebibytes", MEBIBYTES)
+def test_files_of_real_size(
+    mebibytes: int, how: str, bars: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", bars)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", bool(bars) or None)
+    weights = random.Random(mebibytes).randbytes(2**20) * mebibytes
+    hub.commit("org/large", {"config.json": b"{}", "model.safetensors": weights, "other.safetensors": b"0"})
+    if how == "resumed":
+        hub.faults = [Fault("/lfs/", method="GET", times=2, cut=len(weights) // 3)]
+    elif how != "plain":
+        monkeypatch.setattr("huggingface_hub.file_download.is_xet_available", lambda: False)
+        link = f'<{hub.url}/xet>; rel="xet-auth"'
+        hub.faults = [Fault("/resolve/.*safetensors", headers={"X-Xet-Hash": "a" * 64, "Link": link})]
+    progress = Bytes()
+    files = ("config.json", "model.safetensors", "other.safetensors")
+    folder, _ = download(parse("org/large"), progress=progress, files=files, sleep=lambda seconds: None)
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert progress.done == progress.total == len(weights) + 3
+
+
+def test_a_body_without_an_end_is_stopped(hub: HubServer, model_files: Files) -> None:
+    hub.commit("org/model", model_files)
+    hub.faults = [
+        Fault("/lfs/", method="GET", body=b"z" * 2**18, endless=True),
+        Fault("model.safetensors", method="HEAD", headers={"X-Linked-Size": ""}),
+    ]
+    with pytest.raises(HubError, match="sends more bytes than it announced; do not trust it"):
+        get("org/model")
+
+
+def test_a_listing_without_an_end_is_stopped(hub: HubServer, model_files: Files) -> None:
+    hub.commit("org/model", model_files)
+    hub.faults = [Fault("/api/models/", body=b" " * 2**22, endless=True)]
+    with pytest.raises(HubError, match="sends more bytes than it announced; do not trust it"):
         get("org/model")
 
 

@@ -193,8 +193,9 @@ class _Download:
                 f"{self._limits.total_bytes / 2**30:.1f} GiB; nothing was downloaded"
             )
         wrong: list[str] = []
+        largest = max((self._sizes[name] for name in names), default=0)
         for _ in range(2):
-            with self._progress.step(f"downloading {self._uri}", total) as task:
+            with guarded(largest), self._progress.step(f"downloading {self._uri}", total) as task:
                 self._retried(partial(self._snapshot, commit, names, task, total))
             missing = [name for name in names if not (snapshot / name).is_file()]
             if missing:

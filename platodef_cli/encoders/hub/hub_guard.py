@@ -17,31 +17,33 @@ from platodef_cli.progress import Task
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _ETAG = re.compile(r'^(W/)?"?[\w:+=-][\w.:+=-]*"?$', re.ASCII)
 _OID = re.compile(r"^[0-9a-f]{40}([0-9a-f]{24})?$")
-_TRANSFER = "huggingface_hub.snapshot_download.transfer"
+_SLACK = 2**20  # listings and redirects have no announced size
 _lock = threading.Lock()
-_downloads = 0
+_downloads: list[int] = []
 
 
 @contextmanager
-def guarded() -> Iterator[None]:
+def guarded(most: int = 2**26) -> Iterator[None]:
     """Check the answers that huggingface_hub gets in this process while the block runs.
 
     The check stays in its client and rests between downloads: a change of client closes the connections of
     every other thread. The client is like the one before in all that can be read of it; its proxies and
     certificates are those of the environment (``HTTPS_PROXY``, ``SSL_CERT_FILE``).
+
+    Args:
+        most: Longest body of one answer, bytes: what the largest file has that is expected.
     """
-    global _downloads
     with _lock:
         client = get_session()
         if _check_response not in client.event_hooks["response"]:
             # A factory, because huggingface_hub drops its client after an error of the connection.
             set_client_factory(_factory_like(client))
-        _downloads += 1
+        _downloads.append(most)
     try:
         yield
     finally:
         with _lock:
-            _downloads -= 1
+            _downloads.remove(most)
 
 
 def _factory_like(client: httpx2.Client) -> Callable[[], httpx2.Client]:
@@ -61,13 +63,15 @@ def _factory_like(client: httpx2.Client) -> Callable[[], httpx2.Client]:
 
 
 def _check_response(response: httpx2.Response) -> None:
-    """Refuse entity tags, commits and object ids that are paths.
+    """Refuse entity tags, commits and object ids that are paths, and bodies without an end.
 
     Raises:
         HubError: One of them is.
     """
-    if not _downloads:
+    most = max(_downloads, default=None)
+    if most is None:
         return
+    response.stream = _Bounded(response.stream, most + _SLACK, response.url.host)
     for header in ("ETag", "X-Linked-Etag"):
         value = response.headers.get(header)
         if value is not None and not _ETAG.match(value):
@@ -81,6 +85,25 @@ def _check_response(response: httpx2.Response) -> None:
         )
     if "/tree/" in response.url.path and response.is_success:
         _check_tree(response)
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """The body of an answer, up to a length: a body in chunks announces none, and could fill the disk."""
+
+    def __init__(self, stream: Any, most: int, host: str):
+        self._stream, self._most, self._host = stream, most, host
+
+    def __iter__(self) -> Iterator[bytes]:
+        seen = 0
+        for part in self._stream:
+            seen += len(part)
+            if seen > self._most:
+                raise HubError(f"{self._host}: sends more bytes than it announced; do not trust it")
+            yield part
+
+    def close(self) -> None:
+        """Close the connection's stream."""
+        self._stream.close()
 
 
 def _check_tree(response: httpx2.Response) -> None:
@@ -102,22 +125,30 @@ def _distrust(response: httpx2.Response, reason: str) -> HubError:
 
 
 def meter(task: Task, most: int, uri: str) -> type[tqdm]:
-    """Return a progress bar class that draws nothing, reports bytes, and stops an endless body."""
+    """Return a progress bar class that draws nothing, reports bytes, and stops an endless body.
+
+    huggingface_hub opens several bars of bytes for one download, one for what arrives and one for what is
+    written, and names them only for classes of its own. So no bar is told from another: each one may count
+    up to the limit, and progress is that of the one that is furthest.
+    """
 
     class Meter(tqdm):  # type: ignore[misc]
-        seen = 0
+        furthest = 0
 
         def __init__(self, *args: Any, **kwargs: Any):
-            self._bytes = kwargs.get("unit") == "B" and kwargs.get("name") != _TRANSFER
+            self._bytes = kwargs.get("unit") == "B"
+            self._seen = 0
             kwargs.pop("name", None)
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:
             if self._bytes and n:
-                type(self).seen += int(n)
-                if type(self).seen > most:
+                self._seen += int(n)  # less than nothing where a transfer starts again
+                if self._seen > most:
                     raise HubError(f"{uri}: sends more bytes than it announced; do not trust it")
-                task.advance(max(0, int(n)))
+                if self._seen > Meter.furthest:
+                    task.advance(self._seen - Meter.furthest)
+                    Meter.furthest = self._seen
             return None
 
     return Meter
