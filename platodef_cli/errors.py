@@ -5,6 +5,7 @@
     PlatodefError                3
     ├── UsageError               2   bad argument, policy, file or value given by the user
     │   ├── UnknownNameError     2   a name that is not in a table; lists the choices
+    │   ├── UnsupportedError     2   a harmless model that platodef cannot run
     │   └── NotApplicable        2   a method cannot work on what is given; tables show ``-``
     ├── RefusedError             5   unsafe format, configuration or file; nothing of it was loaded
     ├── IncompleteError          3   the work could not be completed: memory, crash, disk
@@ -69,6 +70,10 @@ class UnknownNameError(UsageError):
         close = get_close_matches(name, known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         super().__init__(f"unknown {kind} {name!r}{hint}; choose one of: {', '.join(known)}")
+
+
+class UnsupportedError(UsageError):
+    """A model that is no danger, and that platodef cannot run; the message names what it can run."""
 
 
 class NotApplicable(UsageError):

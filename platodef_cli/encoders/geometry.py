@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 MAX_RESIZED = 2**24
 """Pixels of a resized image past which only the part that the crop keeps is computed."""
 
@@ -25,7 +25,7 @@ class Geometry:
         size: Height and width of the input, pixels.
         resize: ``(height, width)`` that the image is resized to, or an int for the shorter side,
             before the centre crop to ``size``.
-        interpolation: ``bilinear``, ``bicubic`` or ``lanczos``, always antialiased.
+        interpolation: ``bilinear``, ``bicubic`` or ``lanczos``, always antialiased, or ``nearest``.
         fill: 0..255 value (one, or one per channel) of the border where the resized image is smaller
             than ``size``.
         fit: How a pair ``resize`` is met: ``exact`` stretches both sides; ``cover`` keeps the aspect
@@ -71,7 +71,8 @@ def to_pixels(image: Image.Image, geometry: Geometry) -> Tensor:
         image = image.resize((target[1], target[0]), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W]
     if target != tuple(pixels.shape[1:]):
-        pixels = interpolate(pixels[None], target, mode=geometry.interpolation, antialias=True)[0]
+        smooth = geometry.interpolation != "nearest"
+        pixels = interpolate(pixels[None], target, mode=geometry.interpolation, antialias=smooth)[0]
     return _centre(pixels, geometry).contiguous()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.transformers_loading import configuration, load
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.local import Tower, freeze, one_line
+from platodef_cli.encoders.local import Tower, check_keys, freeze, one_line
 from platodef_cli.errors import RefusedError, UsageError
 
 _IMAGE = "<|image_pad|>"
@@ -34,8 +34,9 @@ def build_qwen2_vl(
     """
     tokens = _prompt_tokens(bundle)
     config = configuration(bundle, raw, "sdpa")
-    network = load(bundle, transformers.Qwen2VLForConditionalGeneration, config, bundle.state_dict(), {})
-    body: Any = network.model
+    loaded = load(bundle, transformers.Qwen2VLForConditionalGeneration, config, bundle.state_dict(), {})
+    check_keys(str(bundle.directory), missing=loaded.missing, unexpected=loaded.dropped)
+    body: Any = loaded.network.model
     if tokens.count(config.image_token_id) != 1:
         raise UsageError(f"{bundle.directory}/tokenizer.json: {_IMAGE} is not one token with the image's id")
     if max(tokens) >= body.get_input_embeddings().num_embeddings:

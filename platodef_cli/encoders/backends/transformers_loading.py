@@ -1,8 +1,10 @@
 """Configurations and strict loading, for every network of transformers."""
 
+import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,11 +13,12 @@ import transformers
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from platodef_cli.encoders.checks.weights import Bundle
+from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, Bundle
 from platodef_cli.encoders.local import build_on_meta, check_finite, check_keys, one_line
 from platodef_cli.errors import RefusedError
 
 _OWN_KEYS = ("architectures", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
+_COMMON_HEADS = ("classifier.", "head.", "decoder.", "lm_head.", "fc.")
 _quiet = threading.Lock()
 
 
@@ -44,19 +47,47 @@ def configuration(
     return config
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """A network with its weights.
+
+    Attributes:
+        network: Weights that the files lack are NaN in it.
+        missing: Their names.
+        dropped: Tensors of the files that belong to the head of a task.
+    """
+
+    network: nn.Module
+    missing: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
 def load(
-    bundle: Bundle, network: Any, config: Any, state: dict[str, Tensor], arguments: Mapping[str, Any]
-) -> nn.Module:
+    bundle: Bundle,
+    network: Any,
+    config: Any,
+    state: dict[str, Tensor],
+    arguments: Mapping[str, Any],
+    tasks: Sequence[str] = (),
+) -> Loaded:
     """Build a network from its configuration and from tensors that were already verified.
 
+    Args:
+        bundle: Names the files.
+        network: Class of transformers.
+        config: Its configuration.
+        state: The tensors.
+        arguments: Further arguments of the class.
+        tasks: Classes of transformers that the configuration names; their heads may be in the files.
+
     Raises:
-        RefusedError: It is larger than its files, or a weight is missing, unexpected, mis-shaped, an
-            integer or not finite.
+        RefusedError: It is larger than its files, or a weight is unexpected, mis-shaped, an integer or not
+            finite.
     """
     where = str(bundle.directory)
     build_on_meta(partial(network, config, **arguments), bundle, f"transformers {network.__name__}")
     for key, value in state.items():
-        if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+        if not value.is_floating_point() and not INTEGER_BUFFER.search(key):
             raise RefusedError(f"{where}: weight {key!r} is {value.dtype}, not floating point; do not use it")
     try:
         with _silenced():
@@ -74,16 +105,45 @@ def load(
         if any(text in str(error) for text in ("allocate memory", "bad_alloc")):
             raise
         raise RefusedError(f"{where}: a weight has the wrong shape ({one_line(error)})") from error
-    check_keys(where, missing=info["missing_keys"], unexpected=info["unexpected_keys"])
     if info["mismatched_keys"] or info.get("error_msgs"):
         raise RefusedError(f"{where}: a weight has the wrong shape; do not use this model")
-    check_finite(loaded, loaded.state_dict().keys(), where)
+    dropped = sorted(info["unexpected_keys"])
+    heads = _heads_of(tasks, config) if dropped else set()
+    check_keys(where, missing=(), unexpected=[key for key in dropped if not _belongs(key, heads)])
+    missing = sorted(info["missing_keys"])
+    own = loaded.state_dict()
+    check_finite(loaded, own.keys() - set(missing), where)
     module: nn.Module = loaded
     for tensor in (*module.parameters(), *module.buffers()):
         # Still views on the bytes of the file, whose alignment differs from process to process, and with
         # it the last bits of some kernels.
         tensor.data = tensor.data.clone()
-    return module
+    own = module.state_dict()
+    lost = [key for key in missing if key in own and not own[key].is_floating_point()]
+    check_keys(where, missing=[key for key in lost if not key.endswith("num_batches_tracked")], unexpected=())
+    for key in missing:
+        if key in own and own[key].is_floating_point():
+            own[key].fill_(torch.nan)  # random numbers must not become a feature; NaN shows where they would
+    return Loaded(module, tuple(missing), tuple(dropped))
+
+
+def _heads_of(tasks: Sequence[str], config: Any) -> set[str]:
+    """Return the names of the weights of the classes that a configuration names."""
+    names: set[str] = set()
+    for task in tasks[:4]:
+        kind: Any = getattr(transformers, str(task), None)
+        fits = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+        if not fits or not isinstance(config, kind.config_class or ()):
+            continue
+        with torch.device("meta"), contextlib.suppress(Exception):
+            # a head that cannot be built from it explains no weights
+            names |= set(kind(config).state_dict())
+    return names
+
+
+def _belongs(key: str, heads: set[str]) -> bool:
+    """Tell whether a weight that the network does not have is known: the head of a task, or a common one."""
+    return key in heads or (not heads and key.startswith(_COMMON_HEADS))
 
 
 @contextmanager

@@ -1,49 +1,30 @@
 """The networks of transformers that platodef runs: their class, weights and pooled output."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.qwen2_vl import build_qwen2_vl
+from platodef_cli.encoders.backends.transformers_pooling import (
+    Pooled,
+    class_token,
+    image_embeds,
+    image_features,
+)
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import Tower
+from platodef_cli.errors import UnsupportedError
 
 _TEXT = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 _HEADS = ("classifier.",)
-
-
-def _pooler(network: nn.Module, pixels: Tensor) -> Tensor:
-    pooled: Tensor = network(pixel_values=pixels).pooler_output
-    return pooled.flatten(1)
-
-
-def _class_token(network: nn.Module, pixels: Tensor) -> Tensor:
-    tokens: Tensor = network(pixel_values=pixels).last_hidden_state
-    return tokens[:, 0]
-
-
-def _image_embeds(network: nn.Module, pixels: Tensor) -> Tensor:
-    embeds: Tensor = network(pixel_values=pixels).image_embeds
-    return embeds
-
-
-def _image_features(network: Any, pixels: Tensor) -> Tensor:
-    features: Tensor = network.get_image_features(pixel_values=pixels).pooler_output
-    return features
-
-
-def _head_or_mean(network: Any, pixels: Tensor) -> Tensor:
-    """AIMv2 without its attention head has no pooled output; its patch tokens are averaged."""
-    output = network(pixel_values=pixels)
-    pooled: Tensor = (
-        output.last_hidden_state.mean(1) if output.pooler_output is None else output.pooler_output
-    )
-    return pooled
+_PROJECTED = "CLIPVisionModelWithProjection"
 
 
 def _naflex(network: Any, pixels: Tensor) -> Tensor:
@@ -86,7 +67,8 @@ class ModelFamily:
 
     Attributes:
         network: Class name in transformers.
-        pooled: Computes features from the network and normalised pixels.
+        pooled: Computes features from the network and normalised pixels; None where the common rule chooses
+            (:func:`platodef_cli.encoders.backends.transformers_pooling.choose_pooling`).
         pooling: Name of that output.
         heads: Prefixes of weights that the repository may hold beyond the network.
         config: Turns the repository's configuration into the network's.
@@ -96,8 +78,8 @@ class ModelFamily:
     """
 
     network: str
-    pooled: Callable[[Any, Tensor], Tensor] = _pooler
-    pooling: str = "pooler_output"
+    pooled: Pooled | None = None
+    pooling: str = ""
     heads: tuple[str, ...] = ()
     config: Callable[[Any], Any] | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -112,7 +94,7 @@ FAMILIES = {
     "dinov3_convnext": ModelFamily("DINOv3ConvNextModel", attention="eager"),
     "vit": ModelFamily(
         "ViTModel",
-        _class_token,
+        class_token,
         "class token",
         # A pooler is random in most repositories and never the feature.
         heads=(*_HEADS, "pooler.", "vit.pooler."),
@@ -120,7 +102,7 @@ FAMILIES = {
     ),
     "vit_mae": ModelFamily(
         "ViTModel",
-        _class_token,
+        class_token,
         "class token",
         heads=("decoder.",),
         config=_as_vit,
@@ -128,16 +110,69 @@ FAMILIES = {
     ),
     "resnet": ModelFamily("ResNetModel", heads=_HEADS, attention="eager"),
     "convnextv2": ModelFamily("ConvNextV2Model", heads=_HEADS, attention="eager"),
-    "clip": ModelFamily(
-        "CLIPVisionModelWithProjection", _image_embeds, "image_embeds", heads=_TEXT, config=_projected_vision
-    ),
-    "clip_vision_model": ModelFamily("CLIPVisionModelWithProjection", _image_embeds, "image_embeds"),
+    "clip": ModelFamily(_PROJECTED, image_embeds, "image_embeds", heads=_TEXT, config=_projected_vision),
+    "clip_vision_model": ModelFamily(_PROJECTED, image_embeds, "image_embeds"),
     "siglip": ModelFamily("SiglipVisionModel", heads=_TEXT, config=_vision),
     "siglip_vision_model": ModelFamily("SiglipVisionModel"),
-    "siglip2": ModelFamily("Siglip2VisionModel", _naflex, heads=_TEXT, config=_vision),
-    "siglip2_vision_model": ModelFamily("Siglip2VisionModel", _naflex),
-    "aimv2": ModelFamily("Aimv2Model", _image_features, "image features"),
-    "aimv2_vision_model": ModelFamily("Aimv2VisionModel", _head_or_mean, "pooler_output or mean"),
+    "siglip2": ModelFamily("Siglip2VisionModel", _naflex, "pooler_output", heads=_TEXT, config=_vision),
+    "siglip2_vision_model": ModelFamily("Siglip2VisionModel", _naflex, "pooler_output"),
+    "aimv2": ModelFamily("Aimv2Model", image_features, "image features"),
     "qwen2_vl": ModelFamily("Qwen2VLForConditionalGeneration", pooling="last token", build=build_qwen2_vl),
 }
-"""``model_type`` -> row."""
+"""``model_type`` -> row, where the common way would not do."""
+
+_DETECTION = "it finds objects and gives no feature of the whole image"
+_VIDEO = "it takes videos"
+_TILES = "it cuts an image into tiles, and gives no feature of the whole image"
+LEFT_OUT = {
+    **dict.fromkeys(
+        ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer", "yolos"), _DETECTION
+    ),
+    **dict.fromkeys(("timesformer", "videomae", "videoprism_vision_model", "vivit"), _VIDEO),
+    **dict.fromkeys(("llama4", "mllama", "cohere2_vision"), _TILES),
+    **dict.fromkeys(("depth_pro", "dpt", "glpn"), "it predicts depth, no feature of the image"),
+    "imagegpt": "it reads an image as a sequence of colour clusters",
+    "swin2sr": "it enlarges images and gives no feature of the whole image",
+    "timm_backbone": "its weights are fetched from elsewhere; give the timm folder itself",
+}
+"""``model_type`` of transformers' mapping of image features that stays out -> why."""
+
+
+def family_of(kind: str, names: Collection[str]) -> ModelFamily:
+    """Return the row of a repository; one that no row stands for is run the common way.
+
+    The common way: the class of transformers for the ``model_type``, built from the configuration as it is,
+    with the pooling that the rule of :mod:`platodef_cli.encoders.backends.transformers_pooling` chooses.
+
+    Args:
+        kind: The ``model_type``.
+        names: Tensors of the weight files.
+
+    Raises:
+        UnsupportedError: This transformers has no such type, or it gives no feature of an image.
+    """
+    if kind in LEFT_OUT:
+        raise UnsupportedError(f"model_type {kind!r} is not supported: {LEFT_OUT[kind]}")
+    row = FAMILIES.get(kind)
+    if row is not None:
+        if row.network == _PROJECTED and "visual_projection.weight" not in names:
+            return replace(row, network="CLIPVisionModel", pooled=None, config=row.config and _vision)
+        return row
+    network = MODEL_FOR_IMAGE_MAPPING_NAMES.get(kind) or MODEL_MAPPING_NAMES.get(kind)
+    found = getattr(transformers, network, None) if isinstance(network, str) else None
+    if found is None or not _sees(found):
+        known = sorted({*MODEL_FOR_IMAGE_MAPPING_NAMES, *FAMILIES} - {*LEFT_OUT})
+        close = get_close_matches(kind, known, n=1)
+        hint = f"; the nearest supported one is {close[0]!r}" if close else ""
+        raise UnsupportedError(
+            f"model_type {kind!r} is no encoder of images that transformers {transformers.__version__} knows"
+            f"{hint}; supported are {', '.join(known)}"
+        )
+    return ModelFamily(found.__name__, attention="sdpa" if found._supports_sdpa else "eager")
+
+
+def _sees(network: Any) -> bool:
+    """Tell whether a class of transformers takes nothing but pixels, or has a method that does."""
+    if not issubclass(network, transformers.PreTrainedModel):
+        return False
+    return hasattr(network, "get_image_features") or network.main_input_name == "pixel_values"

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from platodef_cli.encoders.checks.configuration import check_configuration, pars
 from platodef_cli.encoders.checks.layout import PICKLES, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
-from platodef_cli.encoders.checks.weights import files_digest
+from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, files_digest
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.records import FileRecord, Finding, Record
@@ -32,7 +31,6 @@ _SIGNATURES = (
     (b"\x93NUMPY", "a numpy array"),
     (b"\x89HDF", "an HDF5 file"),
 )
-_INTEGER_BUFFER = re.compile(r"(num_batches_tracked|position_ids|index|indices|idxs?|mask|ids|coords?|bins)$")
 
 
 class Preflight(Record):
@@ -210,7 +208,7 @@ def _read_header(directory: Path, name: str, limits: Limits) -> tuple[FileRecord
 
 def _check_tensor(name: str, key: str, entry: TensorEntry) -> None:
     """Refuse element types that a load would silently convert."""
-    if entry.dtype not in FLOATS and not _INTEGER_BUFFER.search(key):
+    if entry.dtype not in FLOATS and not INTEGER_BUFFER.search(key):
         raise RefusedError(
             f"{name}: tensor {key!r} has the element type {entry.dtype}; weights must be floating point "
             f"({', '.join(FLOATS)})"

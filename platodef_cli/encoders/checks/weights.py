@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CHUNK = 2**22
+INTEGER_BUFFER = re.compile(r"(num_batches_tracked|position_ids|index|indices|idxs?|mask|ids|coords?|bins)$")
+"""Names of tensors that may hold integers: counters, positions, masks."""
 
 
 def read_verified(directory: Path, record: FileRecord) -> bytearray:

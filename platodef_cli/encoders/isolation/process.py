@@ -19,13 +19,22 @@ from torch import Tensor
 from platodef_cli.encoders.isolation.sandbox import child_environment, hide_memory
 from platodef_cli.encoders.isolation.wire import Wire, WireError, WireTimeout, as_tensor
 from platodef_cli.encoders.local import one_line
-from platodef_cli.errors import IncompleteError, NotApplicable, PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import (
+    IncompleteError,
+    NotApplicable,
+    PlatodefError,
+    RefusedError,
+    UnsupportedError,
+    UsageError,
+)
 
 GRACE_S = 5.0
 """How long a child that closed its pipe may take to die before it counts as lying."""
 _KNOWN: dict[str, Callable[[str], PlatodefError]] = {
     "RefusedError": RefusedError,
     "UsageError": UsageError,
+    "UnknownNameError": UsageError,
+    "UnsupportedError": UnsupportedError,
     "IncompleteError": IncompleteError,
     "NotApplicable": NotApplicable,
 }

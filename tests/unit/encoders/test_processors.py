@@ -16,14 +16,16 @@ VIT = {"image_processor_type": "ViTImageProcessor"}
 CLIP = {"image_processor_type": "CLIPImageProcessor"}
 
 
-def read(folder: Path, content: dict[str, Any], name: str = "preprocessor_config.json") -> Preprocessing:
+def read(
+    folder: Path, content: dict[str, Any], name: str = "preprocessor_config.json", kind: str = "vit"
+) -> Preprocessing:
     """Write a processor configuration and read it."""
     from hashlib import sha256
 
     data = json.dumps(content).encode()
     (folder / name).write_bytes(data)
     record = FileRecord(path=name, sha256=sha256(data).hexdigest(), bytes=len(data))
-    return read_preprocessing(Bundle(folder, (record,), 0))
+    return read_preprocessing(Bundle(folder, (record,), 0), kind)
 
 
 def test_old_and_new_names_and_places_mean_the_same(tmp_path: Path) -> None:
@@ -71,12 +73,16 @@ def test_the_fixed_square_of_networks_of_any_size_is_noted(tmp_path: Path) -> No
     ("content", "error", "message"),
     [
         ({"image_processor_type": "EvilImageProcessor"}, UsageError, "'EvilImageProcessor' is not supported"),
-        ({"size": 3}, UsageError, "lacks preprocessor_config.json"),
         ({**VIT, "do_pad": True}, UsageError, "do_pad"),
         ({**VIT, "do_flip": 1}, UsageError, "do_flip"),
         ({**VIT, "pad_size": {"height": 3}}, UsageError, "pad_size"),
         ({**VIT, "do_resize": False}, UsageError, "do_resize"),
-        ({**VIT, "resample": 0}, UsageError, "resample = 0"),
+        ({**VIT, "resample": 5}, UsageError, "resample = 5"),
+        ({**VIT, "resample": "hamming"}, UsageError, "resample = 5"),
+        ({**VIT, "resample": "x"}, RefusedError, "malformed"),
+        ({**VIT, "size": 0}, RefusedError, "malformed"),
+        ({"image_processor_type": "DetrImageProcessor"}, UsageError, "inputs of any size"),
+        ({"image_processor_type": "PreTrainedModel"}, UsageError, "is not supported"),
         ({**CLIP, "do_center_crop": False}, UsageError, "do_center_crop"),
         (
             {**CLIP, "size": {"shortest_edge": 3, "longest_edge": 9}},
@@ -96,3 +102,44 @@ def test_what_cannot_be_reproduced(
     with pytest.raises(error, match=message) as caught:
         read(tmp_path, content)
     assert "\n" not in str(caught.value)
+
+
+def test_what_transformers_reads_is_read(tmp_path: Path) -> None:
+    plain = read(tmp_path, {**VIT, "size": 48, "resample": 3})
+    assert read(tmp_path, {"size": 48, "resample": "bicubic"}) == plain  # the class follows from model_type
+    assert (
+        read(tmp_path, {**VIT, "size": 48, "resample": "BICUBIC", "image_mean": 0.5, "image_std": 0.5})
+        == plain
+    )
+    crop = read(tmp_path, {"size": 40, "crop_size": 32, "do_center_crop": True}, kind="dinov2")
+    assert crop.geometry == Geometry((32, 32), 40, "bicubic", crop="floor")
+    assert read(tmp_path, {**VIT, "size": 48, "resample": 0}).geometry.interpolation == "nearest"
+
+
+def test_the_joint_file_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**VIT, "size": 48}))
+    inner = {"image_processor": {**VIT, "size": 32}}
+    assert read(tmp_path, inner, "processor_config.json").geometry.size == (32, 32)
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"lacks preprocessor_config\.json"):
+        read_preprocessing(Bundle(tmp_path, (), 0), "vit")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "resize", "interpolation", "flipped"),
+    [
+        ("LevitImageProcessor", 224, 256, "bicubic", False),
+        ("MobileNetV1ImageProcessor", 224, 256, "bilinear", False),
+        ("MobileViTImageProcessor", 256, 224, "bicubic", True),
+        ("PvtImageProcessor", 224, (224, 224), "bicubic", False),
+        ("PoolFormerImageProcessor", 224, 248, "bicubic", False),
+    ],
+)
+def test_other_processors_are_known_by_what_they_do(
+    name: str, size: int, resize: tuple[int, int] | int, interpolation: str, flipped: bool, tmp_path: Path
+) -> None:
+    made = read(tmp_path, {"image_processor_type": name})
+    assert made.geometry == Geometry((size, size), resize, interpolation, crop="floor")
+    assert made.flipped == flipped

@@ -1,0 +1,88 @@
+"""Which output of a network of transformers is the feature of an image.
+
+One rule for every architecture: the projected image embedding where there is one; else the pooled output, if
+its weights are in the file; else the class token; else the mean of the patches.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Pooled = Callable[[Any, Tensor], Tensor]
+_CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
+
+
+def image_features(network: Any, pixels: Tensor) -> Tensor:
+    """Return what an image–text network projects an image to, ``[B, D]``."""
+    output = network.get_image_features(pixel_values=pixels)
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features
+
+
+def image_embeds(network: Any, pixels: Tensor) -> Tensor:
+    """Return the projected embedding of a vision tower, ``[B, D]``."""
+    embeds: Tensor = network(pixel_values=pixels).image_embeds
+    return embeds
+
+
+def pooler_output(network: Any, pixels: Tensor) -> Tensor:
+    """Return the pooled output, ``[B, D]``; networks of convolutions leave two sides of length 1."""
+    pooled: Tensor = network(pixel_values=pixels).pooler_output
+    return pooled.flatten(1)
+
+
+def class_token(network: Any, pixels: Tensor) -> Tensor:
+    """Return the first token of the last layer, ``[B, D]``."""
+    tokens: Tensor = network(pixel_values=pixels).last_hidden_state
+    return tokens[:, 0]
+
+
+def mean_of_patches(network: Any, pixels: Tensor) -> Tensor:
+    """Return the mean of the last layer's tokens ``[B, N, D]`` or map ``[B, C, H, W]``, ``[B, D]``."""
+    tokens: Tensor = network(pixel_values=pixels).last_hidden_state
+    return tokens.mean(1) if tokens.ndim == 3 else tokens.flatten(2).mean(2)
+
+
+_NAMES: dict[str, Pooled] = {
+    "image features": image_features,
+    "image_embeds": image_embeds,
+    "pooler_output": pooler_output,
+    "class token": class_token,
+    "mean of patches": mean_of_patches,
+}
+
+
+def choose_pooling(network: nn.Module, size: tuple[int, int]) -> tuple[str, Pooled]:
+    """Return the pooling that the rule gives for a network, and its name.
+
+    Weights that the file lacks are NaN in it, so an output that depends on one is not finite and is passed
+    over.
+
+    Args:
+        network: In evaluation mode.
+        size: Height and width of its input, pixels.
+
+    Raises:
+        ValueError: No output depends only on weights that the file has.
+    """
+    pixels = torch.zeros(1, 3, *size)
+    if hasattr(network, "get_image_features"):
+        names = ["image features"]
+    else:
+        with torch.inference_mode():
+            output = network(pixel_values=pixels)
+        token = any(name.endswith(_CLASS_TOKENS) for name, _ in network.named_parameters())
+        names = [
+            name for name in ("image_embeds", "pooler_output") if getattr(output, name, None) is not None
+        ]
+        if getattr(output, "last_hidden_state", None) is not None:
+            names += ["class token"] if token else []
+            names += ["mean of patches"]
+    for name in names:
+        with torch.inference_mode():
+            features = _NAMES[name](network, pixels)
+        if features.ndim == 2 and len(features) == 1 and bool(torch.isfinite(features).all()):
+            return name, _NAMES[name]
+    raise ValueError("every output that could be a feature depends on weights that the file lacks")
