@@ -93,6 +93,27 @@ class LocalEncoder:
             features = self._run(pixels.to(self._device)).to(pixels.device)
         return check_features(features, self.record.name, len(pixels), self.dim)
 
+    def gradient_bytes(self) -> int:
+        """Return the memory that a forward pass of one image keeps for its gradient, bytes.
+
+        Raises:
+            IncompleteError: The encoder is closed, or memory ran out.
+        """
+        tower = self._open()
+        weights = {tensor.untyped_storage().data_ptr() for tensor in tower.module.parameters()}
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        pixels = torch.full((1, 3, *self.geometry.size), 0.5, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            features = self.differentiable(pixels)
+        return sum(kept.values()) + 4 * (pixels.numel() + features.numel())
+
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Return the last feature map ``[B, C, L]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.
 

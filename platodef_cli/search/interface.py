@@ -85,11 +85,19 @@ class SearchTarget:
         encoder: Whose features shall collapse.
         statistics: Of its clean features.
         pool: Images to search with, float32 in [0, 1], ``[N, 3, H, W]``.
+        at_once: Most images that fit the memory with their gradients.
     """
 
     encoder: "Encoder"
     statistics: "CleanStatistics"
     pool: "Tensor"
+    at_once: int = 96
+
+    def features(self, images: "Tensor") -> "Tensor":
+        """Return standardised features ``[B, D]`` of changed images, with gradients, in bounded memory."""
+        from platodef_cli.search.memory import features_with_gradients
+
+        return self.statistics.standardise(features_with_gradients(self.encoder, images, self.at_once))
 
     def draw(self, count: int, generator: "torch.Generator") -> "Tensor":
         """Return random images of the pool, float32 ``[count, 3, H, W]``."""
@@ -124,7 +132,10 @@ class SearchKind(ABC):
 
     @abstractmethod
     def budget_text(self, budget: float, pixels: "Tensor") -> str:
-        """Return a budget in words (``5px``, ``8/255``) for images ``[..., H, W]``."""
+        """Return a budget in words (``16 % of the side``, ``8/255``) for images ``[..., H, W]``.
+
+        The same for every size of input: suspect and references are compared by it.
+        """
 
     @abstractmethod
     def cost(self) -> int:

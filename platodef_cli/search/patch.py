@@ -57,10 +57,8 @@ class PatchSearch(SearchKind):
     rate: float = 0.4
 
     def budget_text(self, budget: float, pixels: "Tensor") -> str:
-        """Return the height of the patch in pixels."""
-        from platodef_cli.triggers.variant import side_pixels
-
-        return f"{side_pixels(budget, pixels)[0]}px"
+        """Return the side of the patch as a share of the image's."""
+        return f"{budget:.0%} of the side"
 
     def cost(self) -> int:
         """Return the images of a competition of all places."""

@@ -27,6 +27,7 @@ def search(
     config: SearchConfig,
     *,
     seed: int = 0,
+    at_once: int = 96,
     progress: Progress = SILENT,
 ) -> tuple[SearchResult, ...]:
     """Search every budget on one encoder.
@@ -37,6 +38,8 @@ def search(
             ``held_out`` are measured on.
         config: Kinds of search and numbers of images.
         seed: Draws the starts and the batches.
+        at_once: Most images that fit the memory with their gradients, see
+            :func:`platodef_cli.search.memory.images_at_once`.
         progress: Told the number of images that went through the encoder.
 
     Returns:
@@ -46,7 +49,7 @@ def search(
     pool = to_unit(pixels[: min(config.pool, len(pixels) - len(held))])
     clean = _embed(encoder, held)
     statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pixels[: len(pool)])]))
-    target = SearchTarget(encoder, statistics, pool)
+    target = SearchTarget(encoder, statistics, pool, at_once)
     searches = [(kind, budget) for kind in config.kinds for budget in kind.budgets]
     cost = sum(kind.cost() for kind, _ in searches)
     results = []

@@ -24,6 +24,7 @@ from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
 from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult, default_searches
+from platodef_cli.search.memory import images_at_once
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import SEARCH_VERSION, search
 from platodef_cli.search.statistics import Effect
@@ -106,7 +107,14 @@ def _search_all(
 
     def one(name: str) -> tuple[SearchResult, ...]:
         encoder = missing[name]
-        result = search(encoder, pixels[encoder.geometry], settings, seed=config.seed, progress=stoppable)
+        result = search(
+            encoder,
+            pixels[encoder.geometry],
+            settings,
+            seed=config.seed,
+            at_once=images_at_once(encoder, config.memory_limit_gb),
+            progress=stoppable,
+        )
         if cache is not None:
             cache.store_artifact("search", keys[name], lambda folder: _write(folder, result))
         return result

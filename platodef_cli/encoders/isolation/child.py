@@ -134,6 +134,8 @@ def _answer(
         pixels, features = kept
         (gradient,) = torch.autograd.grad(features, pixels, tensor)
         return {"ok": True}, gradient
+    if kind == "gradient_bytes":
+        return {"ok": True, "bytes": encoder.gradient_bytes()}, None
     if tensor is None:
         raise ValueError("a request without pixels")
     if kind == "embed":

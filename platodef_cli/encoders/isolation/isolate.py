@@ -144,6 +144,18 @@ class RemoteEncoder:
             return self._features({"kind": "forward", "keep": False}, pixels)
         return cast(Tensor, _Differentiable.apply(pixels, self))
 
+    def gradient_bytes(self) -> int:
+        """Return the memory that a forward pass of one image keeps for its gradient, bytes.
+
+        Raises:
+            IncompleteError: The child died, took too long, broke the protocol, or is closed.
+        """
+        answer, _ = self._child.call(self._stamped({"kind": "gradient_bytes"}))
+        found = answer.get("bytes")
+        if type(found) is not int or not 0 < found < 2**50:
+            raise self._child.broken("a size is missing or out of range")
+        return found
+
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Return the last feature map ``[B, C, L]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.
 
