@@ -112,7 +112,8 @@ def preflight(
     from platodef_cli.encoders.resolve import resolve
 
     with environment.offline_while(offline):
-        return check(resolve(parse(str(model), revision), offline=offline, progress=progress).directory)
+        resolved = resolve(parse(str(model), revision), offline=offline, progress=progress)
+        return check(resolved.directory, listing=resolved.listing)
 
 
 def read_report(path: str | Path) -> "AuditReport":

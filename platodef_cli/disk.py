@@ -133,8 +133,8 @@ def open_regular(path: Path) -> Iterator[tuple[int, int]]:
 def resolve_inside(directory: Path, name: str) -> Path:
     """Return the real path of ``directory/name`` and check where it leads.
 
-    Links may lead to the folder itself, or from ``snapshots/COMMIT`` of a Hub cache into the ``blobs`` of the
-    same repository.
+    Links may lead to the folder itself, or from ``snapshots/COMMIT`` of a Hub cache, and folders in it, into
+    the ``blobs`` of the same repository.
 
     Raises:
         RefusedError: The name is a path, or the link leads elsewhere.
@@ -144,9 +144,10 @@ def resolve_inside(directory: Path, name: str) -> Path:
     root = directory.resolve()
     real = (root / name).resolve()
     roots = [root]
-    if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
-        # The second one is the store that the repositories of a cache share.
-        roots += [root.parent.parent / "blobs", root.parent.parent.parent / "blobs"]
+    for place in (root, *root.parents):
+        if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
+            # The second one is the store that the repositories of a cache share.
+            roots += [place.parent.parent / "blobs", place.parent.parent.parent / "blobs"]
     if not any(real.is_relative_to(allowed) for allowed in roots):
         raise RefusedError(
             f"{directory / name}: a link out of the model folder, to {real}; do not use this model"

@@ -80,7 +80,7 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
         )
     source = open_source(str(images), limit=config.limit, seed=config.seed, offline=config.offline)
     resolved = resolve(target, offline=config.offline, progress=progress)
-    checked = preflight(resolved.directory)
+    checked = preflight(resolved.directory, listing=resolved.listing)
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
         with progress.step("opening encoders", len(references) + 1) as task:
@@ -105,7 +105,7 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
                 task.advance()
             suspect = open_encoder(
                 # the commit that was checked, whatever the branch says by now
-                f"{target.repository}@{resolved.commit}" if resolved.commit else model,
+                target.at(resolved.commit) if resolved.commit else model,
                 name=_free_name(target.short_name, opened, "suspect"),
                 offline=config.offline,
                 device=config.device,

@@ -80,12 +80,15 @@ def _check(
     session: Session, model: str, revision: str | None, offline: bool
 ) -> "tuple[Preflight, ResolvedModel]":
     from platodef_cli.encoders.checks.preflight import preflight as check
+    from platodef_cli.encoders.load import check_supported
     from platodef_cli.encoders.reference import parse
     from platodef_cli.encoders.resolve import resolve
 
     resolved = resolve(parse(model, revision), offline=offline, progress=session.progress)
     with session.progress.step("checking files"):
-        return check(resolved.directory), resolved
+        result = check(resolved.directory, listing=resolved.listing)
+    check_supported(result)
+    return result, resolved
 
 
 def preflight(

@@ -67,7 +67,7 @@ def open_encoder(
     resolved = resolve(reference, cache_dir=cache_dir, offline=offline, progress=progress)
     name = name or reference.short_name
     with progress.step(f"checking {name}"):
-        checked = preflight(resolved.directory)
+        checked = preflight(resolved.directory, listing=resolved.listing)
     with progress.step(f"loading {name}"):
         if isolate:
             return _open_isolated(
@@ -173,6 +173,22 @@ def load_tower(
             f"{checked.directory}: {checked.backend} cannot run it "
             f"({type(error).__name__}: {one_line(error)}); do not use this model"
         ) from error
+
+
+def check_supported(checked: Preflight) -> None:
+    """Check that the library of an examined folder has its architecture; of those that platodef brings.
+
+    Raises:
+        UnsupportedError: It has not; an audit could not run it.
+    """
+    if checked.backend == "transformers":
+        from platodef_cli.encoders.backends.transformers_models import family_of
+
+        family_of(checked.architecture, ())
+    elif checked.backend == "timm":
+        from platodef_cli.encoders.backends.timm_tower import check_name
+
+        check_name(checked.architecture, checked.directory)
 
 
 def load_builder(backend: str) -> "Builder":

@@ -7,11 +7,16 @@ from pathlib import Path
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.resources import data_dir
 
-_REPOSITORY = re.compile(r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
+_REPOSITORY = re.compile(
+    r"^([A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})((?:/[\w-][\w.-]{0,95}){0,8})$", re.ASCII
+)
+
+_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:/tree/([^/?#]+))?")
 
 _REVISION = re.compile(r"^[A-Za-z0-9_][\w./-]{0,199}$")
 
-_HELP = "give a folder, org/name[@revision], hf://org/name[@revision] or builtin:NAME"
+_HELP = "give a folder, org/name[/folder][@revision], hf://org/name[@revision] or builtin:NAME"
+_STATE_DICTS = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors")
 
 DEFAULT_REFERENCES: tuple[str, ...] = (
     "facebook/dinov2-base@f9e44c814b77203eaa57a6bdbbd535f21ede1415",
@@ -29,17 +34,25 @@ class ModelReference:
         directory: The local folder, or None for a Hub repository.
         repository: ``org/name`` on the Hub, or None for a folder.
         revision: Branch, tag or commit that was asked for, or None for the default branch.
+        subfolder: Folder of the model in the repository; empty for its top.
     """
 
     uri: str
     directory: Path | None
     repository: str | None
     revision: str | None
+    subfolder: str = ""
+
+    def at(self, commit: str) -> str:
+        """Return the id of the same model at a commit."""
+        return "/".join(filter(None, (self.repository, self.subfolder))) + f"@{commit}"
 
     @property
     def short_name(self) -> str:
         """Last part of the id, for tables."""
-        return (self.repository or str(self.directory)).rstrip("/").rpartition("/")[2] or "model"
+        return (self.subfolder or self.repository or str(self.directory)).rstrip("/").rpartition("/")[
+            2
+        ] or "model"
 
 
 def parse(uri: str, revision: str | None = None) -> ModelReference:
@@ -59,19 +72,61 @@ def parse(uri: str, revision: str | None = None) -> ModelReference:
         folder = Path(uri).expanduser()
         if _is_folder(folder):
             return _local(uri, folder, revision)
+        _hint(uri, folder)
         if uri.startswith(("/", "./", "../", "~")) or uri in (".", ".."):
             raise UsageError(f"model folder {uri!r} does not exist; {_HELP}")
     repository, at, inline = uri.removeprefix("hf://").partition("@")
     if at and revision is not None:
         raise UsageError(f"{uri!r} has a revision and --revision {revision!r} gives another; give only one")
     wanted = inline if at else revision
-    if not _REPOSITORY.match(repository) or ".." in repository or "--" in repository:
+    matched = _REPOSITORY.match(repository)
+    if not matched or ".." in repository or "--" in repository.partition("/")[2].partition("/")[0]:
         raise UsageError(f"{uri!r} is neither an existing folder nor a Hub id; {_HELP}")
     if wanted is not None and (not _REVISION.match(wanted) or ".." in wanted):
         raise UsageError(
             f"revision {wanted!r} is not a branch, tag or commit; give e.g. main or a full commit"
         )
-    return ModelReference(f"{repository}@{wanted}" if wanted else repository, None, repository, wanted)
+    uri = f"{repository}@{wanted}" if wanted else repository
+    return ModelReference(uri, None, matched[1], wanted, matched[2].strip("/"))
+
+
+def _hint(uri: str, path: Path) -> None:
+    """Say what to do with an id that another tool would take.
+
+    Raises:
+        UsageError: It is one.
+    """
+    for scheme, what in (("local-dir:", "a folder"), ("hf-hub:", "org/name"), ("hf_hub:", "org/name")):
+        if uri.startswith(scheme):
+            raise UsageError(f"{uri!r}: write {what} without {scheme!r}, as in {uri.removeprefix(scheme)!r}")
+    found = re.match(
+        r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:/tree/([^/?#]+))?", uri
+    )
+    if found:
+        advised = found[1] + (f"@{found[2]}" if found[2] else "")
+        raise UsageError(f"{uri!r} is the address of a page; write {advised!r}")
+    if "://" in uri:
+        raise UsageError(f"{uri!r}: models are not read from this kind of address; download it and {_HELP}")
+    suffix = Path(uri.partition("@")[0]).suffix.lower()
+    if suffix in (".npy", ".npz"):
+        raise UsageError(f"{uri!r} looks like an array of features, not a model; {_HELP}")
+    if suffix in (".onnx", ".tflite", ".pb", ".h5", ".gguf", ".msgpack"):
+        raise UsageError(f"{uri!r}: {suffix} models are not supported; {_HELP}")
+    if _is_file(path) or (suffix in _STATE_DICTS and uri.count("/") != 1):
+        if suffix in _STATE_DICTS:
+            raise UsageError(
+                f"{uri!r} is a file of weights without an architecture; make a model folder of it with "
+                f"'platodef convert {uri} --architecture timm/NAME -o FOLDER', or give the folder with its "
+                "config.json"
+            )
+        raise UsageError(f"{uri!r} is a file; give the folder that holds config.json and the weights")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _is_folder(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Ids of encoders: folders, Hub repositories and embedded encoders; and their files on this machine."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,15 @@ class ResolvedModel:
         directory: Folder that holds them.
         commit: Full commit on the Hub, or None for a local folder.
         files: Names of its entries, sorted.
+        listing: Of a Hub repository, all files of the commit below the folder that was asked for, with their
+            sizes; None where it is not known, or for a local folder.
     """
 
     uri: str
     directory: Path
     commit: str | None
     files: tuple[str, ...]
+    listing: Mapping[str, int] | None = None
 
 
 def resolve(
@@ -46,15 +50,25 @@ def resolve(
         HubError: The Hub does not give the model; the message says why and what to do.
         RefusedError: The Hub gave something else than it announced.
     """
-    commit = None
+    commit, listing = None, None
     if reference.directory is not None:
         directory = reference.directory
     else:
         from platodef_cli.encoders.hub.hub import download
+        from platodef_cli.encoders.hub.hub_cache import cached_listing
 
         directory, commit = download(reference, cache_dir=cache_dir, offline=offline, progress=progress)
+        listing = _below(cached_listing(directory), reference.subfolder)
     try:
         names = tuple(sorted(os.listdir(directory)))
     except OSError as error:
         raise UsageError(f"{directory}: cannot be listed ({error.strerror})") from None
-    return ResolvedModel(reference.uri, directory, commit, names)
+    return ResolvedModel(reference.uri, directory, commit, names, listing)
+
+
+def _below(listing: Mapping[str, int] | None, folder: str) -> dict[str, int] | None:
+    """Return the part of a listing that lies in a folder."""
+    if listing is None:
+        return None
+    prefix = f"{folder}/" if folder else ""
+    return {name.removeprefix(prefix): size for name, size in listing.items() if name.startswith(prefix)}

@@ -35,7 +35,7 @@ def images_at_once(encoder: Encoder, limit_gb: float) -> int:
         height, width = encoder.geometry.size
         raise IncompleteError(
             f"encoder {encoder.record.name!r}: the gradient of one image of {height}x{width} pixels needs "
-            f"{each / 2**30:.1f} GB, and a search may take {_SHARE:.0%} of a memory limit of {limit_gb:g} GB; "
+            f"{each / 2**30:.1f} GB, and a search may take {_SHARE:.0%} of the limit of {limit_gb:g} GB; "
             f"give --memory-limit {math.ceil(needed)} or more, or --dtype bfloat16"
         )
     return most

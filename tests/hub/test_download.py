@@ -18,6 +18,7 @@ import pytest
 from huggingface_hub import get_session, set_client_factory
 
 from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.preflight import preflight
 from platodef_cli.encoders.hub.hub import download
 from platodef_cli.encoders.hub.hub_guard import guarded
 from platodef_cli.encoders.load import open_encoder
@@ -452,3 +453,34 @@ def test_the_guard_keeps_the_client_rests_afterwards_and_comes_back(
             assert get_session() is client
     finally:
         set_client_factory(partial(httpx2.Client, follow_redirects=True, timeout=None))
+
+
+def test_a_folder_of_a_repository(hub: HubServer, model_files: Files) -> None:
+    nested = {f"vision/small/{name}": data for name, data in model_files.items() if "/" not in name}
+    commit = hub.commit("org/many", {"config.json": b"{}", "other/x.bin": b"1", **nested})
+    with open_encoder("org/many/vision/small") as encoder:
+        assert (encoder.record.commit, encoder.record.name) == (commit, "small")
+    folder, _ = get(f"org/many/vision/small@{commit}", offline=True)
+    with open_encoder(str(folder)) as encoder:  # links of a snapshot lead to the store beside it
+        assert encoder.dim == 16
+    with pytest.raises(UsageError, match="the repository has no folder 'nothing'"):
+        get("org/many/nothing")
+
+
+def test_what_was_not_fetched_is_listed_with_its_findings(hub: HubServer, model_files: Files) -> None:
+    hub.commit("org/model", {**model_files, "modeling.py": b"print()"})
+    for offline in (False, True):
+        resolved = resolve(parse("org/model"), offline=offline)
+        checked = preflight(resolved.directory, listing=resolved.listing)
+        assert {finding.id for finding in checked.findings} == {"pickle", "repository-code"}
+        size = len(model_files["pytorch_model.bin"])
+        assert f"pytorch_model.bin: {size} bytes in the repository, not downloaded" in checked.not_examined
+
+
+def test_an_adapter_in_a_repository_is_refused_before_the_weights_are_fetched(
+    hub: HubServer, model_files: Files
+) -> None:
+    hub.commit("org/model", {**model_files, "adapter_config.json": b"{}", "adapter_model.safetensors": b"1"})
+    with pytest.raises(RefusedError, match="holds an adapter"):
+        get("org/model")
+    assert not any(path.startswith("/lfs/") for _, path in hub.requests)

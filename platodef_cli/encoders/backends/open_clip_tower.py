@@ -6,12 +6,20 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.model import _build_vision_tower
 from open_clip.transform import PreprocessCfg
 from torch import Tensor, nn
 
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import Geometry
-from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
+from platodef_cli.encoders.local import (
+    Tower,
+    build_on_meta,
+    check_keys,
+    freeze,
+    is_convolutional,
+    load_strictly,
+)
 from platodef_cli.errors import RefusedError, UsageError
 
 _PREPROCESSING = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
@@ -42,10 +50,17 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     def create() -> nn.Module:
         return _create(model)
 
-    build_on_meta(create, bundle, "open_clip model")
-    network = create()
-    load_strictly(network, _converted(bundle.state_dict(), network), str(bundle.directory))
-    tower: Any = network.visual
+    notes: tuple[str, ...] = ()
+    if model["text_cfg"].get("hf_model_name"):
+        # the text tower would come from another repository; nothing of it is needed
+        tower: Any = _vision_alone(model, bundle)
+        network: Any = None
+        notes = ("the text tower, which is another repository's architecture, is not part of the encoder",)
+    else:
+        build_on_meta(create, bundle, "open_clip model")
+        network = create()
+        load_strictly(network, _converted(bundle.state_dict(), network), str(bundle.directory))
+        tower = network.visual
     tower.output_tokens = False
     convolutional = is_convolutional(tower)
     tower = freeze(tower, device, dtype, convolutional)
@@ -58,8 +73,30 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
         std=_three(settings["std"], where),
         architecture=str(model["vision_cfg"].get("timm_model_name") or type(tower).__name__),
         pooling="encode_image",
+        notes=notes,
         channels_last=convolutional,
     )
+
+
+def _vision_alone(model: dict[str, Any], bundle: Bundle) -> nn.Module:
+    """Build the vision tower alone and load its part of the weights strictly."""
+
+    def create() -> nn.Module:
+        vision = deepcopy(model["vision_cfg"]) | {"timm_model_pretrained": False}
+        made: nn.Module = _build_vision_tower(model["embed_dim"], vision, bool(model.get("quick_gelu")))
+        return made
+
+    build_on_meta(create, bundle, "open_clip vision tower")
+    tower = create()
+    state = bundle.state_dict()
+    check_keys(
+        str(bundle.directory),
+        missing=(),
+        unexpected=[key for key in state if not key.startswith(("visual.", "text.", "logit_"))],
+    )
+    own = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
+    load_strictly(tower, own, str(bundle.directory))
+    return tower
 
 
 def _normalised(tower: nn.Module, pixels: Tensor) -> Tensor:

@@ -5,13 +5,18 @@ from typing import Any
 
 from platodef_cli.encoders.backends.interface import Builder, RepositoryLayout
 
+_WRAPPER = "timm_wrapper"
+
 
 class TimmBackend:
     """Implements :class:`platodef_cli.encoders.backends.interface.Backend` for timm."""
 
     def layouts(self, config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
-        """Recognise ``architecture``; where there is a ``model_type`` too, the folder is transformers'."""
-        if isinstance(config.get("architecture"), str) and "model_type" not in config:
+        """Recognise ``architecture``; where there is a ``model_type`` too, the folder is transformers'.
+
+        Its ``timm_wrapper`` is a network of timm as transformers saves it.
+        """
+        if isinstance(config.get("architecture"), str) and config.get("model_type", _WRAPPER) == _WRAPPER:
             yield RepositoryLayout(("config.json",), "model.safetensors")
 
     def architecture(self, configuration: Mapping[str, Any]) -> str:

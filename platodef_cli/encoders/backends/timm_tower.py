@@ -2,9 +2,11 @@
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import fields
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import timm
@@ -16,10 +18,11 @@ from torch import Tensor, nn
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import INTERPOLATIONS, Geometry
 from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
-from platodef_cli.errors import RefusedError
+from platodef_cli.errors import RefusedError, UnsupportedError
 
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _OPTIONS = {f.name for f in fields(PretrainedCfg)} - _SOURCES
+_WRAPPER = "timm_model."  # prefix of weights that transformers saved
 _REFUSED_ARGUMENTS = (
     "pretrained",
     "cache_dir",
@@ -57,7 +60,7 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     heads = options.get("classifier") or ()
     load_strictly(
         network,
-        _converted(bundle.state_dict(), network, str(bundle.directory)),
+        _converted(_unwrapped(bundle.state_dict()), network, str(bundle.directory)),
         str(bundle.directory),
         ignored=(heads,) if isinstance(heads, str) else heads,
     )
@@ -65,18 +68,51 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     settings = resolve_model_data_config(network)
     convolutional = is_convolutional(network)
     network = freeze(network, device, dtype, convolutional)
+    forward, pooled = _pooled(network)
     return Tower(
         module=network,
-        forward=network,
+        forward=forward,
         geometry=_geometry(settings, str(bundle.directory)),
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         architecture=name,
-        pooling=str(
-            arguments.get("global_pool") or bundle.json("config.json").get("global_pool") or "native"
-        )[:40],
+        pooling=pooled
+        or str(arguments.get("global_pool") or bundle.json("config.json").get("global_pool") or "native")[
+            :40
+        ],
+        notes=(f"the folder asks for no pooling (global_pool), so the {pooled} is taken",) if pooled else (),
         channels_last=convolutional,
     )
+
+
+def _stated(bundle: Bundle) -> Any:
+    return bundle.json("config.json").get("global_pool")
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights under timm's own names where transformers saved them."""
+    if not state or not all(key.startswith(_WRAPPER) for key in state):
+        return state
+    return {key.removeprefix(_WRAPPER): value for key, value in state.items()}
+
+
+def _pooled(network: Any) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Return what gives one vector per image, and how it pools where the network itself does not."""
+    if getattr(network, "global_pool", None) != "":
+        return network, ""
+    if getattr(network, "cls_token", None) is not None:
+        return partial(_class_token, network), "class token"
+    return partial(_mean, network, getattr(network, "num_prefix_tokens", 0)), "mean of patches"
+
+
+def _class_token(network: nn.Module, pixels: Tensor) -> Tensor:
+    tokens: Tensor = network(pixels)
+    return tokens[:, 0]
+
+
+def _mean(network: nn.Module, prefix: int, pixels: Tensor) -> Tensor:
+    output: Tensor = network(pixels)
+    return output[:, prefix:].mean(1) if output.ndim == 3 else output.flatten(2).mean(2)
 
 
 def _read(bundle: Bundle) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -88,10 +124,7 @@ def _read(bundle: Bundle) -> tuple[str, dict[str, Any], dict[str, Any]]:
     arguments = config.get("model_args") or {}
     if not isinstance(options, dict) or not isinstance(arguments, dict):
         raise RefusedError(f"{where}: pretrained_cfg and model_args must be objects; do not use this model")
-    if not timm.is_model(name):
-        raise RefusedError(
-            f"{where}: architecture {name!r} is not one of this timm ({timm.__version__}); update timm"
-        )
+    check_name(name, where)
     options = {key: value for key, value in options.items() if key in _OPTIONS}
     if "num_classes" in config:
         options["num_classes"] = config["num_classes"]
@@ -103,6 +136,22 @@ def _read(bundle: Bundle) -> tuple[str, dict[str, Any], dict[str, Any]]:
             raise RefusedError(f"{where}: model_args.{key} is not an argument that a model folder may set")
     _target(options, arguments)
     return name, options, arguments
+
+
+def check_name(name: str, where: str) -> None:
+    """Check that timm has an architecture.
+
+    Raises:
+        UnsupportedError: It has not; the message names the nearest.
+    """
+    if timm.is_model(name):
+        return
+    close = get_close_matches(name, timm.list_models(), n=1)
+    hint = f"; the nearest one is {close[0]!r}" if close else ""
+    raise UnsupportedError(
+        f"{where}: architecture {name!r} is not one of this timm ({timm.__version__}){hint}; update timm "
+        "if it is a new one"
+    )
 
 
 def _target(options: dict[str, Any], arguments: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ class TransformersBackend:
 
     def layouts(self, config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
         """Recognise ``model_type``; weights are one file, or shards with an index."""
-        if isinstance(config.get("model_type"), str):
+        if isinstance(config.get("model_type"), str) and config["model_type"] != "timm_wrapper":
             extra = ["preprocessor_config.json", "processor_config.json"]
             extra += ["tokenizer.json"] if config["model_type"] == "qwen2_vl" else []
             files = ("config.json", *(name for name in extra if name in names))

@@ -17,7 +17,7 @@ from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, Bundle
 from platodef_cli.encoders.local import build_on_meta, check_finite, check_keys, one_line
 from platodef_cli.errors import RefusedError
 
-_OWN_KEYS = ("architectures", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
+_OWN_KEYS = ("auto_map", "architectures", "dtype", "torch_dtype", "_name_or_path", "transformers_version")
 _COMMON_HEADS = ("classifier.", "head.", "decoder.", "lm_head.", "fc.")
 _quiet = threading.Lock()
 

@@ -18,7 +18,6 @@ FORBIDDEN = {
     "kernel_config": "would download and run kernels",
     "use_kernels": "would download and run kernels",
     "hub_kernels": "would download and run kernels",
-    "custom_load": "would choose other loading code",
     "hf_hub_filename": "would choose another weight file",
     "checkpoint_path": "would choose another weight file",
     "checkpoint_file": "would choose another weight file",
@@ -48,6 +47,8 @@ _DIMENSION = re.compile(
     r"size|dim|width|height|channels|chans|heads|features|hidden|intermediate|patch|embed|stride|groups|num_|ratio"
 )
 _HUGE = 2**40
+_TEXT_TOWER = (("model_cfg", "text_cfg", "hf_model_name"), ("text_cfg", "hf_model_name"))
+"""Where open_clip names the text tower, which is never built."""
 
 
 def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, Any]:
@@ -80,15 +81,27 @@ def check_configuration(value: dict[str, Any], name: str, limits: Limits) -> Non
     Raises:
         RefusedError: The message names the file, the key and the value.
     """
+    native = _is_native(value)
     for path, item in _walk(value):
         key = path[-1]
-        _check_key(name, path, item)
+        if path not in _TEXT_TOWER and not (native and path == ("auto_map",)):
+            _check_key(name, path, item)
         if isinstance(item, list) and _LAYERS.search(key) and all(type(v) is int for v in item):
             _require(
                 sum(item) <= limits.layers, name, path, item, f"asks for more than {limits.layers} layers"
             )
         if type(item) in (int, float):
             _check_number(name, path, item, value, limits)
+
+
+def _is_native(value: dict[str, Any]) -> bool:
+    """Tell whether transformers itself has the architecture, so that code beside it is not needed."""
+    kind = value.get("model_type")
+    if not value.get("auto_map") or not isinstance(kind, str):
+        return False
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return kind in CONFIG_MAPPING_NAMES
 
 
 def _check_key(name: str, path: tuple[str, ...], item: Any) -> None:

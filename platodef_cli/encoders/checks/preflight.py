@@ -13,7 +13,9 @@ from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
 from platodef_cli.encoders.checks.layout import PICKLES, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.loaders import other_loaders, refuse_adapters
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
+from platodef_cli.encoders.checks.substitutes import refuse_substitute
 from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, files_digest
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.plugins import blaming
@@ -33,6 +35,9 @@ _SIGNATURES = (
 )
 
 
+_NAMED = 50  # files that are named one by one
+
+
 class Preflight(Record):
     """What the static checks found out about a model folder that they did not refuse."""
 
@@ -48,12 +53,16 @@ class Preflight(Record):
     )
 
 
-def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflight:
+def preflight(
+    directory: Path | str, *, limits: Limits | None = None, listing: Mapping[str, int] | None = None
+) -> Preflight:
     """Check a model folder against the allow-list and the bounds, without loading anything.
 
     Args:
         directory: A local folder, or a snapshot folder of the Hub cache.
         limits: Bounds; the defaults fit every published vision encoder up to 12 billion parameters.
+        listing: Of a repository that was not fetched whole, its files with their sizes: what was not fetched
+            is reported as well.
 
     Raises:
         UsageError: The folder does not exist or holds no model.
@@ -65,6 +74,8 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
     kinds = _entries(directory, limits)
     names = {name for name, kind in kinds.items() if kind != "folder"}
     config = _read_json(directory, "config.json", limits)[1] if "config.json" in names else {}
+    absent = {name: size for name, size in (listing or {}).items() if name not in kinds}
+    refuse_adapters({*names, *absent}, str(directory))
     backend, layout = choose(config, names, str(directory))
     files, parsed = _read_configurations(directory, layout.configurations, limits)
     index, weights = None, [layout.weights]
@@ -81,9 +92,13 @@ def preflight(directory: Path | str, *, limits: Limits | None = None) -> Preflig
         parameters=parameters,
         files=tuple(sorted(files, key=lambda record: record.path)),
         digest=files_digest(tuple(files)),
-        findings=_findings(kinds, used),
-        not_examined=tuple(
-            f"{name}: {_why(name, kind)}" for name, kind in sorted(kinds.items()) if name not in used
+        findings=(
+            *_findings({**kinds, **dict.fromkeys(absent, "file")}, used),
+            *other_loaders(backend, used, {*names, *absent}, directory, limits),
+        ),
+        not_examined=(
+            *(f"{name}: {_why(name, kind)}" for name, kind in sorted(kinds.items()) if name not in used),
+            *_not_fetched(absent),
         ),
     )
 
@@ -153,6 +168,7 @@ def _read_json(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, 
             raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.json_bytes}")
         with os.fdopen(os.dup(descriptor), "rb") as stream:
             data = stream.read(limits.json_bytes + 1)
+    refuse_substitute(data[:256], directory / name)
     record = FileRecord(path=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
     return record, parse_json(data, str(directory / name), limits)
 
@@ -194,6 +210,7 @@ def _read_header(directory: Path, name: str, limits: Limits) -> tuple[FileRecord
         if size > limits.total_bytes:
             raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.total_bytes}")
         with os.fdopen(os.dup(descriptor), "rb") as stream:
+            refuse_substitute(stream.peek(256)[:256], directory / name)
             kind = _signature(stream.peek(16)[:16], name)
             if kind != "file":
                 raise RefusedError(f"{directory / name}: is {kind}, not safetensors; do not use this model")
@@ -248,6 +265,17 @@ def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:
             )
         )
     return tuple(findings)
+
+
+def _not_fetched(absent: Mapping[str, int]) -> tuple[str, ...]:
+    """Say what a repository holds beyond the files that were downloaded."""
+    names = sorted(absent)
+    lines = [f"{name}: {absent[name]} bytes in the repository, not downloaded" for name in names[:_NAMED]]
+    rest = names[_NAMED:]
+    if rest:
+        total = sum(absent[name] for name in rest)
+        lines.append(f"{len(rest)} more files of the repository: {total} bytes, not downloaded")
+    return tuple(lines)
 
 
 def _why(name: str, kind: str) -> str:

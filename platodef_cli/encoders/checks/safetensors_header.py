@@ -11,7 +11,7 @@ from typing import Any
 
 from platodef_cli.disk import check_json_size
 from platodef_cli.encoders.checks.limits import Limits
-from platodef_cli.errors import RefusedError
+from platodef_cli.errors import IncompleteError, RefusedError
 
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
@@ -55,6 +55,7 @@ def parse_header(
         limits: Bounds.
 
     Raises:
+        IncompleteError: The file ends before its tensors do.
         RefusedError: The header breaks the format or a bound, names a tensor twice, or its offsets
             leave a gap, overlap, or do not add up to the size of the file.
     """
@@ -78,6 +79,11 @@ def parse_header(
             kind = "overlaps the one before it" if entry.start < position else "leaves a gap before it"
             raise RefusedError(f"{name}: tensor {key!r} {kind}; do not use this model")
         position = entry.end
+    if offset + position > total:
+        raise IncompleteError(
+            f"{name}: only {total} of {offset + position} bytes are there, it was not downloaded to its end; "
+            "download it again"
+        )
     if offset + position != total:
         raise RefusedError(
             f"{name}: its tensors need {offset + position} bytes but the file has {total}; download it again"
@@ -89,9 +95,14 @@ def header_length(prefix: bytes, total: int, name: str, limits: Limits) -> int:
     """Return the length of the JSON header that the first 8 bytes announce.
 
     Raises:
-        RefusedError: It is longer than the file or than the bound.
+        IncompleteError: The file ends before it does.
+        RefusedError: It is longer than the bound, or nothing of the kind.
     """
     length = int.from_bytes(prefix, "little")
+    if len(prefix) == 8 and total - 8 < length <= limits.header_bytes:
+        raise IncompleteError(
+            f"{name}: only {total} bytes are there, fewer than its header of {length}; download it again"
+        )
     if len(prefix) < 8 or length > total - 8:
         raise RefusedError(f"{name}: not a safetensors file (its header is longer than the file)")
     if length > limits.header_bytes:

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.loaders import refuse_adapters
 from platodef_cli.encoders.hub import hub_cache
 from platodef_cli.encoders.hub.hub_errors import explain, may_recover, not_cached
 from platodef_cli.encoders.hub.hub_guard import guarded, meter
@@ -85,7 +86,7 @@ def _from_cache(
     commit = hub_cache.cached_commit(folder, reference.revision)
     if commit is None:
         return None
-    snapshot = folder / "snapshots" / commit
+    snapshot = folder / "snapshots" / commit / reference.subfolder
     try:
         present = {entry.name for entry in os.scandir(snapshot) if entry.is_file()}
     except OSError:
@@ -141,11 +142,13 @@ class _Download:
     ):
         assert reference.repository is not None
         self._repository, self._revision, self._uri = reference.repository, reference.revision, reference.uri
+        self._subfolder = reference.subfolder
         self._cache, self._folder = cache, folder
         self._progress, self._limits, self._files, self._sleep = progress, limits, files, sleep
         self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self._sizes: dict[str, int] = {}
         self._oids: dict[str, str | None] = {}
+        self._listing: dict[str, int] = {}
 
     def run(self) -> tuple[Path, str]:
         """Resolve, fetch the small files, decide, fetch the weights, check every byte."""
@@ -155,14 +158,17 @@ class _Download:
     def _run(self) -> tuple[Path, str]:
         """As :meth:`run`, with answers that are checked."""
         commit = self._resolve()
-        snapshot = self._folder / "snapshots" / commit
+        snapshot = self._folder / "snapshots" / commit / self._subfolder
         names = set(self._sizes)
+        if self._files is None:
+            refuse_adapters(names, self._uri)
         configurations = _configurations(names) if self._files is None else []
         if configurations:
             self._fetch(commit, snapshot, configurations)
         needed = _needed(snapshot, names, self._uri, self._limits, self._files)
         self._fetch(commit, snapshot, needed)
         hub_cache.remember_commit(self._folder, self._revision, commit)
+        hub_cache.remember_listing(self._folder, commit, self._listing)
         return snapshot, commit
 
     def _resolve(self) -> str:
@@ -178,10 +184,15 @@ class _Download:
             raise HubError(f"{self._uri}: {self._endpoint} gave no commit; check HF_ENDPOINT")
         if self._revision and hub_cache.COMMIT.match(self._revision) and commit != self._revision:
             raise HubError(f"{self._uri}: {self._endpoint} gave commit {commit} instead; do not trust it")
+        prefix = f"{self._subfolder}/" if self._subfolder else ""
         for sibling in info.siblings or []:
-            if _NAME.match(sibling.rfilename):
-                self._sizes[sibling.rfilename] = int(sibling.size or 0)
-                self._oids[sibling.rfilename] = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+            self._listing[sibling.rfilename] = int(sibling.size or 0)
+            name = sibling.rfilename.removeprefix(prefix)
+            if sibling.rfilename.startswith(prefix) and _NAME.match(name):
+                self._sizes[name] = int(sibling.size or 0)
+                self._oids[name] = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
+        if self._subfolder and not self._sizes:
+            raise UsageError(f"{self._uri}: the repository has no folder {self._subfolder!r}; check the id")
         return commit
 
     def _fetch(self, commit: str, snapshot: Path, names: list[str]) -> None:
@@ -216,7 +227,7 @@ class _Download:
             self._repository,
             revision=commit,
             cache_dir=self._cache,
-            allow_patterns=names,
+            allow_patterns=[f"{self._subfolder}/{name}" if self._subfolder else name for name in names],
             endpoint=self._endpoint,
             max_workers=4,
             tqdm_class=meter(task, total + 2**20, self._uri),

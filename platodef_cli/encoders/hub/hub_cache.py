@@ -1,14 +1,17 @@
 """The cache of huggingface_hub: finding commits, checking blobs against their names."""
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
 
-from platodef_cli.disk import write_atomically
+from platodef_cli.disk import canonical_json, check_json_size, write_atomically
 from platodef_cli.errors import HubError
 
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_LISTINGS = "platodef-listings"
+_MOST_FILES = 200_000
 _OID = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})$")
 
 
@@ -39,6 +42,32 @@ def remember_commit(folder: Path, revision: str | None, commit: str) -> None:
     except OSError:
         # A read-only cache still serves this run; only a later offline run by branch name misses out.
         return
+
+
+def remember_listing(folder: Path, commit: str, listing: dict[str, int]) -> None:
+    """Record which files a commit has, with their sizes, so that a later run from the cache can name them."""
+    path = folder / _LISTINGS / f"{commit}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, canonical_json(listing).encode())
+    except OSError:
+        return  # as above
+
+
+def cached_listing(snapshot: Path) -> dict[str, int] | None:
+    """Return the files of the commit that a snapshot, or a folder in it, belongs to; None if unknown."""
+    for place in (snapshot, *snapshot.parents):
+        if place.parent.name != "snapshots":
+            continue
+        try:
+            data = (place.parent.parent / _LISTINGS / f"{place.name}.json").read_bytes()
+            check_json_size(data, _MOST_FILES)
+            value = json.loads(data)
+        except (OSError, ValueError, RecursionError):
+            return None
+        sizes = value.items() if isinstance(value, dict) else ()
+        return {str(name): size for name, size in sizes if isinstance(size, int)}
+    return None
 
 
 def wrong_files(snapshot: Path, expected: dict[str, str | None]) -> list[str]:

@@ -145,7 +145,7 @@ def test_a_file_that_is_swapped_for_a_link_is_refused(model: Path, tmp_path: Pat
         ({"model_args": {"embed_dim": 48}}, "shape|cannot be built"),
         ({"model_args": {"depth": "two"}}, "cannot be built from its configuration"),
         ({"pretrained_cfg": {"crop_pct": 1e-9}}, "out of range"),
-        ({"pretrained_cfg": {"interpolation": "nearest"}}, "interpolation 'nearest'"),
+        ({"pretrained_cfg": {"interpolation": "hamming"}}, "interpolation 'hamming'"),
         ({"pretrained_cfg": {"mean": "grey"}}, "cannot run it"),
         ({"pretrained_cfg": {"input_size": [3, 64, 64], "fixed_input_size": False}}, "cannot run it"),
         ({"pretrained_cfg": 3}, "must be objects|cannot run it"),

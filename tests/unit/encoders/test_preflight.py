@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.preflight import Preflight, preflight
-from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError, UsageError
 from tests.unit.encoders.folders import SIZES, TIMM, TRANSFORMERS, WEIGHTS, folder, header, safetensors
 
 ZIP = b"PK\x03\x04 an archive"
@@ -97,6 +97,10 @@ def test_other_files_are_listed_but_not_read(tmp_path: Path) -> None:
     assert "pytorch_model.bin" not in disguised.message
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 346293860\n"
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
+
+
 @pytest.mark.parametrize(
     ("files", "error", "message"),
     [
@@ -107,8 +111,17 @@ def test_other_files_are_listed_but_not_read(tmp_path: Path) -> None:
         ({"config.json": None, "model.safetensors": None, "x.pt": ZIP}, RefusedError, "only in x.pt"),
         ({"model.safetensors": PICKLE}, RefusedError, "is a pickle, not safetensors"),
         ({"model.safetensors": ZIP}, RefusedError, "zip archive.*not safetensors"),
-        ({"model.safetensors": b""}, RefusedError, "not a safetensors file"),
-        ({"model.safetensors": WEIGHTS[:-1]}, RefusedError, "bytes but the file has"),
+        ({"model.safetensors": b""}, IncompleteError, "is empty; download it again"),
+        ({"model.safetensors": WEIGHTS[:-1]}, IncompleteError, "only .* bytes are there"),
+        ({"model.safetensors": WEIGHTS[:20]}, IncompleteError, "fewer than its header"),
+        ({"model.safetensors": POINTER}, IncompleteError, "is a Git LFS pointer.*git lfs pull"),
+        ({"config.json": POINTER}, IncompleteError, r"config\.json: is a Git LFS pointer"),
+        ({"model.safetensors": PAGE}, IncompleteError, "is a web page"),
+        ({"config.json": b"\n" + PAGE.lower()}, IncompleteError, r"config\.json: is a web page"),
+        ({"config.json": b"   "}, IncompleteError, r"config\.json: is empty"),
+        ({"adapter_config.json": {"peft_type": "LORA"}}, RefusedError, "holds an adapter.*merge_and_unload"),
+        ({"adapter_model.safetensors": WEIGHTS}, RefusedError, "weights of an adapter"),
+        ({"config.json": None, "adapter_config.json": {"r": 8}}, UnsupportedError, "without the model"),
         ({"model.safetensors": WEIGHTS + b"\0"}, RefusedError, "bytes but the file has"),
         ({"config.json": PICKLE}, RefusedError, "not valid JSON"),
         ({"config.json": b"[1, 2]"}, RefusedError, "not a JSON object"),
@@ -138,7 +151,7 @@ def _timm(**settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "key"),
     [
-        ({**TRANSFORMERS, "auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
+        ({**TRANSFORMERS, "model_type": "own", "auto_map": {"AutoModel": "x.Y"}}, "auto_map"),
         ({**TRANSFORMERS, "quantization_config": {"bits": 4}}, "quantization_config"),
         ({**TRANSFORMERS, "vision_config": {"auto_map": {"a": "b"}}}, r"vision_config\.auto_map"),
         ({**TRANSFORMERS, "_attn_implementation": "evil/kernel"}, "_attn_implementation"),
@@ -151,8 +164,6 @@ def _timm(**settings: Any) -> dict[str, Any]:
         ({**TRANSFORMERS, "fusion_config": {"a": True}}, "fusion_config"),
         ({**TRANSFORMERS, "transformers_weights": "../x.safetensors"}, "transformers_weights"),
         ({**TRANSFORMERS, "use_timm_backbone": True}, "use_timm_backbone"),
-        (_timm(custom_load=True), r"pretrained_cfg\.custom_load"),
-        (_timm(custom_load="hf"), r"pretrained_cfg\.custom_load"),
         (_timm(hf_hub_filename="other.bin"), "hf_hub_filename"),
         ({**TIMM, "model_args": {"pretrained_strict": False}}, "pretrained_strict"),
         ({**TIMM, "model_args": {"checkpoint_path": "/x"}}, "checkpoint_path"),
@@ -442,3 +453,42 @@ def test_sizes_of_the_hand_made_files_agree_with_the_checked_table() -> None:
     from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES
 
     assert SIZES.items() <= ITEM_BYTES.items()
+
+
+def _messages(tmp_path: Path, files: dict[str, Any]) -> list[str]:
+    found = preflight(folder(tmp_path / "model", files)).findings
+    return [finding.message for finding in found if finding.id == "other-loader"]
+
+
+def test_who_would_load_other_bytes_is_said(tmp_path: Path) -> None:
+    both = {"config.json": TRANSFORMERS, "open_clip_config.json": {"model_cfg": {}}}
+    assert _messages(tmp_path / "a", {"config.json": TRANSFORMERS, "model.fp16.safetensors": WEIGHTS}) == []
+    (message,) = _messages(tmp_path / "b", {**both, "open_clip_model.safetensors": WEIGHTS})
+    assert message.startswith("open_clip would load open_clip_model.safetensors, which was not examined")
+    pipeline = [{"idx": 0, "path": ""}, {"idx": 2, "path": "2_Dense"}]
+    modules = {"config.json": TRANSFORMERS, "modules.json": json.dumps(pipeline).encode()}
+    (message,) = _messages(tmp_path / "c", modules)
+    assert message == "sentence-transformers would load and apply 2_Dense, which was not examined"
+    assert _messages(tmp_path / "d", {**modules, "modules.json": b'[{"path": ""}]'}) == []
+
+
+def test_code_beside_a_known_architecture_is_a_finding(tmp_path: Path) -> None:
+    files = {"config.json": {**TRANSFORMERS, "auto_map": {"AutoModel": "modeling_x.X"}}}
+    found = preflight(folder(tmp_path / "model", files)).findings
+    assert [(entry.id, entry.severity) for entry in found] == [("repository-code", "low")]
+    assert "never run here" in found[0].message
+
+
+def test_what_a_repository_holds_beyond_what_was_fetched(tmp_path: Path) -> None:
+    listing = {
+        "config.json": 5,
+        "pytorch_model.bin": 7,
+        "modeling_x.py": 9,
+        **{f"x/{n}": 1 for n in range(60)},
+    }
+    checked = preflight(folder(tmp_path / "model"), listing=listing)
+    assert {finding.id for finding in checked.findings} == {"pickle", "repository-code"}
+    assert "pytorch_model.bin: 7 bytes in the repository, not downloaded" in checked.not_examined
+    assert "12 more files of the repository: 12 bytes, not downloaded" in checked.not_examined
+    with pytest.raises(RefusedError, match="holds an adapter"):
+        preflight(tmp_path / "model", listing={"adapter_config.json": 2})

@@ -59,13 +59,20 @@ def test_a_folder_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (" org/name", None, "stray spaces"),
         ("org/name\0", None, "empty or has"),
         ("name", None, "neither an existing folder nor a Hub id"),
-        ("a/b/c", None, "neither"),
+        ("a/b/../c", None, "neither"),
         ("org/..", None, "neither"),
         ("../x/y", None, "does not exist"),
         ("/no/such/folder", None, "does not exist"),
         ("~/no-such-folder-anywhere", None, "does not exist"),
         ("org/na me", None, "neither"),
-        ("https://huggingface.co/org/name", None, "neither"),
+        ("https://huggingface.co/org/name", None, "write 'org/name'$"),
+        ("https://huggingface.co/org/name/tree/v1", None, "write 'org/name@v1'$"),
+        ("https://example.com/model.zip", None, "not read from this kind of address"),
+        ("local-dir:models/x", None, "write a folder without 'local-dir:', as in 'models/x'"),
+        ("hf-hub:org/name", None, "write org/name without 'hf-hub:', as in 'org/name'"),
+        ("features.npy", None, "an array of features, not a model"),
+        ("model.onnx", None, "onnx models are not supported"),
+        ("checkpoint.pth", None, r"platodef convert checkpoint\.pth --architecture timm/NAME -o FOLDER"),
         ("org/name@", None, "not a branch"),
         ("org/name@a..b", None, "not a branch"),
         ("org/name@-x", None, "not a branch"),
@@ -101,3 +108,20 @@ def test_embedded_encoders(embedded: Path) -> None:
 def test_default_references_are_pinned_by_full_commit() -> None:
     for uri in DEFAULT_REFERENCES:
         assert re.fullmatch(r"[0-9a-f]{40}", parse(uri).revision or "")
+
+
+def test_a_folder_of_a_repository() -> None:
+    parsed = parse("org/name/sub/folder@v1")
+    assert (parsed.repository, parsed.subfolder, parsed.revision) == ("org/name", "sub/folder", "v1")
+    assert (parsed.short_name, parsed.uri) == ("folder", "org/name/sub/folder@v1")
+    assert parsed.at("c" * 40) == f"org/name/sub/folder@{'c' * 40}"
+    assert parse("org/name").at("c" * 40) == f"org/name@{'c' * 40}"
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "model.bin", "notes.txt"])
+def test_a_file_is_no_model(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(
+        UsageError, match="platodef convert" if "txt" not in name else "is a file; give the folder"
+    ):
+        parse(str(tmp_path / name))

@@ -102,6 +102,9 @@ class Tiles:
 
     geometry = None
 
+    def gradient_bytes(self) -> int:
+        return 2**20
+
     def __init__(self, name: str, backdoor: bool):
         transform = SimpleNamespace(model_dump=lambda mode: {})
         self.record = SimpleNamespace(name=name, digest=name, transform=transform, pooling="", dtype="")
