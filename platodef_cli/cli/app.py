@@ -14,6 +14,7 @@ from platodef_cli.cli import bench_run, bench_trigger, bench_zoo, cache, heads, 
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
 from platodef_cli.cli.command import register
+from platodef_cli.cli.convert import convert
 from platodef_cli.cli.defences import defences
 from platodef_cli.cli.doctor import doctor
 from platodef_cli.cli.extract import extract
@@ -104,6 +105,7 @@ _bench.add_typer(_zoo, name="zoo")
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
 register(app, "gate", gate, panel=_AUDIT, epilog=_EPILOG)
 register(app, "preflight", preflight, panel=_AUDIT, epilog=_EPILOG)
+register(app, "convert", convert, panel=_STEPS)
 register(app, "extract", extract, panel=_STEPS)
 register(app, "fit", fit, panel=_STEPS)
 register(app, "score", score, panel=_STEPS)
