@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from platodef_cli.progress import Task
 
-_BATCH = 96  # images per pass with gradients
+_BATCH = 96  # images per pass with gradients, where they fit
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def halve(
     """
     import torch
 
+    from platodef_cli.encoders.bounded import at_once
     from platodef_cli.search.statistics import collapse
 
     parameters = start.clone().requires_grad_(True)
@@ -75,7 +76,7 @@ def halve(
     for stage in stages:
         reached = torch.zeros(len(start))
         # a few candidates at a time: the activations of all would fill the memory
-        together = max(1, _BATCH // stage.images)
+        together = max(1, at_once(target.encoder, _BATCH, gradients=True) // stage.images)
         for step in range(stage.steps):
             optimiser.zero_grad()
             values = []

@@ -16,9 +16,8 @@ from platodef_cli.search.interface import (
 )
 from platodef_cli.search.resampling import collapse_draws
 from platodef_cli.search.statistics import CleanStatistics, effect
-from platodef_cli.triggers.variant import to_unit
 
-SEARCH_VERSION = 5  # part of the cache key: raise it when the same inputs find another trigger
+SEARCH_VERSION = 6  # part of the cache key: raise it when the same inputs find another trigger
 
 
 def search(
@@ -43,9 +42,9 @@ def search(
         One result per kind and budget, in their order.
     """
     held = pixels[-min(config.held_out, len(pixels) // 2) :]
-    pool = to_unit(pixels[: min(config.pool, len(pixels) - len(held))])
+    pool = pixels[: min(config.pool, len(pixels) - len(held))]
     clean = _embed(encoder, held)
-    statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pixels[: len(pool)])]))
+    statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pool)]))
     target = SearchTarget(encoder, statistics, pool)
     searches = [(kind, budget) for kind in config.kinds for budget in kind.budgets]
     cost = sum(kind.cost() for kind, _ in searches)
@@ -82,7 +81,7 @@ def _run(
     plugin = SEARCH_KINDS.plugin(kind.name)
     with blaming(plugin):
         variant, steps = kind.run(target, budget, generator, task)
-        words = kind.budget_text(budget, pixels)
+        words = kind.budget_text(budget)
         if plugin is not None:
             fits = (isinstance(variant, SearchedTrigger), isinstance(steps, int), isinstance(words, str))
             if not all(fits):

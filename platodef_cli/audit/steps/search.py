@@ -15,6 +15,7 @@ from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.encoders.bounded import at_once
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
@@ -146,6 +147,7 @@ def _search_key(
         "images": images,
         "settings": json.loads(json.dumps(settings.key())),
         "seed": config.seed,
+        "images at once": at_once(encoder, config.batch_size, gradients=True),
     }
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory
@@ -91,6 +92,8 @@ def _serve(wire: "Wire", encoder: "LocalEncoder") -> None:
         try:
             header, answer = _answer(request, tensor, encoder, graphs)
         except Exception as error:
+            # memory that ran out may be that of graphs which nobody will ask for
+            graphs.clear()
             wire.send(_failure(error))
             continue
         wire.send(header, answer)
@@ -105,14 +108,19 @@ def _answer(
     """Compute the answer to one request; graphs of pending backward calls are kept, the oldest dropped."""
     import torch
 
+    from platodef_cli.encoders.local import memory_guard
+
     kind, number = request["kind"], request.get("id", 0)
     if kind == "backward":
         kept = graphs.pop(number, None)
         if kept is None or tensor is None:
             return {"ok": False, "dropped": True}, None
         pixels, features = kept
-        (gradient,) = torch.autograd.grad(features, pixels, tensor)
+        with memory_guard(encoder.record.name):
+            (gradient,) = torch.autograd.grad(features, pixels, tensor)
         return {"ok": True}, gradient
+    if kind == "footprint":
+        return {"ok": True, **asdict(encoder.footprint())}, None
     if tensor is None:
         raise ValueError("a request without pixels")
     if kind == "embed":

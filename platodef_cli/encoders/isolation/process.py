@@ -17,7 +17,14 @@ from torch import Tensor
 from platodef_cli.encoders.isolation.sandbox import child_environment
 from platodef_cli.encoders.isolation.wire import Wire, WireError, WireTimeout, as_tensor
 from platodef_cli.encoders.local import one_line
-from platodef_cli.errors import IncompleteError, NotApplicable, PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import (
+    IncompleteError,
+    NotApplicable,
+    OutOfMemoryError,
+    PlatodefError,
+    RefusedError,
+    UsageError,
+)
 
 GRACE_S = 5.0
 """How long a child that closed its pipe may take to die before it counts as lying."""
@@ -25,6 +32,7 @@ _KNOWN: dict[str, Callable[[str], PlatodefError]] = {
     "RefusedError": RefusedError,
     "UsageError": UsageError,
     "IncompleteError": IncompleteError,
+    "OutOfMemoryError": OutOfMemoryError,
     "NotApplicable": NotApplicable,
 }
 
@@ -156,8 +164,8 @@ class ChildProcess:
         last = one_line(lines[-1]) if lines else ""
         if code == -signal.SIGKILL or "bad_alloc" in last or "MemoryError" in last:
             return (
-                f"was killed, most likely out of memory; use a smaller batch size or raise the memory limit "
-                f"of {self._memory:g} GB"
+                f"was killed, most likely out of memory; give a smaller --batch-size, or where the machine "
+                f"has more than {self._memory:g} GB a larger --memory-limit"
             )
         if code < 0:
             return f"crashed ({_signal_name(-code)}){': ' + last if last else ''}; do not trust this model"
@@ -169,8 +177,8 @@ class ChildProcess:
             hint = f" (memory limit {self._memory:g} GB)" if "ran out of memory" in message else ""
             return _KNOWN[kind](message + hint)
         if kind == "MemoryError":
-            return IncompleteError(
-                f"isolated encoder {self._name!r} ran out of its {self._memory:g} GB; raise the memory limit"
+            return OutOfMemoryError(
+                f"isolated encoder {self._name!r} ran out of its {self._memory:g} GB; raise --memory-limit"
             )
         return IncompleteError(f"isolated encoder {self._name!r} failed: {message}")
 

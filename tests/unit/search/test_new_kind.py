@@ -68,7 +68,7 @@ class StripeSearch(SearchKind):
     budgets: tuple[float, ...] = (0.5,)
     images: int = 32
 
-    def budget_text(self, budget: float, pixels: Tensor) -> str:
+    def budget_text(self, budget: float) -> str:
         return f"{budget:.0%}"
 
     def cost(self) -> int:
