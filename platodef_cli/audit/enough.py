@@ -42,6 +42,6 @@ def check_count(
         )
     raise InconclusiveError(
         f"{given} images are too few for an answer: they give {test} test and {calibration} calibration "
-        f"images, and policy {policy.name!r} asks for {policy.min_test} and {policy.min_calibration}; give at least "
-        f"{enough} (a few thousand are better), or --limit {given} for a trial run"
+        f"images, and policy {policy.name!r} asks for {policy.min_test} and {policy.min_calibration}; give "
+        f"at least {enough} (a few thousand are better), or --limit {given} for a trial run"
     )
