@@ -16,7 +16,7 @@ LINE = "INTERRUPTED (130): interrupted; run the same command again, finished wor
 
 
 def interrupted(body: str, *signals: signal.Signals, grace: float = 30) -> tuple[int, list[str]]:
-    """Run ``platodef schema`` with ``body`` for its work, signal whenever it is ready; return code, stderr."""
+    """Run ``platodef schema`` with ``body`` for its work, signal when it is ready; return code, stderr."""
     code = f"""
 import sys, threading, time
 import platodef_cli.cli.interrupts as interrupts
