@@ -124,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``platodef``; those of the process by default.
     """
     environment.prepare()
+    if arguments is None:  # the process is ours
+        environment.keep_freed_memory()
     session = Session()
     interrupts = Interrupts(own_process=arguments is None, told=lambda: session.told)
     with interrupts.handled():

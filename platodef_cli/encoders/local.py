@@ -12,6 +12,7 @@ from platodef_cli.encoders.backends import internals
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.footprint import Footprint, measure
+from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.errors import IncompleteError, OutOfMemoryError, RefusedError, UsageError
@@ -91,7 +92,7 @@ class LocalEncoder:
             IncompleteError: The encoder is closed, or memory ran out.
         """
         check_pixels(pixels, self.geometry, torch.float32)
-        with memory_guard(self.record.name):
+        with memory_guard(self.record.name), FrozenNorms():
             features = self._run(pixels.to(self._device)).to(pixels.device)
         return check_features(features, self.record.name, len(pixels), self.dim)
 

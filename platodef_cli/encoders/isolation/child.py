@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory
+from platodef_cli.environment import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +27,7 @@ def main(lifeline: int) -> int:
     answers = os.dup(1)
     # Whatever a library prints must not end up between two messages.
     os.dup2(2, 1)
+    keep_freed_memory()
     notes = give_up_rights()
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     from platodef_cli.encoders.isolation.wire import Wire, WireError

@@ -1,4 +1,4 @@
-"""How many images would settle a question is said where the answer would change the outcome, and only there."""
+"""How many images would settle a question is said where the answer would change the outcome."""
 
 from typing import Any
 
