@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ from platodef_cli.report.escaping import plain
 
 EVERY_S = 20.0
 """Seconds between two lines about a running step, where there is no live display."""
+_LINES = 10  # whose pace is taken for that of the rest
 
 
 class _BarTask:
@@ -45,6 +47,7 @@ class _CountingTask:
         self._shown, self._total, self._clock = shown, total, clock
         self._started = clock()
         self._done, self._note = 0, ""
+        self._seen: deque[tuple[float, int]] = deque([(self._started, 0)], maxlen=_LINES)
 
     def advance(self, amount: int = 1, *, note: str = "") -> None:
         """Count."""
@@ -52,15 +55,20 @@ class _CountingTask:
         self._note = plain(note, 40) if note else self._note
 
     def line(self) -> str:
-        """Return what is done, and the time that the rest will take at the same pace."""
-        spent = self._clock() - self._started
-        parts = [f"{self._shown}: "]
-        if self._total and self._done:
-            share = min(1.0, self._done / self._total)
-            parts.append(f"{share:.0%}, about {_duration(spent * (1 - share) / share)} left")
-        else:
-            parts.append(f"{_duration(spent)} so far")
-        return "".join(parts) + (f" ({self._note})" if self._note else "")
+        """Return what is done, and the time that the rest will take at the pace of the last lines.
+
+        What a cache gave at the beginning says nothing about the rest.
+        """
+        now, done = self._clock(), self._done
+        then, before = self._seen[0]
+        self._seen.append((now, done))
+        text = f"{self._shown}: {_duration(now - self._started)} so far"
+        if self._total and done:
+            text = f"{self._shown}: {min(1.0, done / self._total):.0%}"
+            if done > before:
+                left = max(0, self._total - done) * (now - then) / (done - before)
+                text += f", about {_duration(left)} left"
+        return text + (f" ({self._note})" if self._note else "")
 
 
 class _Silent:

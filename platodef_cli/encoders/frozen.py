@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 class FrozenNorms(TorchFunctionMode):
     """Inside this context a batch normalisation in evaluation mode keeps a factor per channel, not its input.
 
-    The input is needed for the gradients of weights, which frozen encoders do not have. It is a third to a half
+    The input is needed for the gradients of weights, which frozen encoders do not have. It is a third or more
     of what a ConvNet keeps. The values are those of the library, bit for bit.
     """
 

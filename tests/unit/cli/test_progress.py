@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from rich.console import Console
 
-from platodef_cli.cli.progress import EVERY_S, ConsoleProgress
+from platodef_cli.cli.progress import EVERY_S, ConsoleProgress, _CountingTask
 from platodef_cli.cli.session import ProgressMode, Session
 
 
@@ -136,3 +136,17 @@ def test_without_a_terminal_a_long_step_tells_how_far_it_is() -> None:
 
 def test_lines_of_running_steps_come_at_least_every_half_minute() -> None:
     assert EVERY_S <= 30
+
+
+def test_the_time_left_is_estimated_from_the_last_pace() -> None:
+    clock = [0.0]
+    task = _CountingTask("extracting", 1000, lambda: clock[0])
+    task.advance(700)  # from the cache
+    for _ in range(12):
+        clock[0] += 20
+        task.advance(10)
+        line = task.line()
+    assert line == "extracting: 82%, about 6 min 0 s left"
+    clock[0] += 1000
+    assert task.line().startswith("extracting: 82%, about ")
+    assert _CountingTask("loading", None, lambda: clock[0]).line() == "loading: 0.0 s so far"
