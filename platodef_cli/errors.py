@@ -9,6 +9,7 @@
     │   └── NotApplicable        2   a method cannot work on what is given; tables show ``-``
     ├── RefusedError             5   unsafe format, configuration or file; nothing of it was loaded
     ├── IncompleteError          3   the work could not be completed: memory, crash, disk
+    │   ├── OutOfMemoryError     3   fewer images at once may fit
     │   └── HubError             3   network, authorisation, missing repository
     └── InconclusiveError        4   too little or contradictory evidence for an answer
 
@@ -98,6 +99,10 @@ class IncompleteError(PlatodefError):
     """The work could not be completed (memory, disk, a crashed child process)."""
 
     exit_code = EXIT_INCOMPLETE
+
+
+class OutOfMemoryError(IncompleteError):
+    """Memory ran out for the images that were given at once; fewer may fit."""
 
 
 class HubError(IncompleteError):

@@ -179,10 +179,12 @@ class AuditConfig:
     offline: bool = _option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
     device: str = _option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
     dtype: Literal["float32", "bfloat16"] = _option("float32", "Precision of the encoders.")
-    batch_size: int = _option(64, "Images per forward pass.", low=1, high=65536)
+    batch_size: int = _option(
+        64, "Most images at once, in forward passes and in the search.", low=1, high=65536
+    )
     memory_limit_gb: float = _option(
         8.0,
-        "Limit of the process that runs the suspect.",
+        "Memory for each encoder; images at once follow from it, and the suspect's process is held to it.",
         "Running",
         "--memory-limit",
         metavar="GB",

@@ -1,13 +1,16 @@
 """Opens what an audit works on: the suspect in its child process, the references, the images, the heads."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.enough import check_count
+from platodef_cli.encoders.bounded import bounded
 from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
@@ -61,10 +64,21 @@ class Split:
 
 
 @contextmanager
-def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
+def open_inputs(
+    config: AuditConfig, progress: Progress, listed: Callable[[ImageSource], None] = lambda images: None
+) -> Iterator[Inputs]:
     """Open everything, cheapest refusals first: nothing is loaded before the suspect's files are checked.
 
+    Encoders take no more images at once than ``--batch-size`` and ``--memory-limit`` allow.
+
+    Args:
+        config: What to open.
+        progress: Receives steps and warnings.
+        listed: Told of the images before anything is loaded.
+
     Raises:
+        InconclusiveError: There are too few images.
+        OutOfMemoryError: An encoder does not fit into the memory limit with one image.
         PlatodefError: Any of the inputs is wrong, unsafe or out of reach.
     """
     model = str(config.model)
@@ -87,8 +101,15 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
         columns=Columns(config.image_column, config.label_column, config.use_labels),
         warn=progress.warn,
     )
+    listed(source)
+    head = _head(config, embedded, target.short_name)
+    roles = split(len(source.refs), config.seed)
+    counts = [len(roles.fit), len(roles.calibration), len(roles.test)]
+    if target.directory is None:
+        check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
     resolved = resolve(target, offline=config.offline, progress=progress)
     checked = preflight(resolved.directory, listing=resolved.listing)
+    check_count(counts, config, ready_heads=head is not None)
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
         with progress.step("opening encoders", len(references) + 1) as task:
@@ -129,7 +150,19 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
         twin = _same(suspect, opened)
         if twin:
             raise UsageError(f"the suspect is the same encoder as reference {twin!r}; it cannot judge itself")
-        yield Inputs(suspect, checked, opened, source, _head(config, embedded, target.short_name))
+        with progress.step("measuring memory per image", len(opened) + 1) as task:
+            bounds: dict[str, Any] = {
+                "limit_gb": config.memory_limit_gb,
+                "most": config.batch_size,
+                "warn": progress.warn,
+            }
+            judged = bounded(suspect, **bounds)
+            task.advance()
+            trusted: dict[str, Encoder] = {}
+            for name, encoder in opened.items():
+                trusted[name] = bounded(encoder, **bounds)
+                task.advance()
+        yield Inputs(judged, checked, trusted, source, head)
 
 
 def split(count: int, seed: int) -> Split:

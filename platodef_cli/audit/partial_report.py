@@ -14,6 +14,7 @@ from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
     from platodef_cli.audit.inputs import Inputs
+    from platodef_cli.images.interface import ImageSource
 
 ENDINGS: dict[int, Outcome] = {
     code: outcome for outcome, code in EXIT_CODES.items() if outcome not in ("pass", "fail")
@@ -62,7 +63,10 @@ class PartialReport:
         self.target = inputs.suspect.record
         self.references = tuple(encoder.record for encoder in inputs.references.values())
         self.findings, self.not_examined = inputs.checked.findings, inputs.checked.not_examined
-        self.images = listed(inputs.images)
+
+    def note_images(self, images: "ImageSource") -> None:
+        """Keep what listing the images made known."""
+        self.images = listed(images)
 
     def unfinished(self, code: int, reason: str, message: str, summary: str) -> AuditReport:
         """Return the report of an audit that an error ended.

@@ -60,7 +60,7 @@ def audit(
         default_searches(config.plugins)
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with recorder.timed("load"):
-            inputs = stack.enter_context(open_inputs(config, recorder))
+            inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images))
         partial.note(inputs)
         state = prepare(config, inputs, cache, recorder)
         with recorder.timed("battery"):

@@ -1,10 +1,7 @@
 """The entry point ``platodef``: the table of commands, and the last line of defence for errors."""
 
-import signal
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -20,6 +17,7 @@ from platodef_cli.cli.doctor import doctor
 from platodef_cli.cli.extract import extract
 from platodef_cli.cli.fit import fit
 from platodef_cli.cli.gate import gate
+from platodef_cli.cli.interrupts import Interrupts
 from platodef_cli.cli.preflight import preflight
 from platodef_cli.cli.purify import purify
 from platodef_cli.cli.report import report
@@ -129,8 +127,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     make_steady()
     environment.prepare()
+    if arguments is None:  # the process is ours
+        environment.keep_freed_memory()
     session = Session()
-    restore = _end_like_ctrl_c()
+    interrupts = Interrupts(own_process=arguments is None, told=lambda: session.told)
+    with interrupts.handled():
+        code = _run(session, arguments)
+        if code == EXIT_INTERRUPTED:
+            interrupts.leave()
+    return code
+
+
+def _run(session: Session, arguments: Sequence[str] | None) -> int:
+    """Run the command line; see :func:`main`."""
     try:
         code = app(
             args=sys.argv[1:] if arguments is None else list(arguments),
@@ -145,24 +154,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except (Exception, KeyboardInterrupt) as error:
         return session.fail(error)
-    finally:
-        restore()
-
-
-def _end_like_ctrl_c() -> Callable[[], None]:
-    """Let SIGTERM, which schedulers send, end the run as cleanly as Ctrl-C; return the way back."""
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-
-    def restore() -> None:
-        signal.signal(signal.SIGTERM, before)
-
-    return restore
 
 
 if __name__ == "__main__":

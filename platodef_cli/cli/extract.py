@@ -71,6 +71,7 @@ def extract(
     without_network = options.offline(offline)
     if without_network:
         environment.go_offline()
+    from platodef_cli.encoders.bounded import bounded
     from platodef_cli.encoders.load import open_encoder
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
@@ -104,8 +105,15 @@ def extract(
         encoders: dict[str, Encoder] = {}
         for name, uri in {_SOURCE: source, **names}.items():
             own: dict[str, Any] = {**suspect, "isolate": True} if name == _SOURCE else {"name": name}
-            encoders[name] = open_encoder(uri, **own, **common)
-            stack.callback(encoders[name].close)
+            opened = open_encoder(uri, **own, **common)
+            stack.callback(opened.close)
+            encoders[name] = bounded(
+                opened,
+                limit_gb=memory_limit,
+                most=batch_size,
+                warn=session.progress.warn,
+                gradients=False,
+            )
         extraction = run(
             pictures,
             encoders,

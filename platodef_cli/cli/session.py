@@ -43,7 +43,8 @@ class Session:
         progress_mode: When progress bars are drawn.
         debug: Show the traceback of an error.
         anchor: File of the repository that code-scanning results are attached to; None looks for one.
-        explained: An error has already been explained on stderr.
+        explained: An error is explained on stderr, or will be in a moment.
+        told: The last line stands on stderr.
         on_error: Called with exit code, error, message and last line of an error before it is explained, so
             that a command can leave its results in files as well.
     """
@@ -55,6 +56,7 @@ class Session:
     debug: bool = False
     anchor: str | None = None
     explained: bool = False
+    told: bool = False
     on_error: Callable[[int, BaseException, str, str], None] | None = field(default=None, repr=False)
     _progress: "ConsoleProgress | None" = field(default=None, repr=False)
 
@@ -132,6 +134,7 @@ class Session:
             typer.Exit: Always when ``code`` is not 0.
         """
         self.say(closing_line(code, message))
+        self.told = True
         if code != EXIT_PASS:
             raise typer.Exit(code)
 
@@ -149,6 +152,7 @@ class Session:
             except Exception as failure:  # the first error decides message and exit code
                 self.warn(f"the report could not be written: {explain(failure)[1]}")
         self.say(line)
+        self.told = True
         return code
 
     @contextmanager

@@ -59,12 +59,6 @@ class Encoder(Protocol):
         The encoder's own weights never receive gradients.
         """
 
-    def gradient_bytes(self) -> int:
-        """Return the memory that a forward pass of one image keeps for its gradient, bytes.
-
-        It follows from the network and its input size, not from the machine.
-        """
-
     def close(self) -> None:
         """Free the encoder (and its child process, where it has one)."""
 

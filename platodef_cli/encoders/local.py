@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from platodef_cli.encoders.backends import internals
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import Bundle
+from platodef_cli.encoders.footprint import Footprint, measure
+from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
-from platodef_cli.errors import IncompleteError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, OutOfMemoryError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _META_SLACK = 1_000_000
 _MAX_BUFFERS = 64_000_000
+_OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "out of memory", "could not create a memory")
 
 
 @dataclass(frozen=True)
@@ -89,30 +92,9 @@ class LocalEncoder:
             IncompleteError: The encoder is closed, or memory ran out.
         """
         check_pixels(pixels, self.geometry, torch.float32)
-        with memory_guard(self.record.name):
+        with memory_guard(self.record.name), FrozenNorms():
             features = self._run(pixels.to(self._device)).to(pixels.device)
         return check_features(features, self.record.name, len(pixels), self.dim)
-
-    def gradient_bytes(self) -> int:
-        """Return the memory that a forward pass of one image keeps for its gradient, bytes.
-
-        Raises:
-            IncompleteError: The encoder is closed, or memory ran out.
-        """
-        tower = self._open()
-        weights = {tensor.untyped_storage().data_ptr() for tensor in tower.module.parameters()}
-        kept: dict[int, int] = {}
-
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        pixels = torch.full((1, 3, *self.geometry.size), 0.5, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = self.differentiable(pixels)
-        return sum(kept.values()) + 4 * (pixels.numel() + features.numel())
 
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Return the last feature map ``[B, C, L]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.
@@ -136,6 +118,17 @@ class LocalEncoder:
         """
         found = self._inside(internals.head_terms, pixels)
         return HeadTerms(found.terms.clone(), found.layers, found.heads)
+
+    def footprint(self) -> Footprint:
+        """Measure how much memory an image takes.
+
+        Raises:
+            OutOfMemoryError: Not even one fits.
+            IncompleteError: The encoder is closed.
+        """
+        module = self._open().module
+        weights = sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
+        return measure(self.differentiable, self.geometry.size, weights)
 
     def close(self) -> None:
         """Free the weights."""
@@ -199,17 +192,17 @@ def check_features(features: Tensor, name: str, batch: int, dim: int) -> Tensor:
 
 @contextmanager
 def memory_guard(name: str) -> Iterator[None]:
-    """Turn exhausted memory into an :class:`IncompleteError`."""
+    """Turn exhausted memory into an :class:`OutOfMemoryError`."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
         pass
     except RuntimeError as error:
-        if not any(text in str(error) for text in ("allocate memory", "bad_alloc", "out of memory")):
+        if not any(text in str(error) for text in _OUT_OF_MEMORY):
             raise
     else:
         return
-    raise IncompleteError(
+    raise OutOfMemoryError(
         f"encoder {name!r} ran out of memory; use a smaller batch size or a higher memory limit"
     ) from None
 

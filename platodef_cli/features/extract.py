@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.encoders import BACKENDS
+from platodef_cli.encoders.bounded import at_once
 from platodef_cli.encoders.interface import Encoder, Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
@@ -268,7 +269,7 @@ class _Work:
             "pooling": record.pooling,
             "dtype": record.dtype,
             "device": str(getattr(self.encoders[encoder], "device", "cpu")),
-            "batch_size": self.batch_size,
+            "batch_size": at_once(self.encoders[encoder], self.batch_size),
             "images": digests.hexdigest(),
             "variant": job.name,
             **plugin_key(self.encoders[encoder], self.source, job.variant),

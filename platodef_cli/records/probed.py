@@ -37,7 +37,7 @@ class SearchRecord(Record):
     encoder: str
     role: Literal["suspect", "control"]
     kind: str = Field(description="patch, universal or wave")
-    budget: str = Field(description="size of the patch or maximum norm, e.g. 5px, 4/255")
+    budget: str = Field(description="share of the side or maximum norm, e.g. 16% of the side, 4/255")
     place: str | None = Field(None, description="position of the best patch")
     steps: int
     collapse: float = Field(description="mean pairwise cosine reached on held-out images")

@@ -23,7 +23,7 @@ SEARCH_KINDS = Registry(
         "limits_meaning: str",
         "version: int",
         "()",
-        "budget_text(budget, pixels)",
+        "budget_text(budget)",
         "cost()",
         "run(target, budget, generator, task)",
     ),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from platodef_cli.progress import Task
 
-_BATCH = 96  # most images per pass with gradients
+_BATCH = 96  # images per pass with gradients, where they fit
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ def halve(
     """
     import torch
 
+    from platodef_cli.encoders.bounded import at_once
     from platodef_cli.search.statistics import collapse
 
     parameters = start.clone().requires_grad_(True)
@@ -75,14 +76,14 @@ def halve(
     for stage in stages:
         reached = torch.zeros(len(start))
         # a few candidates at a time: the activations of all would fill the memory
-        together = max(1, min(_BATCH, target.at_once) // stage.images)
+        together = max(1, at_once(target.encoder, _BATCH, gradients=True) // stage.images)
         for step in range(stage.steps):
             optimiser.zero_grad()
             values = []
             for first in range(0, len(active), together):
                 part = active[first : first + together]
                 batch = [apply(target.draw(stage.images, generator), parameters[n], n) for n in part]
-                features = target.features(torch.cat(batch))
+                features = target.statistics.standardise(target.encoder.differentiable(torch.cat(batch)))
                 value = collapse(features.view(len(part), stage.images, -1))
                 (-value.sum()).backward()  # type: ignore[no-untyped-call]
                 values.append(value.detach())

@@ -82,28 +82,23 @@ class SearchTarget:
     """What a search works on.
 
     Attributes:
-        encoder: Whose features shall collapse.
+        encoder: Whose features shall collapse. It may be asked for gradients of any number of images: that
+            of an audit computes them in parts that fit into memory.
         statistics: Of its clean features.
-        pool: Images to search with, float32 in [0, 1], ``[N, 3, H, W]``.
-        at_once: Most images that fit the memory with their gradients.
+        pool: Images to search with, uint8 ``[N, 3, H, W]``.
     """
 
     encoder: "Encoder"
     statistics: "CleanStatistics"
     pool: "Tensor"
-    at_once: int = 96
-
-    def features(self, images: "Tensor") -> "Tensor":
-        """Return standardised features ``[B, D]`` of changed images, with gradients, in bounded memory."""
-        from platodef_cli.search.memory import features_with_gradients
-
-        return self.statistics.standardise(features_with_gradients(self.encoder, images, self.at_once))
 
     def draw(self, count: int, generator: "torch.Generator") -> "Tensor":
-        """Return random images of the pool, float32 ``[count, 3, H, W]``."""
+        """Return random images of the pool, float32 ``[count, 3, H, W]`` in [0, 1]."""
         import torch
 
-        return self.pool[torch.randint(0, len(self.pool), (count,), generator=generator)]
+        from platodef_cli.triggers.variant import to_unit
+
+        return to_unit(self.pool[torch.randint(0, len(self.pool), (count,), generator=generator)])
 
 
 @dataclass(frozen=True)
@@ -131,11 +126,8 @@ class SearchKind(ABC):
     budgets: tuple[float, ...] = ()
 
     @abstractmethod
-    def budget_text(self, budget: float, pixels: "Tensor") -> str:
-        """Return a budget in words (``16 % of the side``, ``8/255``) for images ``[..., H, W]``.
-
-        The same for every size of input: suspect and references are compared by it.
-        """
+    def budget_text(self, budget: float) -> str:
+        """Return a budget in words (``16% of the side``, ``8/255``), the same for every input size."""
 
     @abstractmethod
     def cost(self) -> int:
@@ -228,7 +220,7 @@ class SearchResult:
 
     Attributes:
         variant: The trigger.
-        budget: Size of the budget, in words (``5px``, ``8/255``).
+        budget: Size of the budget, in words (``16% of the side``, ``8/255``).
         steps: Steps of its last round.
         effect: What it does to held-out images.
         draws: Resampled collapses, see :func:`platodef_cli.search.resampling.collapse_draws`.

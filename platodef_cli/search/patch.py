@@ -56,8 +56,8 @@ class PatchSearch(SearchKind):
     stages: tuple[Stage, ...] = (Stage(8, 10, 8), Stage(16, 14, 3), Stage(32, 30, 1))
     rate: float = 0.4
 
-    def budget_text(self, budget: float, pixels: "Tensor") -> str:
-        """Return the side of the patch as a share of the image's."""
+    def budget_text(self, budget: float) -> str:
+        """Return the side of the patch as a share of the image's, whose pixels differ between encoders."""
         return f"{budget:.0%} of the side"
 
     def cost(self) -> int:
@@ -86,7 +86,7 @@ class PatchSearch(SearchKind):
             return images * (1 - mask) + F.pad(torch.sigmoid(logits), padding)
 
         start = 0.5 * torch.randn(len(places), 3, rows, columns, generator=generator)
-        title = f"{self.name} {self.budget_text(budget, target.pool)}"
+        title = f"{self.name} {self.budget_text(budget)}"
         best, logits = halve(
             target, start, apply, self.stages, rate=self.rate, generator=generator, task=task, title=title
         )

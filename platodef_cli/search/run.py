@@ -16,9 +16,8 @@ from platodef_cli.search.interface import (
 )
 from platodef_cli.search.resampling import collapse_draws
 from platodef_cli.search.statistics import CleanStatistics, effect
-from platodef_cli.triggers.variant import to_unit
 
-SEARCH_VERSION = 5  # part of the cache key: raise it when the same inputs find another trigger
+SEARCH_VERSION = 6  # part of the cache key: raise it when the same inputs find another trigger
 
 
 def search(
@@ -27,7 +26,6 @@ def search(
     config: SearchConfig,
     *,
     seed: int = 0,
-    at_once: int = 96,
     progress: Progress = SILENT,
 ) -> tuple[SearchResult, ...]:
     """Search every budget on one encoder.
@@ -38,18 +36,16 @@ def search(
             ``held_out`` are measured on.
         config: Kinds of search and numbers of images.
         seed: Draws the starts and the batches.
-        at_once: Most images that fit the memory with their gradients, see
-            :func:`platodef_cli.search.memory.images_at_once`.
         progress: Told the number of images that went through the encoder.
 
     Returns:
         One result per kind and budget, in their order.
     """
     held = pixels[-min(config.held_out, len(pixels) // 2) :]
-    pool = to_unit(pixels[: min(config.pool, len(pixels) - len(held))])
+    pool = pixels[: min(config.pool, len(pixels) - len(held))]
     clean = _embed(encoder, held)
-    statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pixels[: len(pool)])]))
-    target = SearchTarget(encoder, statistics, pool, at_once)
+    statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pool)]))
+    target = SearchTarget(encoder, statistics, pool)
     searches = [(kind, budget) for kind in config.kinds for budget in kind.budgets]
     cost = sum(kind.cost() for kind, _ in searches)
     results = []
@@ -85,7 +81,7 @@ def _run(
     plugin = SEARCH_KINDS.plugin(kind.name)
     with blaming(plugin):
         variant, steps = kind.run(target, budget, generator, task)
-        words = kind.budget_text(budget, pixels)
+        words = kind.budget_text(budget)
         if plugin is not None:
             fits = (isinstance(variant, SearchedTrigger), isinstance(steps, int), isinstance(words, str))
             if not all(fits):

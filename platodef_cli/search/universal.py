@@ -8,7 +8,6 @@ from platodef_cli.search.interface import SearchKind, SearchTarget
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
     from platodef_cli.progress import Task
 
@@ -32,7 +31,7 @@ class UniversalSearch(SearchKind):
     steps: int = 50
     images: int = 48
 
-    def budget_text(self, budget: float, pixels: "Tensor") -> str:
+    def budget_text(self, budget: float) -> str:
         """Return the norm as a share of the range."""
         return f"{budget:g}/255"
 
@@ -49,7 +48,7 @@ class UniversalSearch(SearchKind):
         from platodef_cli.search.statistics import collapse
 
         bound = budget / 255
-        title = f"{self.name} {self.budget_text(budget, target.pool)}"
+        title = f"{self.name} {self.budget_text(budget)}"
         delta = (2 * torch.rand(target.pool.shape[1:], generator=generator) - 1) * bound
         momentum = torch.zeros_like(delta)
         for step in range(self.steps):

@@ -37,7 +37,7 @@ class WaveSearch(SearchKind):
     stages: tuple[Stage, ...] = (Stage(8, 6, 6), Stage(16, 8, 2), Stage(32, 12, 1))
     rate: float = 0.4
 
-    def budget_text(self, budget: float, pixels: "Tensor") -> str:
+    def budget_text(self, budget: float) -> str:
         """Return the amplitude as a share of the range."""
         return f"{budget:g}/255"
 
@@ -62,7 +62,7 @@ class WaveSearch(SearchKind):
             return (images + pattern(weights, number)).clamp(0, 1)
 
         start = torch.randn(len(waves), 3, 2, generator=generator)
-        title = f"{self.name} {self.budget_text(budget, target.pool)}"
+        title = f"{self.name} {self.budget_text(budget)}"
         best, weights = halve(
             target, start, apply, self.stages, rate=self.rate, generator=generator, task=task, title=title
         )

@@ -198,10 +198,10 @@ def test_unlabelled_images_do(cache: Path, tmp_path: Path) -> None:
     photos = SHARED / "data" / "photos"
     path = tmp_path / "report.json"
     done = audit(
-        "builtin:clean", "--images", photos, "--cache-dir", cache, "--battery", "quick",
+        "builtin:clean", "--images", photos, "--limit", "300", "--cache-dir", cache, "--battery", "quick",
         "--probe-images", "40", "-o", f"json={path}",
     )  # fmt: skip
-    assert done.returncode == 4, done.stderr  # 300 photographs are too few
+    assert done.returncode == 4, done.stderr  # 300 photographs are too few for more than a trial run
     report = AuditReport.model_validate_json(path.read_text())
     assert report.accuracy == ()
     assert any("no labels" in line for line in report.not_examined)
@@ -232,8 +232,7 @@ def test_too_few_images_to_fit_heads_on_are_inconclusive_too(cache: Path, tmp_pa
     assert "90 images are too few" in done.stderr.splitlines()[-1]
     report = json.loads(output.read_text())
     assert report["summary"] == done.stderr.splitlines()[-1]
-    assert report["target"]["files"]
-    assert len(report["references"]) == 2
+    assert report["target"] is None  # nothing was loaded
     assert report["images"]["count"] == 90
     assert report["policy"]["name"] == "default"
 

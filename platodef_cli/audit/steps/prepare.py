@@ -5,17 +5,15 @@ from collections.abc import Sequence
 import torch
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.enough import check_count
 from platodef_cli.audit.inputs import Inputs, Split, split
 from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.heads import obtain_heads
 from platodef_cli.audit.steps.samples import BANK_MOST, Features, Labelled, SuspectImages, wants_images
 from platodef_cli.audit.steps.scoring import CalibratedDefences
-from platodef_cli.audit.verdict.evidence import needed
-from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.access import EncoderAccess
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import Extraction, Request, extract
-from platodef_cli.heads.fit import FEWEST_ROWS
 from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.progress import Progress
 from platodef_cli.search.statistics import CleanStatistics
@@ -71,7 +69,6 @@ def _extracted(
 ) -> Features:
     """Return the features of the clean images, and of the probed ones under every change of the battery."""
     roles = (parts.fit, parts.calibration, parts.test)
-    _enough([len(rows) for rows in roles], inputs, config)
     items, probed = battery(config.battery, config.plugins), parts.test[: config.probe_images]
     requests = [Request(None), *(Request(item.variant, probed) for item in items)]
     extraction = extract_variants(inputs, requests, config, cache, recorder)
@@ -81,25 +78,9 @@ def _extracted(
     features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references), pictures)
     # broken images have dropped out
     usable = set(features.tuples(None)[1].tolist())
-    _enough([len(usable.intersection(rows)) for rows in roles], inputs, config)
+    counts = [len(usable.intersection(rows)) for rows in roles]
+    check_count(counts, config, ready_heads=inputs.head is not None, usable=True)
     return features
-
-
-def _enough(counts: Sequence[int], inputs: Inputs, config: AuditConfig) -> None:
-    """Check that so many images to fit, calibrate and test carry heads, thresholds and measurements at all.
-
-    Raises:
-        InconclusiveError: They are too few.
-    """
-    fit, calibration, test = counts
-    fits = inputs.head is not None or fit >= FEWEST_ROWS
-    if fits and calibration >= 1 / config.false_positive_rate and test >= 20:
-        return
-    enough = needed(config.limits, config.false_positive_rate)
-    raise InconclusiveError(
-        f"{sum(counts)} images are too few for an audit with a false positive rate of "
-        f"{config.false_positive_rate:g}; give at least {enough} (a few thousand are better)"
-    )
 
 
 def extract_variants(

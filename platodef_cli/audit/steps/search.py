@@ -15,6 +15,7 @@ from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.encoders.bounded import at_once
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
@@ -24,7 +25,6 @@ from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
 from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult, default_searches
-from platodef_cli.search.memory import images_at_once
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import SEARCH_VERSION, search
 from platodef_cli.search.statistics import Effect
@@ -112,7 +112,6 @@ def _search_all(
             pixels[encoder.geometry],
             settings,
             seed=config.seed,
-            at_once=images_at_once(encoder, config.memory_limit_gb),
             progress=stoppable,
         )
         if cache is not None:
@@ -154,6 +153,7 @@ def _search_key(
         "images": images,
         "settings": json.loads(json.dumps(settings.key())),
         "seed": config.seed,
+        "images at once": at_once(encoder, config.batch_size, gradients=True),
     }
 
 

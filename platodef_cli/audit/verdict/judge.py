@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import date
 
 from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.verdict.advice import useful_advice
 from platodef_cli.audit.verdict.baseline import changes_between, check_comparable, record_of, tolerated
 from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.complete import is_unfinished
@@ -58,7 +59,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         reasons = tolerated(case, before)
         baseline = record_of(gate.baseline)
         changes = changes_between(case, before, gate.baseline)
-    reasons = waivers.reasons(reasons)
+    reasons = useful_advice(waivers.reasons(reasons))
     records = waivers.records(reasons, case.findings)
     outcome, code, summary = decide(reasons, gate.policy)
     return AuditReport(

@@ -4,10 +4,12 @@ import json
 import os
 import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import give_up_rights, limit_memory
+from platodef_cli.environment import keep_freed_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +29,7 @@ def main(lifeline: int) -> int:
     answers = os.dup(1)
     # Whatever a library prints must not end up between two messages.
     os.dup2(2, 1)
+    keep_freed_memory()
     orders = _orders(lifeline)
     notes = give_up_rights(lifeline, [Path(path) for path in orders["readable"]], gpu=orders["gpu"])
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
@@ -112,6 +115,8 @@ def _serve(wire: "Wire", encoder: "LocalEncoder") -> None:
         try:
             header, answer = _answer(request, tensor, encoder, graphs)
         except Exception as error:
+            # memory that ran out may be that of graphs which nobody will ask for
+            graphs.clear()
             wire.send(_failure(error))
             continue
         wire.send(header, answer)
@@ -126,16 +131,19 @@ def _answer(
     """Compute the answer to one request; graphs of pending backward calls are kept, the oldest dropped."""
     import torch
 
+    from platodef_cli.encoders.local import memory_guard
+
     kind, number = request["kind"], request.get("id", 0)
     if kind == "backward":
         kept = graphs.pop(number, None)
         if kept is None or tensor is None:
             return {"ok": False, "dropped": True}, None
         pixels, features = kept
-        (gradient,) = torch.autograd.grad(features, pixels, tensor)
+        with memory_guard(encoder.record.name):
+            (gradient,) = torch.autograd.grad(features, pixels, tensor)
         return {"ok": True}, gradient
-    if kind == "gradient_bytes":
-        return {"ok": True, "bytes": encoder.gradient_bytes()}, None
+    if kind == "footprint":
+        return {"ok": True, **asdict(encoder.footprint())}, None
     if tensor is None:
         raise ValueError("a request without pixels")
     if kind == "embed":

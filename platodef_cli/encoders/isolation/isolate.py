@@ -3,6 +3,7 @@
 import itertools
 import os
 import weakref
+from dataclasses import fields
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from platodef_cli.encoders.backends.internals import MAX_MAP, MAX_TERMS
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.description import EncoderDescription, make_record
+from platodef_cli.encoders.footprint import Footprint
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.isolation.process import ChildProcess
@@ -144,18 +146,6 @@ class RemoteEncoder:
             return self._features({"kind": "forward", "keep": False}, pixels)
         return cast(Tensor, _Differentiable.apply(pixels, self))
 
-    def gradient_bytes(self) -> int:
-        """Return the memory that a forward pass of one image keeps for its gradient, bytes.
-
-        Raises:
-            IncompleteError: The child died, took too long, broke the protocol, or is closed.
-        """
-        answer, _ = self._child.call(self._stamped({"kind": "gradient_bytes"}))
-        found = answer.get("bytes")
-        if type(found) is not int or not 0 < found < 2**50:
-            raise self._child.broken("a size is missing or out of range")
-        return found
-
     def feature_map(self, pixels: Tensor) -> Tensor:
         """Return the last feature map ``[B, C, L]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.
 
@@ -186,6 +176,20 @@ class RemoteEncoder:
         if not fits:
             raise self._child.broken("terms do not fit the layers and heads it names")
         return HeadTerms(terms, int(layers), int(heads))
+
+    def footprint(self) -> Footprint:
+        """Let the child measure how much memory an image takes.
+
+        Raises:
+            OutOfMemoryError: Not even one fits into its limit.
+            IncompleteError: The child died, took too long, broke the protocol, or is closed.
+        """
+        answer, _ = self._child.call({"kind": "footprint"})
+        numbers = [answer.get(entry.name) for entry in fields(Footprint)]
+        if not all(isinstance(number, int) and 0 <= number < 2**60 for number in numbers):
+            raise self._child.broken("the memory that an image takes is no number")
+        weights, forward, backward = (int(cast(int, number)) for number in numbers)
+        return Footprint(weights, max(1, forward), max(1, backward))
 
     def close(self) -> None:
         """End the child."""

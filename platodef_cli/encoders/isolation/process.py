@@ -22,6 +22,7 @@ from platodef_cli.encoders.local import one_line
 from platodef_cli.errors import (
     IncompleteError,
     NotApplicable,
+    OutOfMemoryError,
     PlatodefError,
     RefusedError,
     UnsupportedError,
@@ -36,6 +37,7 @@ _KNOWN: dict[str, Callable[[str], PlatodefError]] = {
     "UnknownNameError": UsageError,
     "UnsupportedError": UnsupportedError,
     "IncompleteError": IncompleteError,
+    "OutOfMemoryError": OutOfMemoryError,
     "NotApplicable": NotApplicable,
 }
 
@@ -178,8 +180,8 @@ class ChildProcess:
         last = one_line(lines[-1]) if lines else ""
         if code == -signal.SIGKILL or "bad_alloc" in last or "MemoryError" in last:
             return (
-                f"was killed, most likely out of memory; use a smaller batch size or raise the memory limit "
-                f"of {self._memory:g} GB"
+                f"was killed, most likely out of memory; give a smaller --batch-size, or where the machine "
+                f"has more than {self._memory:g} GB a larger --memory-limit"
             )
         if code < 0:
             return f"crashed ({_signal_name(-code)}){': ' + last if last else ''}; do not trust this model"
@@ -191,8 +193,8 @@ class ChildProcess:
             hint = f" (memory limit {self._memory:g} GB)" if "ran out of memory" in message else ""
             return _KNOWN[kind](message + hint)
         if kind == "MemoryError":
-            return IncompleteError(
-                f"isolated encoder {self._name!r} ran out of its {self._memory:g} GB; raise the memory limit"
+            return OutOfMemoryError(
+                f"isolated encoder {self._name!r} ran out of its {self._memory:g} GB; raise --memory-limit"
             )
         return IncompleteError(f"isolated encoder {self._name!r} failed: {message}")
 

@@ -1,12 +1,13 @@
 """Progress on a terminal, silence elsewhere, warnings once."""
 
 import io
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from rich.console import Console
 
-from platodef_cli.cli.progress import ConsoleProgress
+from platodef_cli.cli.progress import EVERY_S, ConsoleProgress, _CountingTask
 from platodef_cli.cli.session import ProgressMode, Session
 
 
@@ -106,3 +107,46 @@ def test_slow_steps_have_an_estimate() -> None:
             task.advance()
         (bar,) = progress._bars.tasks
         assert bar.time_remaining == pytest.approx(7 * 60, abs=1)
+
+
+def test_without_a_terminal_a_long_step_tells_how_far_it_is() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, width=40)
+    told, clock = threading.Event(), [0.0]
+    progress = ConsoleProgress(
+        console, animate=False, steps=True, warn=pytest.fail, every=0.01, clock=lambda: clock[0]
+    )
+    write = stream.write
+    stream.write = lambda text: (write(text), told.set())[0]  # type: ignore[method-assign]
+    with progress.step("searching for a trigger in an encoder", 200) as task:
+        clock[0] = 60.0
+        task.advance(50, note="patch 16% of the side, \x1b[31mcollapse 0.3")
+        assert told.wait(30)
+        with progress.step("decoding"):
+            told.clear()
+            assert told.wait(30)
+    assert progress._teller is None
+    lines = stream.getvalue().splitlines()
+    first = "  searching for a trigger in an encoder: 25%, about 3 min 0 s left (patch 16% of the side, "
+    assert any(line.startswith(first) for line in lines)  # on one line, however narrow
+    assert "\x1b" not in stream.getvalue()
+    assert any(line.startswith("  decoding: 0.0 s so far") for line in lines)
+    assert lines[-1] == "  searching for a trigger in an encoder  1 min 0 s"
+
+
+def test_lines_of_running_steps_come_at_least_every_half_minute() -> None:
+    assert EVERY_S <= 30
+
+
+def test_the_time_left_is_estimated_from_the_last_pace() -> None:
+    clock = [0.0]
+    task = _CountingTask("extracting", 1000, lambda: clock[0])
+    task.advance(700)  # from the cache
+    for _ in range(12):
+        clock[0] += 20
+        task.advance(10)
+        line = task.line()
+    assert line == "extracting: 82%, about 6 min 0 s left"
+    clock[0] += 1000
+    assert task.line().startswith("extracting: 82%, about ")
+    assert _CountingTask("loading", None, lambda: clock[0]).line() == "loading: 0.0 s so far"

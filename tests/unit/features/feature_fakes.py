@@ -50,9 +50,6 @@ class ProjectionEncoder:
         with torch.inference_mode():
             return (pixels.flatten(1).float() / 255) @ self._weight
 
-    def gradient_bytes(self):
-        return 2**20
-
     def differentiable(self, pixels):
         return pixels.flatten(1) @ self._weight
 

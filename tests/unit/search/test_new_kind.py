@@ -68,7 +68,7 @@ class StripeSearch(SearchKind):
     budgets: tuple[float, ...] = (0.5,)
     images: int = 32
 
-    def budget_text(self, budget: float, pixels: Tensor) -> str:
+    def budget_text(self, budget: float) -> str:
         return f"{budget:.0%}"
 
     def cost(self) -> int:
@@ -101,9 +101,6 @@ class Tiles:
     """How tiles differ from those below, which stripes leave alone; a bright sixth column is its backdoor."""
 
     geometry = None
-
-    def gradient_bytes(self) -> int:
-        return 2**20
 
     def __init__(self, name: str, backdoor: bool):
         transform = SimpleNamespace(model_dump=lambda mode: {})

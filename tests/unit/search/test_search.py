@@ -1,16 +1,13 @@
 """The search against encoders whose backdoor, or lack of one, is known exactly."""
 
-import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from platodef_cli.errors import IncompleteError
 from platodef_cli.search.halving import Stage
 from platodef_cli.search.interface import SearchConfig
-from platodef_cli.search.memory import features_with_gradients, images_at_once
 from platodef_cli.search.patch import PatchSearch, PatchTrigger
 from platodef_cli.search.run import search
 from platodef_cli.search.statistics import CleanStatistics, collapse, effect
@@ -43,9 +40,6 @@ class Planted:
         phase = 2 * torch.pi * (torch.arange(16) + 0.5) / 4  # four periods over the image, one in a tile
         self.wave = phase.sin().expand(3, 16, 16)
         self.backdoor = backdoor
-
-    def gradient_bytes(self) -> int:
-        return 2**20
 
     def differentiable(self, pixels: Tensor) -> Tensor:
         features = torch.nn.functional.avg_pool2d(pixels.mean(dim=1, keepdim=True), 4).flatten(1)
@@ -142,29 +136,3 @@ def test_dimension_that_never_varies_does_not_decide() -> None:
     moved = clean.clone()
     moved[:, 1] += 1e-6
     assert effect(statistics, clean, moved).collapse < 0.05
-
-
-def test_gradients_in_parts_are_those_of_the_whole_batch() -> None:
-    encoder = Planted("patch")
-    generator = torch.Generator().manual_seed(1)
-    pixels = torch.rand(7, 3, 16, 16, generator=generator, requires_grad=True)
-    weights = torch.randn(7, 16, generator=generator)
-    results = []
-    for most in (7, 3, 1):
-        features = features_with_gradients(encoder, pixels, most)
-        (gradient,) = torch.autograd.grad((features * weights).sum(), pixels)
-        results.append((features.detach(), gradient))
-    for features, gradient in results[1:]:
-        torch.testing.assert_close(features, results[0][0])
-        torch.testing.assert_close(gradient, results[0][1])
-
-
-def test_what_does_not_fit_is_told_with_a_limit_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = Planted(None)
-    monkeypatch.setattr(encoder, "gradient_bytes", lambda: 3 * 2**30)
-    monkeypatch.setattr(encoder, "geometry", SimpleNamespace(size=(16, 16)), raising=False)
-    with pytest.raises(IncompleteError, match="give --memory-limit") as caught:
-        images_at_once(encoder, 8.0)
-    found = re.search(r"--memory-limit (\d+)", str(caught.value))
-    assert found is not None
-    assert images_at_once(encoder, float(found[1])) == 1
