@@ -54,7 +54,8 @@ class UniversalSearch(SearchKind):
         for step in range(self.steps):
             images = target.draw(self.images, generator)
             delta.requires_grad_(True)
-            value = collapse(target.features((images + delta).clamp(0, 1)))
+            features = target.encoder.differentiable((images + delta).clamp(0, 1))
+            value = collapse(target.statistics.standardise(features))
             (gradient,) = torch.autograd.grad(value, delta)
             momentum = 0.8 * momentum + gradient / gradient.abs().mean().clamp_min(1e-12)
             size = bound * (0.25 if step < self.steps // 2 else 0.1)
