@@ -149,6 +149,15 @@ class AuditConfig:
         metavar="SOURCE",
         completion="images",
     )
+    image_column: str | None = _option(
+        None, "Column of the images in a table. Default: a usual name (image, img, jpg).", "Images"
+    )
+    label_column: str | None = _option(
+        None, "Column of the labels in a table. Default: a usual name (label, fine_label, cls).", "Images"
+    )
+    use_labels: bool = _option(
+        True, "Take the images without labels.", "Images", "--no-labels", switches_off=True
+    )
     limit: int | None = _option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
     seed: int = _option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
     head: str | Path | None = _option(

@@ -15,6 +15,7 @@ from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 from platodef_cli.encoders.resolve import resolve
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.find import find_heads
+from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
@@ -78,7 +79,14 @@ def open_inputs(config: AuditConfig, progress: Progress) -> Iterator[Inputs]:
             "no images: give --images FOLDER, FILE.parquet or hf://datasets/org/name; a few thousand "
             "unlabelled images of the kind that the encoder will see are enough"
         )
-    source = open_source(str(images), limit=config.limit, seed=config.seed, offline=config.offline)
+    source = open_source(
+        str(images),
+        limit=config.limit,
+        seed=config.seed,
+        offline=config.offline,
+        columns=Columns(config.image_column, config.label_column, config.use_labels),
+        warn=progress.warn,
+    )
     resolved = resolve(target, offline=config.offline, progress=progress)
     checked = preflight(resolved.directory, listing=resolved.listing)
     with ExitStack() as stack:

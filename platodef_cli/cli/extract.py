@@ -48,6 +48,9 @@ def extract(
     reference: options.References = None,
     revision: options.Revision = None,
     variant: Variants = None,
+    image_column: options.ImageColumn = None,
+    label_column: options.LabelColumn = None,
+    no_labels: options.NoLabels = False,
     limit: options.Limit = None,
     max_broken: options.MaxBroken = 0.05,
     seed: options.Seed = 0,
@@ -72,11 +75,19 @@ def extract(
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
     from platodef_cli.features.extract import extract as run
+    from platodef_cli.images.columns import Columns
     from platodef_cli.images.open import open_source
 
     session.mention_idle_gpu(device)
     variants = _variants(variant or ())
-    pictures = open_source(pictured, limit=limit, seed=seed, offline=without_network)
+    pictures = open_source(
+        pictured,
+        limit=limit,
+        seed=seed,
+        offline=without_network,
+        columns=Columns(image_column, label_column, not no_labels),
+        warn=session.warn,
+    )
     suspect: dict[str, Any] = {
         "revision": revision,
         "memory_limit_gb": memory_limit,
@@ -189,4 +200,5 @@ def _tuples(
         labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
         variants=torch.repeat_interleave(torch.arange(len(kinds)), counts) if variants else None,
         metadata=metadata,
+        ids=tuple(ref.id for ref in refs),
     )

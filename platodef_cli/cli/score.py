@@ -15,6 +15,7 @@ from platodef_cli.cli.session import Session
 from platodef_cli.defences import DEFAULT_DETECTOR
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.find import find_heads
+from platodef_cli.report.escaping import plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +67,11 @@ def score(
     ]
     if tuples.variants is not None:
         rows = [{**row, "variant": kind} for row, kind in zip(rows, tuples.variants.tolist(), strict=True)]
+    if tuples.ids is not None:
+        rows = [
+            {"row": row["row"], "image": plain(name), **row}
+            for row, name in zip(rows, tuples.ids, strict=True)
+        ]
     references = _references(session, heads, tuples, flagged, clean)
     facts = {"threshold": alarm.threshold, "false_positive_rate": fpr, "calibration": len(alarm.clean)}
     text = _csv(rows) if form == "csv" else _json(rows, {"detector": detector, **facts, **references})
@@ -93,8 +99,16 @@ def _csv(rows: list[dict[str, object]]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**row, "flagged": int(bool(row["flagged"]))} for row in rows)
+    writer.writerows({**_safe(row), "flagged": int(bool(row["flagged"]))} for row in rows)
     return stream.getvalue()
+
+
+def _safe(row: dict[str, object]) -> dict[str, object]:
+    """Return a row that no spreadsheet takes for a formula."""
+    name = row.get("image")
+    if isinstance(name, str) and name.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return {**row, "image": f"'{name}"}
+    return row
 
 
 def _references(

@@ -1,7 +1,8 @@
 """The feature file: the safetensors contract between ``extract``, ``fit``, ``score`` and ``purify``.
 
 Tensors: ``source`` ``[N, D_s]``, ``reference.<name>`` ``[N, D_m]`` (at least one), optionally ``label``
-and ``variant`` ``[N]`` int64. Metadata: strings, some of them JSON; see :func:`describe`. Files of other
+and ``variant`` ``[N]`` int64, and ``image``, uint8: a JSON list of the N image ids.
+Metadata: strings, some of them JSON; see :func:`describe`. Files of other
 tools are read through the names of their tensors. Equal content gives equal bytes.
 """
 
@@ -31,6 +32,8 @@ SOURCE_KEY = "source"
 REFERENCE_PREFIX = "reference."
 LABEL_KEY = "label"
 VARIANT_KEY = "variant"
+IDS_KEY = "image"
+_LONGEST_ID = 4200  # bytes: a path, and what JSON adds
 
 _MAJOR_KEY, _ORDER_KEY = "schema_version", "references"
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -102,6 +105,9 @@ def save_features(target: str | Path | BinaryIO, tuples: FeatureTuples) -> None:
         tensors[LABEL_KEY] = tuples.labels
     if tuples.variants is not None:
         tensors[VARIANT_KEY] = tuples.variants
+    if tuples.ids is not None:
+        text = canonical_json(list(tuples.ids)).encode()
+        tensors[IDS_KEY] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     order = canonical_json(list(tuples.references))
     data = to_bytes(tensors, {**tuples.metadata, _MAJOR_KEY: SCHEMA, _ORDER_KEY: order})
     if target == "-":
@@ -163,6 +169,7 @@ def load_features(
         labels=_integers(name, LABEL_KEY, found),
         variants=_integers(name, VARIANT_KEY, found),
         metadata=metadata,
+        ids=_ids(name, found, len(found[source_key])),
     )
     if len(tuples.references) != len(keys):
         raise UsageError(f"{name}: a reference is named twice among {', '.join(keys)}")
@@ -179,7 +186,7 @@ def _read_file(
     try:
         with safe_open(path, framework="pt") as file:
             keys = set(file.keys())
-            wanted = {source_key, LABEL_KEY, VARIANT_KEY, *(reference_keys or ())}
+            wanted = {source_key, LABEL_KEY, VARIANT_KEY, IDS_KEY, *(reference_keys or ())}
             if reference_keys is None:
                 wanted |= {key for key in keys if key.startswith(REFERENCE_PREFIX)}
             found = {key: file.get_tensor(key) for key in sorted(keys & wanted)}
@@ -238,6 +245,21 @@ def _integers(name: str, key: str, found: Mapping[str, Tensor]) -> Tensor | None
     if found[key].dtype not in _INTEGERS:
         raise UsageError(f"{name}: tensor {key!r} holds {_kind(found[key])}, it must be int64")
     return found[key].long()
+
+
+def _ids(name: str, found: Mapping[str, Tensor], rows: int) -> tuple[str, ...] | None:
+    """Return the image ids of a file; None where it has none, or another tool's tensor has that name."""
+    tensor = found.get(IDS_KEY)
+    if tensor is None or tensor.dtype != torch.uint8 or tensor.ndim != 1 or not len(tensor):
+        return None
+    data = tensor.numpy().tobytes()
+    try:
+        ids = json.loads(data) if len(data) <= _LONGEST_ID * rows else None
+    except (ValueError, RecursionError):
+        ids = None
+    if not isinstance(ids, list) or len(ids) != rows or not all(isinstance(entry, str) for entry in ids):
+        raise UsageError(f"{name}: tensor {IDS_KEY!r} holds no list of {rows} image ids")
+    return tuple(ids)
 
 
 def _check(name: str, tuples: FeatureTuples) -> None:

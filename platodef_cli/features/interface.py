@@ -1,7 +1,7 @@
 """The contracts of feature extraction: variants of images, tuples of features, and samples with images."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import torch
@@ -40,6 +40,7 @@ class FeatureTuples:
         labels: int64 ``[N]`` or None.
         variants: int64 ``[N]`` (0 clean, i > 0 the i-th trigger) or None.
         metadata: Strings that describe where the features come from (see ``features/file.py``).
+        ids: Id of the image of every row (a relative path, ``row-000012``), or None where it is not known.
     """
 
     source: Tensor
@@ -47,6 +48,7 @@ class FeatureTuples:
     labels: Tensor | None = None
     variants: Tensor | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    ids: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.source.shape[0])
@@ -59,11 +61,17 @@ class FeatureTuples:
             labels=None if self.labels is None else self.labels[rows],
             variants=None if self.variants is None else self.variants[rows],
             metadata=self.metadata,
+            ids=None if self.ids is None else _picked(self.ids, rows),
         )
 
     def with_source(self, source: Tensor) -> "FeatureTuples":
         """Return the same tuples with another source feature ``[N, D_s]``."""
-        return FeatureTuples(source, self.references, self.labels, self.variants, self.metadata)
+        return replace(self, source=source)
+
+
+def _picked(ids: tuple[str, ...], rows: Tensor) -> tuple[str, ...]:
+    numbers = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
+    return tuple(ids[number] for number in numbers.tolist())
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ SOURCES = Registry(
     "image source",
     {
         "folder": "platodef_cli.images.folder:FolderSource",
+        "shards": "platodef_cli.images.shards:ShardsSource",
+        "tar": "platodef_cli.images.tar:TarSource",
         "parquet": "platodef_cli.images.parquet:ParquetSource",
         "datasets": "platodef_cli.images.datasets:DatasetsSource",
         "shapes": "platodef_cli.images.shapes:ShapesSource",

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from platodef_cli.errors import HubError, PlatodefError, UsageError
+from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError, decode
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.images.rows import Skipped, cell_bytes, digest, labelled_refs, row_id
@@ -44,7 +45,15 @@ class DatasetsSource:
     data set is not downloaded as a whole.
     """
 
-    def __init__(self, uri: str, *, limit: int | None = None, seed: int = 0, offline: bool = False):
+    def __init__(
+        self,
+        uri: str,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+        offline: bool = False,
+        columns: Columns | None = None,
+    ):
         """Resolve the revision to a commit, then stream, hash and store the images.
 
         Args:
@@ -53,6 +62,7 @@ class DatasetsSource:
             limit: Number of images to draw.
             seed: Of the draw.
             offline: The network must not be used.
+            columns: Names of the columns.
 
         Raises:
             UsageError: The address is malformed, the split or image column is missing, there is no usable
@@ -70,7 +80,7 @@ class DatasetsSource:
         with _hub_errors(uri), _no_bars():
             commit = _resolve(repo, match["revision"])
             dataset, split = _stream(repo, commit, split)
-            self._take(dataset, f"hf://datasets/{repo}@{commit}/", limit, seed)
+            self._take(dataset, f"hf://datasets/{repo}@{commit}/", limit, seed, columns)
         self.uri = f"hf://datasets/{repo}@{commit}:{split}"
 
     @classmethod
@@ -108,10 +118,12 @@ class DatasetsSource:
             self.skipped.append((ref.id, error.reason))
             raise
 
-    def _take(self, dataset: Any, paths: str, limit: int | None, seed: int) -> None:
+    def _take(
+        self, dataset: Any, paths: str, limit: int | None, seed: int, columns: Columns | None = None
+    ) -> None:
         import datasets
 
-        image, label, names = _columns(dataset)
+        image, label, names = _columns(dataset, columns or Columns())
         if isinstance(dataset, datasets.IterableDataset):
             # Image folders on the Hub come with decoding threads of their own, which a cast leaves in place.
             dataset = dataset.decode(False)
@@ -171,19 +183,22 @@ def _draw(rows: Iterable[tuple[int, Any]], limit: int | None, seed: int) -> Iter
     yield from sorted(reservoir, key=lambda item: item[0])
 
 
-def _columns(dataset: Any) -> tuple[str, str | None, list[str] | None]:
+def _columns(dataset: Any, columns: Columns) -> tuple[str, str | None, list[str] | None]:
     """Return the image column, the label column and the class names of a ``datasets`` object."""
     import datasets
 
     features = dataset.features or {}
     images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    if columns.image is not None:
+        images = [name for name in images if name == columns.image]
     if not images:
         listed = ", ".join(features) or "unknown"
         raise UsageError(f"the data set has no image column (its columns: {listed}); give another data set")
     labels = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
-    plain = [name for name in ("label", "labels") if name in features]
-    label = next(iter(labels or plain), None)
-    return images[0], label, features[label].names if labels else None
+    label = columns.label_of(list(features), "the data set")
+    if labels and columns.labels and columns.label is None:
+        label = labels[0]
+    return images[0], label, features[label].names if label in labels else None
 
 
 def _bytes(cell: Any, name: str, paths: str) -> bytes:

@@ -7,10 +7,13 @@ from pathlib import Path
 from PIL import Image
 
 from platodef_cli.errors import UsageError
+from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import MAX_BYTES, SUFFIXES, ImageError, decode
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.images.rows import Skipped, digest, subset
+from platodef_cli.images.metadata import read_metadata
+from platodef_cli.images.rows import Skipped, digest, labelled_refs, subset
 
+OUTSIDE = "it is a link to a folder outside the given one"
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation", "dev"})
 
 
@@ -22,13 +25,16 @@ class FolderSource:
     that start with a dot, and links to folders, are ignored.
     """
 
-    def __init__(self, path: str | Path, *, limit: int | None = None, seed: int = 0):
+    def __init__(
+        self, path: str | Path, *, limit: int | None = None, seed: int = 0, columns: Columns | None = None
+    ):
         """List and hash the images, in the order of their paths.
 
         Args:
             path: The folder.
             limit: Random subset of that many files.
             seed: Draws the subset.
+            columns: The column of the labels in ``metadata.jsonl`` or ``.csv``, and whether labels are used.
 
         Raises:
             UsageError: The folder is missing, holds no usable image, or holds the splits of a data
@@ -36,11 +42,20 @@ class FolderSource:
         """
         self._root = Path(path).absolute()
         self.uri = str(self._root)
-        self.skipped: Skipped = []
-        names = _listing(self._root)
-        self.classes = _classes(names, self._root)
+        columns = columns or Columns()
+        names, self.skipped = _listing(self._root)
+        self.notes = _notes(self.skipped, self._root)
+        self.classes: tuple[str, ...] | None = None
         chosen = [names[i] for i in subset(len(names), limit, seed)]
-        self.refs: Sequence[ImageRef] = [ref for ref in map(self._ref, chosen) if ref is not None]
+        table = read_metadata(self._root, columns) if columns.labels else None
+        if table is not None:
+            found = [(ref.id, ref.digest) for ref in map(self._ref, chosen) if ref is not None]
+            cells = [table.get(name) for name, _ in found]
+            self.classes, refs, _ = labelled_refs(found, cells, None, self.skipped)
+            self.refs: Sequence[ImageRef] = refs
+        else:
+            self.classes = _classes(names, self._root) if columns.labels else None
+            self.refs = [ref for ref in map(self._ref, chosen) if ref is not None]
         if not self.refs:
             name, reason = self.skipped[0]
             raise UsageError(f"no image in {self._root} can be used (first: {name}: {reason})")
@@ -76,14 +91,35 @@ class FolderSource:
             return None
 
 
-def _listing(root: Path) -> list[str]:
-    """Return the relative paths, with forward slashes, of all image files, sorted."""
+def _notes(skipped: Skipped, root: Path) -> tuple[str, ...]:
+    """Say that folders were left out."""
+    links = [name for name, reason in skipped if reason == OUTSIDE]
+    if not links:
+        return ()
+    more = f" and {len(links) - 1} more" if len(links) > 1 else ""
+    return (
+        f"{root}: {links[0]}{more} are links to folders outside of it, which are not followed; give a folder "
+        "that holds them, or copy them",
+    )
+
+
+def _listing(root: Path) -> tuple[list[str], Skipped]:
+    """Return the relative paths of all image files, with forward slashes, sorted; and links that lead out."""
     if not root.is_dir():
         raise UsageError(f"image folder {root} does not exist; give a folder of images")
     found = []
     others = 0
-    for folder, folders, files in os.walk(root, onerror=_cannot_list):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    outside: Skipped = []
+    real = root.resolve()
+    for folder, folders, files in os.walk(root, onerror=_cannot_list, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in [name for name in folders if Path(folder, name).is_symlink()]:
+            target = Path(folder, name).resolve()
+            if target.is_relative_to(real) and not Path(folder).resolve().is_relative_to(target):
+                continue
+            folders.remove(name)
+            if not target.is_relative_to(real):
+                outside.append((Path(folder, name).relative_to(root).as_posix(), OUTSIDE))
         for name in files:
             if name.startswith("."):
                 continue
@@ -94,11 +130,12 @@ def _listing(root: Path) -> list[str]:
                 others += 1
     if not found:
         held = f"{others} other files" if others else "nothing"
+        held += f", {len(outside)} links to folders outside of it" if outside else ""
         raise UsageError(
             f"{root} holds no image ({held}); give a folder of {', '.join(sorted(SUFFIXES)[:6])} ... files, "
             "or a .parquet file itself"
         )
-    return sorted(found)
+    return sorted(found), outside
 
 
 def _cannot_list(error: OSError) -> None:

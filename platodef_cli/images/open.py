@@ -1,6 +1,6 @@
 """From what the user writes to an image source."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -8,27 +8,52 @@ from PIL import Image
 
 from platodef_cli.errors import UsageError
 from platodef_cli.images import SOURCES
+from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageRef, ImageSource
 from platodef_cli.images.rows import subset
 from platodef_cli.plugins import blaming
 from platodef_cli.registry import shortcomings
 
-KINDS = "a folder, a .parquet file, hf://datasets/org/name[@revision][:split] or builtin:shapes"
+KINDS = "a folder, a .parquet or .tar file, hf://datasets/org/name[@revision][:split] or builtin:shapes"
 
 
-def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: bool = False) -> ImageSource:
-    """Open a folder, a ``.parquet`` file, ``hf://datasets/...`` or ``builtin:shapes[?seed=..&count=..]``.
-
-    ``NAME://...`` is for the source that a plug-in calls NAME; it gets all of the arguments.
+def open_source(
+    uri: str,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    offline: bool = False,
+    columns: Columns | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> ImageSource:
+    """Open images, and tell what the user should know about them.
 
     Args:
         uri: What the user wrote.
         limit: Take a random subset of that many images, in the order of the source.
         seed: Draws the subset.
         offline: Never use the network.
+        columns: Names of the columns of a table, and whether labels are used.
+        warn: Told every note of the source.
 
     Raises:
         UsageError: There is no such source, it holds no usable image, or the limit is below 1.
+    """
+    columns = columns or Columns()
+    source = _open(uri, limit, seed, offline, columns)
+    for note in getattr(source, "notes", ()) if warn else ():
+        assert warn is not None
+        warn(note)
+    if columns.labels or source.classes is None:
+        return source
+    bare: ImageSource = Unlabelled(source)
+    return bare
+
+
+def _open(uri: str, limit: int | None, seed: int, offline: bool, columns: Columns) -> ImageSource:
+    """Open a folder, a ``.parquet`` file, ``hf://datasets/...`` or ``builtin:shapes[?seed=..&count=..]``.
+
+    ``NAME://...`` is for the source that a plug-in calls NAME; it gets all of the arguments but the columns.
     """
     if not uri:
         raise UsageError(f"the image source is empty; give {KINDS}")
@@ -39,7 +64,7 @@ def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: b
         source = _builtin(uri)
         return source if limit is None or limit >= len(source.refs) else Subset(source, limit, seed)
     if uri.startswith("hf://"):
-        source = SOURCES.load("datasets")(uri, limit=limit, seed=seed, offline=offline)
+        source = SOURCES.load("datasets")(uri, limit=limit, seed=seed, offline=offline, columns=columns)
     elif "://" in uri:
         scheme = uri.partition("://")[0]
         if scheme not in SOURCES.plugins():
@@ -51,14 +76,42 @@ def open_source(uri: str, *, limit: int | None = None, seed: int = 0, offline: b
             if wrong:
                 raise TypeError(f"what it opened is no image source: {wrong}")
     elif Path(uri).is_dir():
-        source = SOURCES.load("folder")(uri, limit=limit, seed=seed)
+        kind = "shards" if _only_shards(Path(uri)) else "folder"
+        source = SOURCES.load(kind)(uri, limit=limit, seed=seed, columns=columns)
     elif not Path(uri).exists():
         raise UsageError(f"image source {uri!r} does not exist; give {KINDS}")
     elif Path(uri).suffix.lower() == ".parquet":
-        source = SOURCES.load("parquet")(uri, limit=limit, seed=seed)
+        source = SOURCES.load("parquet")(uri, limit=limit, seed=seed, columns=columns)
+    elif Path(uri).suffix.lower() == ".tar":
+        source = SOURCES.load("tar")(uri, limit=limit, seed=seed, columns=columns)
     else:
-        raise UsageError(f"image source {uri!r} is neither a folder nor a .parquet file; give {KINDS}")
+        raise UsageError(f"image source {uri!r} is neither a folder nor a .parquet or .tar; give {KINDS}")
     return source
+
+
+def _only_shards(folder: Path) -> bool:
+    """Tell whether a folder holds shards at its top and no images there."""
+    from platodef_cli.images.decode import SUFFIXES
+    from platodef_cli.images.shards import shards_of
+
+    try:
+        return bool(shards_of(folder)) and not any(e.suffix.lower() in SUFFIXES for e in folder.iterdir())
+    except OSError:
+        return False  # the folder source says what is wrong
+
+
+class Unlabelled:
+    """Another source without its labels."""
+
+    def __init__(self, source: ImageSource):
+        self._source = source
+        self.uri, self.skipped = source.uri, source.skipped
+        self.classes: tuple[str, ...] | None = None
+        self.refs: Sequence[ImageRef] = [ImageRef(ref.id, ref.digest, None) for ref in source.refs]
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image ``index`` to RGB; see :class:`~platodef_cli.images.interface.ImageSource`."""
+        return self._source.open(index)
 
 
 class Subset:

@@ -14,29 +14,34 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from platodef_cli.errors import UsageError
+from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError, decode
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.images.rows import Skipped, cell_bytes, digest, labelled_refs, row_id, subset
+from platodef_cli.images.rows import Skipped, cell_bytes, digest, labelled_refs, no_classes, row_id, subset
 
 MAX_GROUP_BYTES = 4 * 2**30
-IMAGE_NAMES = ("image", "img")
-LABEL_NAMES = ("label", "labels", "class")
 
 
 class ParquetSource:
     """A ``.parquet`` file as an :class:`~platodef_cli.images.interface.ImageSource`.
 
-    The image column is called ``image`` or ``img`` and holds bytes or ``{bytes, path}`` structs; the
-    optional ``label`` holds integers or strings. One row group is held in memory at a time.
+    The image column (``image``, ``img``, ``jpg`` ...) holds bytes or ``{bytes, path}`` structs; the optional
+    label column holds integers or strings. One row group is held in memory at a time.
+
+    Attributes:
+        notes: What the user should know about the labels.
     """
 
-    def __init__(self, path: str | Path, *, limit: int | None = None, seed: int = 0):
+    def __init__(
+        self, path: str | Path, *, limit: int | None = None, seed: int = 0, columns: Columns | None = None
+    ):
         """List and hash the images.
 
         Args:
             path: The file.
             limit: Random subset of that many rows, in file order.
             seed: Draws the subset.
+            columns: Names of the columns.
 
         Raises:
             UsageError: The file is missing, no parquet file, has no image column or no usable image.
@@ -44,7 +49,9 @@ class ParquetSource:
         self._path = Path(path).absolute()
         self.uri = str(self._path)
         self._file = _open_parquet(self._path)
-        self._image, self._label = _columns(self._file.schema_arrow, self._path)
+        with _read_errors(self._path):
+            schema = self._file.schema_arrow
+        self._image, self._label = _columns(schema, self._path, columns or Columns())
         metadata = self._file.metadata
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(sizes)]
@@ -52,7 +59,9 @@ class ParquetSource:
         self._group: tuple[int, pa.ChunkedArray] | None = None
         self.skipped: Skipped = []
         found, cells, rows = self._list(subset(metadata.num_rows, limit, seed))
-        names = _class_names(self._file.schema_arrow, self._label)
+        names = _class_names(schema, self._label)
+        reason = no_classes(cells)
+        self.notes = (f"{self._path.name}: {reason}; they are not used",) if reason else ()
         self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped)
         self.refs: Sequence[ImageRef] = refs
         self._rows = [rows[position] for position in kept]
@@ -129,7 +138,7 @@ def _read_errors(path: Path) -> Iterator[None]:
     """Turn pyarrow's errors into one line."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, RecursionError) as error:
         text = " ".join(str(error).split())[:160]
         raise UsageError(f"cannot read {path} as parquet: {text}") from None
 
@@ -143,18 +152,16 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
 
 
-def _columns(schema: pa.Schema, path: Path) -> tuple[str, str | None]:
+def _columns(schema: pa.Schema, path: Path, columns: Columns) -> tuple[str, str | None]:
     """Return the names of the image column and of the label column."""
-    image = next((name for name in IMAGE_NAMES if name in schema.names), None)
-    listed = ", ".join(schema.names) or "none"
-    if image is None:
-        raise UsageError(f"{path} has no column 'image' (its columns: {listed}); rename the image column")
+    image = columns.image_of(schema.names, str(path))
     if not _holds_bytes(schema.field(image).type):
+        kind = str(schema.field(image).type)
         raise UsageError(
-            f"column {image!r} of {path} is {schema.field(image).type}, not image bytes or a "
-            "{bytes, path} struct; store the encoded images in it"
+            f"column {image!r} of {path} is {kind[:80]}, not image bytes or a {{bytes, path}} struct; store "
+            "the encoded images in it, or name another one with --image-column"
         )
-    return image, next((name for name in LABEL_NAMES if name in schema.names), None)
+    return image, columns.label_of(schema.names, str(path))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

@@ -66,27 +66,52 @@ def class_labels(
         The class names (None where nothing is labelled) and one index or None per cell.
 
     Raises:
-        UsageError: A cell is neither an integer nor a string, or they are mixed.
+        UsageError: Integers and strings are mixed, or an integer is too large for a class.
     """
-    values = [None if cell is None or (isinstance(cell, int) and cell < 0) else cell for cell in cells]
+    values = [_plain(cell) for cell in cells]
     kinds = {type(value) for value in values if value is not None}
     if not kinds:
         return None, [None] * len(values)
     if kinds == {str}:
-        classes = tuple(sorted({value for value in values if value is not None}))
+        classes = tuple(sorted({str(value) for value in values if value is not None}))
         index = {name: i for i, name in enumerate(classes)}
-        return classes, [None if value is None else index[value] for value in values]
+        return classes, [None if value is None else index[str(value)] for value in values]
     if kinds == {int}:
-        highest = max(value for value in values if value is not None)
+        numbers = [None if value is None else int(value) for value in values]
+        highest = max(value for value in numbers if value is not None)
         if highest > 1_000_000:
             raise UsageError(
                 f"label {highest} is too large for a class index; give 0, 1, 2 ... or class names"
             )
         declared = tuple(names or ())
-        return declared + tuple(str(i) for i in range(len(declared), highest + 1)), list(values)
+        return declared + tuple(str(i) for i in range(len(declared), highest + 1)), numbers
     raise UsageError(
-        f"labels are of type {', '.join(sorted(k.__name__ for k in kinds))}; give integers or strings"
+        f"labels are of type {', '.join(sorted(k.__name__ for k in kinds))}; give integers or strings, or "
+        "--no-labels"
     )
+
+
+def _plain(cell: Any) -> int | str | None:
+    """Return a label cell as a class; None where it is none, or a negative number."""
+    if isinstance(cell, bool):
+        return int(cell)
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "replace")
+    if isinstance(cell, int):
+        return cell if cell >= 0 else None
+    return cell if isinstance(cell, str) else None
+
+
+def no_classes(cells: Sequence[Any]) -> str:
+    """Return why label cells are no classes (numbers with fractions, lists), or nothing where they are."""
+    for cell in cells:
+        if isinstance(cell, float) and cell == cell and not cell.is_integer():
+            return f"its labels are numbers such as {cell:g}, not classes"
+        if isinstance(cell, list | dict | tuple) or hasattr(cell, "tolist"):
+            return "its labels are lists, not one class per image"
+    return ""
 
 
 def labelled_refs(
@@ -95,8 +120,10 @@ def labelled_refs(
     """Return classes, references and the kept positions of ``found`` (id, digest) pairs.
 
     Where some images have a label, those without one are skipped: an audit either uses labels for all
-    images or for none.
+    images or for none. Labels that are no classes are left aside, see :func:`no_classes`.
     """
+    if no_classes(cells):
+        cells = [None] * len(cells)
     classes, labels = class_labels(cells, names)
     refs, kept = [], []
     for position, ((name, sha), label) in enumerate(zip(found, labels, strict=True)):

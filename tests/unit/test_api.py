@@ -72,6 +72,7 @@ def test_every_argument_reaches_the_audit(
     given: dict[str, Any] = {
         "images": tmp_path, "references": ["a", tmp_path], "revision": "v1", "policy": policy,
         "head": tmp_path, "limit": 7, "seed": 5, "offline": True, "device": "cuda", "batch_size": 3,
+        "image_column": "photo", "label_column": "kind", "use_labels": False, "require_isolation": True,
         "battery": "quick", "cache_dir": tmp_path, "use_cache": False, "dtype": "bfloat16",
         "detectors": ["knn", "decree"], "false_positive_rate": 0.1, "max_broken_share": 0.2,
         "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,

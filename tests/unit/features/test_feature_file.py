@@ -3,6 +3,7 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -211,3 +212,30 @@ def test_metadata_names_everything_that_made_the_features():
     assert image_set_digest(refs) != image_set_digest(refs[::-1])
     moved = describe(encoder, {"r": encoder}, [refs[0], ImageRef("c", "1" * 64, None)], images="folder")
     assert moved["sample_ids"] != metadata["sample_ids"]
+
+
+def test_image_ids_travel_with_their_rows(tmp_path: Path) -> None:
+    ids = ("a/1.png", "=cmd, [x]", "ü\n")
+    tuples = FeatureTuples(torch.eye(3), {"r": torch.eye(3)}, ids=ids)
+    save_features(tmp_path / "f.safetensors", tuples)
+    assert load_features(tmp_path / "f.safetensors").ids == ids
+    assert tuples.select(torch.tensor([2, 0])).ids == ("ü\n", "a/1.png")
+    assert tuples.select(torch.tensor([False, True, False])).ids == ("=cmd, [x]",)
+    assert tuples.with_source(torch.zeros(3, 2)).ids == ids
+
+
+HOSTILE_IDS = (b"[1, 2, 3]", b'["a"]', b"\xff\xff", b"[" * 9000, b'{"a": 1}', b"x" * 99_999)
+
+
+@pytest.mark.parametrize(
+    "text", [b"[1, 2, 3]", b'["a"]', b"\xff\xff", b"[" * 9000, b'{"a": 1}', b"x" * 99_999]
+)
+def test_hostile_image_ids_are_refused(text: bytes, tmp_path: Path) -> None:
+    tensors = {
+        "source": torch.eye(3),
+        "reference.r": torch.eye(3),
+        "image": torch.frombuffer(bytearray(text), dtype=torch.uint8),
+    }
+    save_file(tensors, tmp_path / "f.safetensors")
+    with pytest.raises(UsageError, match="tensor 'image' holds no list of 3 image ids"):
+        load_features(tmp_path / "f.safetensors")

@@ -29,7 +29,7 @@ def test_bad_addresses(uri, message, monkeypatch, tmp_path):
 
 def test_a_file_that_is_no_source(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"PK")
-    with pytest.raises(UsageError, match="neither a folder nor a .parquet file"):
+    with pytest.raises(UsageError, match="neither a folder nor a .parquet or .tar"):
         open_source(str(tmp_path / "x.zip"))
 
 

@@ -113,12 +113,15 @@ def test_limit_keeps_row_ids_and_labels(tmp_path):
         (lambda path: path.write_bytes(b"PAR1 no parquet PAR1"), "cannot read .* as parquet"),
         (lambda path: path.write_bytes(b""), "cannot read .* as parquet"),
         (lambda path: write(path, [1, 2], kind=pa.int64()), "column 'image' of .* is int64, not image bytes"),
-        (lambda path: write(path, cells(1), column="picture"), r"no column 'image' \(its columns: picture\)"),
+        (
+            lambda path: write(path, cells(1), column="photo"),
+            r"no column of images .*; its columns are photo",
+        ),
         (lambda path: write(path, []), "holds no usable image; give"),
         (lambda path: write(path, [None, None]), r"holds no usable image \(first: row-000000: it holds no"),
         (
-            lambda path: write(path, cells(2), [0.5, 1.5]),
-            "labels are of type float; give integers or strings",
+            lambda path: write(path, cells(2), [0, 2_000_000]),
+            "label 2000000 is too large for a class index",
         ),
         (lambda path: write(path, cells(1), [10**9]), "label 1000000000 is too large"),
     ],

@@ -1,0 +1,107 @@
+"""Images of several files, as data sets are stored: parquet or tar shards, in the order of their names."""
+
+import random
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from PIL import Image
+
+from platodef_cli.errors import UsageError
+from platodef_cli.images.columns import Columns
+from platodef_cli.images.decode import ImageError
+from platodef_cli.images.interface import ImageRef, ImageSource
+from platodef_cli.images.parquet import ParquetSource
+from platodef_cli.images.rows import Skipped
+from platodef_cli.images.tar import TarSource
+
+SUFFIXES = (".parquet", ".tar")
+
+
+class ShardsSource:
+    """A folder of ``.parquet`` or ``.tar`` files as an :class:`~platodef_cli.images.interface.ImageSource`.
+
+    Ids are those of the files behind their names: ``train-00001.parquet/row-000012``.
+    """
+
+    def __init__(
+        self, path: str | Path, *, limit: int | None = None, seed: int = 0, columns: Columns | None = None
+    ):
+        """Open every shard.
+
+        Args:
+            path: The folder.
+            limit: Random subset of that many images, spread over the shards by their share of the bytes.
+            seed: Draws the subset.
+            columns: Names of the columns.
+
+        Raises:
+            UsageError: There are none, or none can be used, or some have labels and others not.
+        """
+        root = Path(path).absolute()
+        self.uri = str(root)
+        files = shards_of(root)
+        if not files:
+            raise UsageError(f"{root} holds no {' or '.join(SUFFIXES)} file")
+        self.skipped: Skipped = []
+        self._shards: list[ImageSource] = []
+        refs: list[ImageRef] = []
+        for file, part in zip(files, _parts(files, limit, seed), strict=True):
+            if part == 0:
+                continue
+            kind = ParquetSource if file.suffix.lower() == ".parquet" else TarSource
+            shard: ImageSource = kind(file, limit=part, seed=seed, columns=columns)
+            self._shards.append(shard)
+            self.skipped += [(f"{file.name}/{name}", reason) for name, reason in shard.skipped]
+            refs += [ImageRef(f"{file.name}/{ref.id}", ref.digest, ref.label) for ref in shard.refs]
+        self.classes, labels = _joined(self._shards, root)
+        self.refs: Sequence[ImageRef] = [
+            ImageRef(ref.id, ref.digest, label) for ref, label in zip(refs, labels, strict=True)
+        ]
+        self._starts = [0, *accumulate(len(shard.refs) for shard in self._shards)]
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image ``index`` to RGB; see :class:`~platodef_cli.images.interface.ImageSource`."""
+        number = next(n for n, start in enumerate(self._starts[1:]) if index < start)
+        try:
+            return self._shards[number].open(index - self._starts[number])
+        except ImageError as error:
+            name = self.refs[index].id
+            self.skipped.append((name, error.reason))
+            raise ImageError(name, error.reason, transient=error.transient) from None
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Return the shards at the top of a folder, sorted by name."""
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
+    )
+
+
+def _parts(files: Sequence[Path], limit: int | None, seed: int) -> list[int | None]:
+    """Return how many images each shard gives; None for all."""
+    if limit is None:
+        return [None] * len(files)
+    drawn = random.Random(seed).choices(range(len(files)), [file.stat().st_size for file in files], k=limit)
+    return [drawn.count(number) for number in range(len(files))]
+
+
+def _joined(shards: Sequence[ImageSource], root: Path) -> tuple[tuple[str, ...] | None, list[int | None]]:
+    """Return the classes of all shards, and the labels in them; names are joined, not numbers."""
+    labelled = [shard.classes is not None for shard in shards]
+    if not any(labelled):
+        return None, [None for shard in shards for _ in shard.refs]
+    if not all(labelled):
+        raise UsageError(f"some shards in {root} have labels and others none; give --no-labels")
+    longest = max((shard.classes or () for shard in shards), key=len)
+    numbered = all(longest[: len(shard.classes or ())] == shard.classes for shard in shards)
+    names = longest if numbered else tuple(sorted({name for shard in shards for name in shard.classes or ()}))
+    index = {name: number for number, name in enumerate(names)}
+    labels = [
+        None if ref.label is None else index[(shard.classes or ())[ref.label]]
+        for shard in shards
+        for ref in shard.refs
+    ]
+    return names, labels

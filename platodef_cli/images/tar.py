@@ -1,0 +1,128 @@
+"""Images of a tar of samples, as WebDataset writes them: ``KEY.jpg`` beside ``KEY.cls``."""
+
+import json
+import tarfile
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from platodef_cli.errors import UsageError
+from platodef_cli.images.columns import Columns
+from platodef_cli.images.decode import MAX_BYTES, SUFFIXES, ImageError, decode
+from platodef_cli.images.interface import ImageRef
+from platodef_cli.images.rows import Skipped, digest, labelled_refs, subset
+
+_MOST_MEMBERS = 2_000_000
+_MOST_LABEL_BYTES = 64 * 1024
+
+
+class TarSource:
+    """An uncompressed ``.tar`` as an :class:`~platodef_cli.images.interface.ImageSource`.
+
+    Every member with the suffix of an image is one; ``KEY.cls`` beside it holds its label, or ``KEY.json``
+    with a ``label``. Members are read in place, so that neither paths nor links in the archive lead anywhere.
+    """
+
+    def __init__(
+        self, path: str | Path, *, limit: int | None = None, seed: int = 0, columns: Columns | None = None
+    ):
+        """List and hash the images, in the order of the archive.
+
+        Args:
+            path: The file.
+            limit: Random subset of that many images.
+            seed: Draws the subset.
+            columns: Whether labels are used, and the key of the label in ``KEY.json``.
+
+        Raises:
+            UsageError: It is no tar, or holds no usable image.
+        """
+        self._path, columns = Path(path).absolute(), columns or Columns()
+        self.uri = str(self._path)
+        self.skipped: Skipped = []
+        self._lock = threading.Lock()
+        try:
+            self._stream = self._path.open("rb")
+            weakref.finalize(self, self._stream.close)
+            images, sides = self._members()
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise UsageError(
+                f"cannot read {self._path} as tar: {str(error)[:120] or type(error).__name__}"
+            ) from None
+        chosen = [images[number] for number in subset(len(images), limit, seed)]
+        found, cells, kept = [], [], []
+        for name, start, size in chosen:
+            try:
+                found.append((name, digest(self._read(name, start, size))))
+            except ImageError as error:
+                self.skipped.append((name, error.reason))
+                continue
+            cells.append(self._label(name, sides, columns) if columns.labels else None)
+            kept.append((start, size))
+        self.classes, refs, positions = labelled_refs(found, cells, None, self.skipped)
+        self.refs: Sequence[ImageRef] = refs
+        self._places = [kept[position] for position in positions]
+        if not refs:
+            first = f" (first: {': '.join(self.skipped[0])})" if self.skipped else ""
+            raise UsageError(
+                f"{self._path} holds no usable image{first}; give a tar of KEY.jpg and KEY.cls files"
+            )
+
+    def open(self, index: int) -> Image.Image:
+        """Decode image ``index`` to RGB.
+
+        Raises:
+            ImageError: The image is broken; it is then also in ``skipped``.
+        """
+        ref, (start, size) = self.refs[index], self._places[index]
+        try:
+            data = self._read(ref.id, start, size)
+            if digest(data) != ref.digest:
+                raise ImageError(ref.id, "the file changed after it was listed", transient=True)
+            return decode(data, ref.id)
+        except ImageError as error:
+            self.skipped.append((ref.id, error.reason))
+            raise
+
+    def _members(self) -> tuple[list[tuple[str, int, int]], dict[str, tuple[int, int]]]:
+        """Return (name, place, size) of the images, and name -> place and size of what may hold labels."""
+        images: list[tuple[str, int, int]] = []
+        sides: dict[str, tuple[int, int]] = {}
+        with tarfile.open(fileobj=self._stream, mode="r:") as archive:
+            for number, member in enumerate(archive):
+                if number >= _MOST_MEMBERS:
+                    raise UsageError(f"{self._path} holds more than {_MOST_MEMBERS:,} files; split it")
+                if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
+                    continue
+                suffix = PurePosixPath(member.name).suffix.lower()
+                if suffix in SUFFIXES:
+                    images.append((member.name, member.offset_data, member.size))
+                elif suffix in (".cls", ".json") and member.size <= _MOST_LABEL_BYTES:
+                    sides[member.name] = (member.offset_data, member.size)
+        return images, sides
+
+    def _read(self, name: str, start: int, size: int) -> bytes:
+        if size > MAX_BYTES:
+            raise ImageError(name, f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
+        with self._lock:
+            self._stream.seek(start)
+            return self._stream.read(size)
+
+    def _label(self, name: str, sides: dict[str, tuple[int, int]], columns: Columns) -> Any:
+        """Return the label beside an image; the key of a sample ends at the first dot of its file name."""
+        path = PurePosixPath(name)
+        key = str(path.with_name(path.name.partition(".")[0]))
+        if f"{key}.cls" in sides:
+            text = self._read(name, *sides[f"{key}.cls"]).decode("utf-8", "replace").strip()
+            return int(text) if text.lstrip("-").isdecimal() else text or None
+        if f"{key}.json" in sides:
+            try:
+                record = json.loads(self._read(name, *sides[f"{key}.json"]))
+                return record.get(columns.label or "label") if isinstance(record, dict) else None
+            except (ValueError, RecursionError):
+                return None
+        return None
