@@ -150,6 +150,7 @@ def resolve_inside(directory: Path, name: str) -> Path:
             roots += [place.parent.parent / "blobs", place.parent.parent.parent / "blobs"]
     if not any(real.is_relative_to(allowed) for allowed in roots):
         raise RefusedError(
-            f"{directory / name}: a link out of the model folder, to {real}; do not use this model"
+            f"{directory / name}: a link out of the model folder, to {real}, so another file may be "
+            f"loaded later than was examined; copy it with `cp -rL {directory} COPY` and examine the copy"
         )
     return real

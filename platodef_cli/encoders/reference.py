@@ -11,7 +11,13 @@ _REPOSITORY = re.compile(
     r"^([A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})((?:/[\w-][\w.-]{0,95}){0,8})$", re.ASCII
 )
 
-_PAGE = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:/tree/([^/?#]+))?")
+_PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?:models/)?([^/?#@]+/[^/?#@]+)(?:@[^/?#]+)?"
+    r"(?:/(tree|blob|resolve|raw)/([^/?#]+)(/[^?#]*)?)?"
+)
+_HOST = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/")
+_KINDS = ("datasets", "spaces", "models", "collections", "papers")
+"""First parts of addresses on the Hub that are no organisation."""
 
 _REVISION = re.compile(r"^[A-Za-z0-9_][\w./-]{0,199}$")
 
@@ -75,7 +81,10 @@ def parse(uri: str, revision: str | None = None) -> ModelReference:
         _hint(uri, folder)
         if uri.startswith(("/", "./", "../", "~")) or uri in (".", ".."):
             raise UsageError(f"model folder {uri!r} does not exist; {_HELP}")
+    elif re.match(r"hf://(datasets|spaces|models)/", uri):
+        _hint(uri, Path(uri))
     repository, at, inline = uri.removeprefix("hf://").partition("@")
+    repository = repository.rstrip("/")
     if at and revision is not None:
         raise UsageError(f"{uri!r} has a revision and --revision {revision!r} gives another; give only one")
     wanted = inline if at else revision
@@ -99,12 +108,16 @@ def _hint(uri: str, path: Path) -> None:
     for scheme, what in (("local-dir:", "a folder"), ("hf-hub:", "org/name"), ("hf_hub:", "org/name")):
         if uri.startswith(scheme):
             raise UsageError(f"{uri!r}: write {what} without {scheme!r}, as in {uri.removeprefix(scheme)!r}")
-    found = re.match(
-        r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)(?:/tree/([^/?#]+))?", uri
-    )
-    if found:
-        advised = found[1] + (f"@{found[2]}" if found[2] else "")
-        raise UsageError(f"{uri!r} is the address of a page; write {advised!r}")
+    found = _PAGE.match(uri)
+    if found and found[1].partition("/")[0] not in _KINDS:
+        raise UsageError(f"{uri!r} is the address of a page; write {_advised(found)!r}")
+    bare = uri.removeprefix("hf://").partition("@")[0]
+    if re.match(r"(datasets|spaces)/[^/]+/[^/]", re.sub(_HOST, "", bare)):
+        raise UsageError(
+            f"{uri!r} is no model but one of the Hub's {re.sub(_HOST, '', bare).partition('/')[0]}; {_HELP}"
+        )
+    if bare.startswith("models/") and bare.count("/") == 2:
+        raise UsageError(f"{uri!r}: write it without 'models/', as in {uri.replace('models/', '', 1)!r}")
     if "://" in uri:
         raise UsageError(f"{uri!r}: models are not read from this kind of address; download it and {_HELP}")
     suffix = Path(uri.partition("@")[0]).suffix.lower()
@@ -120,6 +133,14 @@ def _hint(uri: str, path: Path) -> None:
                 "config.json"
             )
         raise UsageError(f"{uri!r} is a file; give the folder that holds config.json and the weights")
+
+
+def _advised(page: re.Match[str]) -> str:
+    """Return the id of the model that an address of the Hub shows."""
+    folder = (page[4] or "").strip("/")
+    if page[2] not in (None, "tree"):
+        folder = folder.rpartition("/")[0]  # of a file
+    return "/".join(filter(None, (page[1], folder))) + (f"@{page[3]}" if page[3] else "")
 
 
 def _is_file(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """The real huggingface_hub against a loopback hub: pinning, offline use, and every way to fail."""
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -484,3 +485,27 @@ def test_an_adapter_in_a_repository_is_refused_before_the_weights_are_fetched(
     with pytest.raises(RefusedError, match="holds an adapter"):
         get("org/model")
     assert not any(path.startswith("/lfs/") for _, path in hub.requests)
+
+
+def test_a_redirect_to_a_dead_host_names_it(hub: HubServer, model_files: Files) -> None:
+    hub.commit("org/model", model_files)
+    hub.faults = [Fault("/resolve/.*safetensors", headers={"Location": "http://127.0.0.1:9/lfs/x"})]
+    with pytest.raises(HubError, match=f"cannot connect to http://127.0.0.1:9, where {hub.url} keeps"):
+        get("org/model")
+
+
+@pytest.mark.parametrize("size", [str(10**15), "1" * 400, "-5", "abc"])
+def test_absurd_sizes_of_answers_are_refused(size: str, hub: HubServer, model_files: Files) -> None:
+    hub.commit("org/model", model_files)
+    hub.faults = [Fault("/resolve/.*safetensors", headers={"X-Linked-Size": size})]
+    with pytest.raises(HubError, match="announces a file of .*do not trust this hub"):
+        get("org/model")
+
+
+@pytest.mark.parametrize("size", [-5, 10**400, "x", 1.5, True])
+def test_absurd_sizes_of_listings_are_refused(size: object, hub: HubServer, model_files: Files) -> None:
+    sha = hub.commit("org/model", model_files)
+    listed = {"id": "org/model", "sha": sha, "siblings": [{"rfilename": "model.safetensors", "size": size}]}
+    hub.faults = [Fault("/api/models/", body=json.dumps(listed).encode())]
+    with pytest.raises(HubError, match="lists a file of .* bytes; do not trust it"):
+        get("org/model")

@@ -7,7 +7,7 @@ from typing import Any
 
 from platodef_cli.disk import check_json_size
 from platodef_cli.encoders.checks.limits import Limits
-from platodef_cli.errors import RefusedError
+from platodef_cli.errors import IncompleteError, RefusedError
 
 FORBIDDEN = {
     "auto_map": "would run Python code of the repository",
@@ -56,6 +56,7 @@ def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, 
 
     Raises:
         RefusedError: It is too large, too deep, not JSON (a pickle under another name), or no object.
+        IncompleteError: It ends in the middle.
     """
     if len(data) > limits.json_bytes:
         raise RefusedError(
@@ -66,6 +67,12 @@ def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, 
         value = json.loads(bytes(data).decode("utf-8-sig"), parse_constant=_constant)
     except RecursionError:
         raise RefusedError(f"{name}: nested deeper than {limits.json_depth}; do not use this model") from None
+    except json.JSONDecodeError as error:
+        if error.doc.lstrip().startswith("{") and _ends_early(error):
+            raise IncompleteError(
+                f"{name}: ends in the middle ({error}), it was not downloaded to its end; download it again"
+            ) from None
+        raise RefusedError(f"{name}: not valid JSON ({error}); do not use this model") from None
     except ValueError as error:
         raise RefusedError(f"{name}: not valid JSON ({error}); do not use this model") from None
     if not isinstance(value, dict):
@@ -73,6 +80,11 @@ def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, 
     if _depth(value) > limits.json_depth:
         raise RefusedError(f"{name}: nested deeper than {limits.json_depth}; do not use this model")
     return value
+
+
+def _ends_early(error: json.JSONDecodeError) -> bool:
+    """Return whether a text was valid until it ended."""
+    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc.rstrip())
 
 
 def check_configuration(value: dict[str, Any], name: str, limits: Limits) -> None:

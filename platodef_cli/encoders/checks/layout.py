@@ -11,6 +11,8 @@ from platodef_cli.plugins import blaming
 
 CONFIGURATIONS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".msgpack", ".h5")
+_PARTIAL = (".incomplete", ".crdownload", ".part", ".partial", ".aria2", ".download", ".tmp")
+"""How the names of unfinished downloads end: of huggingface_hub, browsers, wget and aria2."""
 SHARD = re.compile(r"^[\w-][\w.-]*\.safetensors$", re.ASCII)
 
 
@@ -83,6 +85,12 @@ def _check_files(backend: str, layout: RepositoryLayout) -> None:
 
 def _nothing(names: Collection[str], where: str, configured: bool, broken: str) -> PlatodefError:
     """Say why nothing in the repository can be loaded."""
+    partial = sorted(name for name in names if name.endswith(_PARTIAL))
+    if partial:
+        return IncompleteError(
+            f"{where}: {partial[0]} is an unfinished download and there are no other weights that can be "
+            "read; download the model again, e.g. with `hf download`"
+        )
     unsafe = sorted(name for name in names if name.endswith(PICKLES))
     if unsafe:
         return RefusedError(

@@ -7,6 +7,9 @@ from platodef_cli.errors import IncompleteError
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _XET_POINTER = b"# xet version"
 _PAGES = (b"<!doctype html", b"<html", b"<?xml")
+_ANSWERS = (b'{"error"', b"entry not found", b"invalid username or password", b"invalid credentials",
+            b"repository not found", b"access to model", b"404: not found", b"not found")  # fmt: skip
+"""How the texts begin that servers send in place of a file, in small letters."""
 
 
 def refuse_substitute(head: bytes, path: Path) -> None:
@@ -32,3 +35,14 @@ def refuse_substitute(head: bytes, path: Path) -> None:
             f"{path}: is a web page, not the file itself (a link to its page was saved, or a log-in was "
             "asked for); download the model with `hf download`"
         )
+    if path.suffix != ".safetensors":
+        return
+    if start.startswith(_ANSWERS):
+        text = " ".join(head.decode("ascii", "replace").split())[:60]
+        raise IncompleteError(
+            f"{path}: is a server's error message ({text!r}), not the file itself; check access to the model "
+            "and download it with `hf download`"
+        )
+    if len(head) < 8 or not any(head):
+        what = f"has only {len(head)} bytes" if len(head) < 8 else "begins with zeros"
+        raise IncompleteError(f"{path}: {what}, as an interrupted download leaves it; download it again")

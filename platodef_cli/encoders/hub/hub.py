@@ -24,6 +24,7 @@ from platodef_cli.progress import Progress, Task
 _ATTEMPTS = 5
 _FIRST_DELAY_S = 0.5
 _NAME = re.compile(r"^[\w-][\w.-]*$", re.ASCII)
+_LARGEST = 2**53  # bytes of one file
 _INDEX = "model.safetensors.index.json"
 
 Sleep = Callable[[float], None]
@@ -186,10 +187,15 @@ class _Download:
             raise HubError(f"{self._uri}: {self._endpoint} gave commit {commit} instead; do not trust it")
         prefix = f"{self._subfolder}/" if self._subfolder else ""
         for sibling in info.siblings or []:
-            self._listing[sibling.rfilename] = int(sibling.size or 0)
+            size = sibling.size or 0
+            if type(size) is not int or not 0 <= size < _LARGEST:
+                raise HubError(
+                    f"{self._uri}: {self._endpoint} lists a file of {str(size)[:40]} bytes; do not trust it"
+                )
+            self._listing[sibling.rfilename] = size
             name = sibling.rfilename.removeprefix(prefix)
             if sibling.rfilename.startswith(prefix) and _NAME.match(name):
-                self._sizes[name] = int(sibling.size or 0)
+                self._sizes[name] = size
                 self._oids[name] = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
         if self._subfolder and not self._sizes:
             raise UsageError(f"{self._uri}: the repository has no folder {self._subfolder!r}; check the id")

@@ -46,8 +46,8 @@ def explain(error: BaseException, repository: str, revision: str | None, endpoin
         return not_cached(repository, revision)
     if isinstance(error, httpx2.ConnectError):
         return HubError(
-            f"{where}: cannot connect to {endpoint} ({_first(error)}); check the network and HF_ENDPOINT, "
-            "or use --offline with a model that is in the cache"
+            f"{where}: cannot connect to {_asked(error, endpoint)} ({_first(error)}); "
+            "check the network and HF_ENDPOINT, or use --offline with a model that is in the cache"
         )
     if isinstance(error, httpx2.TimeoutException):
         return HubError(f"{where}: {endpoint} did not answer in time; try again later")
@@ -62,6 +62,18 @@ def explain(error: BaseException, repository: str, revision: str | None, endpoin
             f"{where}: the disk of the model cache is full; free space or choose another --cache-dir"
         )
     return HubError(f"{where}: the download failed ({_first(error)}); check --cache-dir and run it again")
+
+
+def _asked(error: httpx2.RequestError, endpoint: str) -> str:
+    """Return the endpoint, or the other host that it sent the client to."""
+    try:
+        url = error.request.url
+    except RuntimeError:  # it knows none
+        return endpoint
+    asked = httpx2.URL(endpoint)
+    if (url.host, url.port) == (asked.host, asked.port):
+        return endpoint
+    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace')}, where {endpoint} keeps its files"
 
 
 def not_cached(repository: str, revision: str | None) -> HubError:

@@ -83,6 +83,11 @@ def _check_response(response: httpx2.Response) -> None:
         raise HubError(
             f"{response.url.host}: sent the commit {commit[:80]!r}, which is no hash; do not trust it"
         )
+    linked = response.headers.get("X-Linked-Size", "").strip()
+    if linked and not (linked.isascii() and linked.isdigit() and len(linked) < 19):
+        raise _distrust(response, f"announces a file of {linked[:40]!r} bytes")
+    if linked and int(linked) > most + _SLACK:
+        raise _distrust(response, f"announces a file of {linked} bytes, where its listing has {most} at most")
     if "/tree/" in response.url.path and response.is_success:
         _check_tree(response)
 
