@@ -159,7 +159,7 @@ def load_tower(
 
     bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
     try:
-        with memory_guard(checked.directory), torch.inference_mode(False):
+        with memory_guard(checked.directory, "give a higher --memory-limit"), torch.inference_mode(False):
             tower = _build(checked.backend, bundle, device, dtype)
             probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
             with torch.inference_mode():

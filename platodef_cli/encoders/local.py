@@ -21,6 +21,7 @@ from platodef_cli.records import EncoderRecord
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _META_SLACK = 1_000_000
 _MAX_BUFFERS = 64_000_000
+_FEWER = "give a smaller --batch-size or a higher --memory-limit"
 _OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "out of memory", "could not create a memory")
 
 
@@ -191,8 +192,13 @@ def check_features(features: Tensor, name: str, batch: int, dim: int) -> Tensor:
 
 
 @contextmanager
-def memory_guard(name: str) -> Iterator[None]:
-    """Turn exhausted memory into an :class:`OutOfMemoryError`."""
+def memory_guard(name: str, advice: str = _FEWER) -> Iterator[None]:
+    """Turn exhausted memory into an :class:`OutOfMemoryError`.
+
+    Args:
+        name: Of the encoder.
+        advice: What to do.
+    """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
@@ -202,9 +208,7 @@ def memory_guard(name: str) -> Iterator[None]:
             raise
     else:
         return
-    raise OutOfMemoryError(
-        f"encoder {name!r} ran out of memory; use a smaller batch size or a higher memory limit"
-    ) from None
+    raise OutOfMemoryError(f"encoder {name!r} ran out of memory; {advice}") from None
 
 
 def build_on_meta(build: Callable[[], nn.Module], bundle: Bundle, what: str) -> nn.Module:
