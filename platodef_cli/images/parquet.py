@@ -133,6 +133,16 @@ class ParquetSource:
             return self._file.read_row_group(group, columns=[self._image]).column(0)
 
 
+def rows_of(path: Path) -> int:
+    """Return the number of rows of a parquet file.
+
+    Raises:
+        UsageError: It is none.
+    """
+    rows: int = _open_parquet(path).metadata.num_rows
+    return rows
+
+
 @contextmanager
 def _read_errors(path: Path) -> Iterator[None]:
     """Turn pyarrow's errors into one line."""

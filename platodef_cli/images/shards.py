@@ -1,8 +1,7 @@
 """Images of several files, as data sets are stored: parquet or tar shards, in the order of their names."""
 
-import random
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -11,9 +10,9 @@ from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.interface import ImageRef, ImageSource
-from platodef_cli.images.parquet import ParquetSource
-from platodef_cli.images.rows import Skipped
-from platodef_cli.images.tar import TarSource
+from platodef_cli.images.parquet import ParquetSource, rows_of
+from platodef_cli.images.rows import Skipped, subset
+from platodef_cli.images.tar import TarSource, members_of
 
 SUFFIXES = (".parquet", ".tar")
 
@@ -31,7 +30,7 @@ class ShardsSource:
 
         Args:
             path: The folder.
-            limit: Random subset of that many images, spread over the shards by their share of the bytes.
+            limit: Random subset of that many images.
             seed: Draws the subset.
             columns: Names of the columns.
 
@@ -84,8 +83,14 @@ def _parts(files: Sequence[Path], limit: int | None, seed: int) -> list[int | No
     """Return how many images each shard gives; None for all."""
     if limit is None:
         return [None] * len(files)
-    drawn = random.Random(seed).choices(range(len(files)), [file.stat().st_size for file in files], k=limit)
-    return [drawn.count(number) for number in range(len(files))]
+    starts = [0, *accumulate(map(_rows, files))]
+    drawn = subset(starts[-1], limit, seed)
+    return [sum(first <= row < last for row in drawn) for first, last in pairwise(starts)]
+
+
+def _rows(file: Path) -> int:
+    """Return how many images a shard lists, without reading them."""
+    return rows_of(file) if file.suffix.lower() == ".parquet" else members_of(file)
 
 
 def _joined(shards: Sequence[ImageSource], root: Path) -> tuple[tuple[str, ...] | None, list[int | None]]:

@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 
@@ -48,7 +48,7 @@ class TarSource:
         try:
             self._stream = self._path.open("rb")
             weakref.finalize(self, self._stream.close)
-            images, sides = self._members()
+            images, sides = _members(self._stream, self._path)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UsageError(
                 f"cannot read {self._path} as tar: {str(error)[:120] or type(error).__name__}"
@@ -88,23 +88,6 @@ class TarSource:
             self.skipped.append((ref.id, error.reason))
             raise
 
-    def _members(self) -> tuple[list[tuple[str, int, int]], dict[str, tuple[int, int]]]:
-        """Return (name, place, size) of the images, and name -> place and size of what may hold labels."""
-        images: list[tuple[str, int, int]] = []
-        sides: dict[str, tuple[int, int]] = {}
-        with tarfile.open(fileobj=self._stream, mode="r:") as archive:
-            for number, member in enumerate(archive):
-                if number >= _MOST_MEMBERS:
-                    raise UsageError(f"{self._path} holds more than {_MOST_MEMBERS:,} files; split it")
-                if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
-                    continue
-                suffix = PurePosixPath(member.name).suffix.lower()
-                if suffix in SUFFIXES:
-                    images.append((member.name, member.offset_data, member.size))
-                elif suffix in (".cls", ".json") and member.size <= _MOST_LABEL_BYTES:
-                    sides[member.name] = (member.offset_data, member.size)
-        return images, sides
-
     def _read(self, name: str, start: int, size: int) -> bytes:
         if size > MAX_BYTES:
             raise ImageError(name, f"{size:,} bytes, more than the limit of {MAX_BYTES:,}")
@@ -126,3 +109,34 @@ class TarSource:
             except (ValueError, RecursionError):
                 return None
         return None
+
+
+def members_of(path: Path) -> int:
+    """Return the number of images that a tar lists.
+
+    Raises:
+        UsageError: It is no tar.
+    """
+    try:
+        with path.open("rb") as stream:
+            return len(_members(stream, path)[0])
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UsageError(f"cannot read {path} as tar: {str(error)[:120] or type(error).__name__}") from None
+
+
+def _members(stream: BinaryIO, path: Path) -> tuple[list[tuple[str, int, int]], dict[str, tuple[int, int]]]:
+    """Return (name, place, size) of the images, and name -> place and size of what may hold labels."""
+    images: list[tuple[str, int, int]] = []
+    sides: dict[str, tuple[int, int]] = {}
+    with tarfile.open(fileobj=stream, mode="r:") as archive:
+        for number, member in enumerate(archive):
+            if number >= _MOST_MEMBERS:
+                raise UsageError(f"{path} holds more than {_MOST_MEMBERS:,} files; split it")
+            if not member.isreg() or PurePosixPath(member.name).name.startswith("."):
+                continue
+            suffix = PurePosixPath(member.name).suffix.lower()
+            if suffix in SUFFIXES:
+                images.append((member.name, member.offset_data, member.size))
+            elif suffix in (".cls", ".json") and member.size <= _MOST_LABEL_BYTES:
+                sides[member.name] = (member.offset_data, member.size)
+    return images, sides

@@ -120,6 +120,13 @@ CHECKS = (
         2.0,
     ),
     CheckDescription(
+        "other-loader",
+        "Another loader would load other bytes",
+        "The files were examined that one library loads. Another usual library would load others from the "
+        "same folder, which nobody examined; load the model with the library that the report names.",
+        4.0,
+    ),
+    CheckDescription(
         "repository-code",
         "The model folder holds code",
         "platodef never runs it; other tools may, with trust_remote_code.",

@@ -1,5 +1,8 @@
 """Every row of the table of image sources keeps the contract of images/interface.py."""
 
+import io
+import tarfile
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -42,7 +45,32 @@ def shapes(tmp_path):
     return lambda limit, seed: open_source(f"builtin:shapes?count={COUNT}", limit=limit, seed=seed)
 
 
-MAKERS = {"folder": folder, "parquet": parquet, "datasets": hub, "shapes": shapes}
+def shards(tmp_path):
+    for first in range(0, COUNT, 4):
+        rows = range(first, min(first + 4, COUNT))
+        table = pa.table({"image": [png(i) for i in rows], "label": [i % 3 for i in rows]})
+        pq.write_table(table, tmp_path / f"part-{first}.parquet")
+    return lambda limit, seed: open_source(str(tmp_path), limit=limit, seed=seed)
+
+
+def tar(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for i in range(COUNT):
+            for name, data in ((f"{i}.png", png(i)), (f"{i}.cls", str(i % 3).encode())):
+                entry = tarfile.TarInfo(name)
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return lambda limit, seed: open_source(str(tmp_path / "x.tar"), limit=limit, seed=seed)
+
+
+MAKERS = {
+    "folder": folder,
+    "parquet": parquet,
+    "datasets": hub,
+    "shapes": shapes,
+    "shards": shards,
+    "tar": tar,
+}
 
 
 def test_every_row_is_tested():
