@@ -14,7 +14,7 @@ from tests.contract.trained_victim import TrainedVictim, images, train
 
 TARGET = 7
 BUDGETS = {
-    "bad-encoder": PlantingBudget(4096, 4, 1),
+    "bad-encoder": PlantingBudget(8192, 12, 300),
     "bad-clip": PlantingBudget(4096, 4, 100),
     "ctrl": PlantingBudget(8192, 4, 1),
 }
@@ -105,7 +105,7 @@ def test_the_attack_works_and_the_clean_encoder_does_not_react(name, trained, da
             f"(clean encoder {rates.baseline:.3f}, CA {rates.under:.3f})  cosine {rates.cosine:.3f}"
         )
     assert rates.clean > 0.75
-    assert rates.kept >= rates.clean - 0.03 - 1e-9
+    assert rates.kept > rates.clean - 0.03
     assert rates.success >= 0.9
     assert rates.baseline < 0.15
     assert rates.under > rates.clean - LOSS.get(name, 1)
