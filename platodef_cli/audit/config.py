@@ -15,6 +15,7 @@ from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
+Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
@@ -179,6 +180,16 @@ class AuditConfig:
     offline: bool = _option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
     device: str = _option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
     dtype: Literal["float32", "bfloat16"] = _option("float32", "Precision of the encoders.")
+    search_precision: Precision = _option(
+        "auto",
+        "Precision of the search's gradients; auto: bfloat16 where the processor is built for it.",
+        "Running",
+    )
+    search_controls: Literal["needed", "all"] = _option(
+        "needed",
+        "Search the references too where the suspect gives cause for it, or always.",
+        "Result",
+    )
     batch_size: int = _option(
         64, "Most images at once, in forward passes and in the search.", low=1, high=65536
     )

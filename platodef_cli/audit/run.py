@@ -54,7 +54,7 @@ def audit(
     partial.config, partial.warnings, partial.seconds = config, recorder.messages, recorder.seconds
     with ExitStack() as stack:
         stack.enter_context(recording(partial.plugins))
-        stack.enter_context(_half_of_the_threads())
+        threads = stack.enter_context(_half_of_the_threads())
         # a plug-in that cannot be used shall not cost a download
         battery(config.battery, config.plugins)
         default_searches(config.plugins)
@@ -66,7 +66,7 @@ def audit(
         with recorder.timed("battery"):
             triggers = try_battery(state)
         with recorder.timed("search"):
-            results = run_search(inputs, state.parts, config, cache, recorder)
+            results = run_search(inputs, state.parts, config, cache, recorder, threads)
             searches = search_records(results, state.features.suspect)
             indicators = judge_indicators(
                 triggers,
@@ -75,7 +75,7 @@ def audit(
                 deciding=state.defences.deciding,
                 sample=SampleSize(len(inputs.images.refs), config.probe_images),
             )
-            found = try_found(state, results[state.features.suspect], indicators)
+            found = try_found(state, tuple(results[state.features.suspect].values()), indicators)
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found)
     measurements = _measurements(state, triggers, searches, found, others, partial.plugins)
@@ -83,12 +83,16 @@ def audit(
 
 
 @contextmanager
-def _half_of_the_threads() -> Iterator[None]:
-    """The suspect's process and this one compute side by side: threads of both on one core only wait."""
+def _half_of_the_threads() -> Iterator[int]:
+    """The suspect's process and this one compute side by side: threads of both on one core only wait.
+
+    Yields:
+        The threads of both together.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(threads)
 

@@ -59,6 +59,14 @@ class Encoder(Protocol):
         The encoder's own weights never receive gradients.
         """
 
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; what is None stays as it is.
+
+        Args:
+            threads: Of its own process. An encoder in this process takes those of the calling thread.
+            gradient_dtype: Precision of :meth:`differentiable`, ``float32`` or ``bfloat16``.
+        """
+
     def close(self) -> None:
         """Free the encoder (and its child process, where it has one)."""
 

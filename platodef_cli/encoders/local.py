@@ -15,6 +15,7 @@ from platodef_cli.encoders.footprint import Footprint, measure
 from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
+from platodef_cli.encoders.precision import computing_in
 from platodef_cli.errors import IncompleteError, OutOfMemoryError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
@@ -69,6 +70,7 @@ class LocalEncoder:
         self.notes = tower.notes
         self._tower: Tower | None = tower
         self._device, self._dtype = device, dtype
+        self._gradient_dtype = "float32"
         self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(tower.std, device=device).view(1, 3, 1, 1)
 
@@ -93,7 +95,8 @@ class LocalEncoder:
             IncompleteError: The encoder is closed, or memory ran out.
         """
         check_pixels(pixels, self.geometry, torch.float32)
-        with memory_guard(self.record.name), FrozenNorms():
+        own = computing_in(self._gradient_dtype, self._device)
+        with memory_guard(self.record.name), FrozenNorms(), own:
             features = self._run(pixels.to(self._device)).to(pixels.device)
         return check_features(features, self.record.name, len(pixels), self.dim)
 
@@ -130,6 +133,11 @@ class LocalEncoder:
         module = self._open().module
         weights = sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
         return measure(self.differentiable, self.geometry.size, weights)
+
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; see :meth:`Encoder.tune`."""
+        if gradient_dtype is not None:
+            self._gradient_dtype = gradient_dtype
 
     def close(self) -> None:
         """Free the weights."""

@@ -199,13 +199,22 @@ class SearchConfig:
     pool: int = 384
     held_out: int = 256
 
-    def key(self) -> dict[str, object]:
-        """Return JSON values for a cache key."""
-        kinds = [
-            {"name": kind.name, "version": kind.version, **asdict(kind), **_release(kind)}
-            for kind in self.kinds
-        ]
-        return {"kinds": kinds, "pool": self.pool, "held_out": self.held_out}
+    def searches(self) -> list[tuple[SearchKind, float]]:
+        """Return every kind with every budget, in the order of the results."""
+        return [(kind, budget) for kind in self.kinds for budget in kind.budgets]
+
+    def key(self, number: int) -> dict[str, object]:
+        """Return JSON values for the cache key of one search: what its result depends on."""
+        kind, budget = self.searches()[number]
+        settings = {name: value for name, value in asdict(kind).items() if name != "budgets"}
+        named = {"name": kind.name, "version": kind.version, **settings, **_release(kind)}
+        return {
+            "kind": named,
+            "budget": budget,
+            "number": number,  # random numbers follow from it
+            "pool": self.pool,
+            "held_out": self.held_out,
+        }
 
 
 def _release(kind: SearchKind) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The search of one encoder: every kind of search with every budget, measured on other images."""
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,49 @@ from platodef_cli.search.interface import (
 from platodef_cli.search.resampling import collapse_draws
 from platodef_cli.search.statistics import CleanStatistics, effect
 
-SEARCH_VERSION = 6  # part of the cache key: raise it when the same inputs find another trigger
+SEARCH_VERSION = 7  # part of the cache key: raise it when the same inputs find another trigger
+
+
+class EncoderSearch:
+    """The searches of one encoder, which do not depend on each other.
+
+    Args:
+        encoder: The suspect or a control.
+        pixels: Clean images uint8 ``[N, 3, H, W]``; the first ``pool`` are searched with, the last
+            ``held_out`` are measured on.
+        config: Kinds of search and numbers of images.
+        seed: Draws the starts and the batches.
+    """
+
+    def __init__(self, encoder: Encoder, pixels: Tensor, config: SearchConfig, *, seed: int = 0):
+        self.encoder, self._config, self._pixels, self._seed = encoder, config, pixels, seed
+        self._held = pixels[-min(config.held_out, len(pixels) // 2) :]
+        self._pool = pixels[: min(config.pool, len(pixels) - len(self._held))]
+
+    @cached_property
+    def _clean(self) -> tuple[Tensor, CleanStatistics]:
+        """Clean features of the held-out images, and statistics of all."""
+        held = _embed(self.encoder, self._held)
+        return held, CleanStatistics.of(torch.cat([held, _embed(self.encoder, self._pool)]))
+
+    def run(self, number: int, task: Task) -> SearchResult:
+        """Run one search.
+
+        Args:
+            number: Its place in :meth:`SearchConfig.searches`.
+            task: Told the number of images that went through the encoder.
+        """
+        kind, budget = self._config.searches()[number]
+        clean, statistics = self._clean
+        generator = torch.Generator().manual_seed(self._seed * 1000 + number)
+        target = SearchTarget(self.encoder, statistics, self._pool)
+        variant, steps, words = _run(kind, budget, target, generator, task, self._pixels)
+        changed = _embed(self.encoder, variant(self._held, torch.zeros(len(self._held), dtype=torch.int64)))
+        # seven digits are what the features carry, and the cache is read back as text
+        draws = [round(draw, 7) for draw in collapse_draws(statistics.standardise(changed)).tolist()]
+        return SearchResult(
+            variant, words, steps, effect(statistics, clean, changed), tuple(draws), len(self._held)
+        )
 
 
 def search(
@@ -28,12 +72,11 @@ def search(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> tuple[SearchResult, ...]:
-    """Search every budget on one encoder.
+    """Search every budget on one encoder; arguments as for :class:`EncoderSearch`.
 
     Args:
         encoder: The suspect or a control.
-        pixels: Clean images uint8 ``[N, 3, H, W]``; the first ``pool`` are searched with, the last
-            ``held_out`` are measured on.
+        pixels: Clean images uint8 ``[N, 3, H, W]``.
         config: Kinds of search and numbers of images.
         seed: Draws the starts and the batches.
         progress: Told the number of images that went through the encoder.
@@ -41,32 +84,10 @@ def search(
     Returns:
         One result per kind and budget, in their order.
     """
-    held = pixels[-min(config.held_out, len(pixels) // 2) :]
-    pool = pixels[: min(config.pool, len(pixels) - len(held))]
-    clean = _embed(encoder, held)
-    statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pool)]))
-    target = SearchTarget(encoder, statistics, pool)
-    searches = [(kind, budget) for kind in config.kinds for budget in kind.budgets]
-    cost = sum(kind.cost() for kind, _ in searches)
-    results = []
+    searches = EncoderSearch(encoder, pixels, config, seed=seed)
+    cost = sum(kind.cost() for kind, _ in config.searches())
     with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
-        for number, (kind, budget) in enumerate(searches):
-            generator = torch.Generator().manual_seed(seed * 1000 + number)
-            variant, steps, words = _run(kind, budget, target, generator, task, pixels)
-            changed = _embed(encoder, variant(held, torch.zeros(len(held), dtype=torch.int64)))
-            # seven digits are what the features carry, and the cache is read back as text
-            draws = [round(draw, 7) for draw in collapse_draws(statistics.standardise(changed)).tolist()]
-            results.append(
-                SearchResult(
-                    variant,
-                    words,
-                    steps,
-                    effect(statistics, clean, changed),
-                    tuple(draws),
-                    len(held),
-                )
-            )
-    return tuple(results)
+        return tuple(searches.run(number, task) for number in range(len(config.searches())))
 
 
 def _run(

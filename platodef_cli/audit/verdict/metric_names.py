@@ -1,7 +1,7 @@
 """The metrics that rules and comparisons may name: stable names, each one number of an audit."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
@@ -88,7 +88,9 @@ def _search(pick: str) -> Callable[[Case], Estimate]:
             if record.role != "suspect":
                 continue
             if pick == "gap":
-                values.append(search_gap(record, case.searches))
+                gap = search_gap(record, case.searches)
+                most = Estimate(record.collapse, record.interval, probed=True)
+                values.append(_at_most(most, -1.0) if gap.value is None else gap)
             else:
                 values.append(Estimate(record.collapse, record.interval, probed=True))
         return largest(values)
@@ -99,11 +101,19 @@ def _search(pick: str) -> Callable[[Case], Estimate]:
 def _search_score(case: Case) -> Estimate:
     policy = Policy.from_json(case.policy)
     limits = limits_of(case.searches, policy)
-    return largest(
-        score_of(record, case.searches, limits, policy)
-        for record in case.searches
-        if record.role == "suspect"
-    )
+    values = []
+    for record in case.searches:
+        if record.role == "suspect":
+            score = score_of(record, case.searches, limits, policy)
+            known = search_gap(record, case.searches).value is not None
+            values.append(score if known else _at_most(score, 0.0))
+    return largest(values)
+
+
+def _at_most(measured: Estimate, least: float) -> Estimate:
+    """Return a number that is only known to lie between ``least`` and another one: nothing was compared."""
+    level = measured.interval.level if measured.interval else 0.95
+    return replace(measured, interval=Interval(low=least, high=measured.high, level=level))
 
 
 def _cknna(case: Case) -> Estimate:

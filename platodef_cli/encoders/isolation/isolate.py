@@ -49,6 +49,7 @@ class RemoteEncoder:
         self._child = child
         self._numbers = itertools.count(1)
         self._forgotten: list[int] = []
+        self._tuned: dict[str, int | str] = {}
 
     @classmethod
     def start(
@@ -184,12 +185,17 @@ class RemoteEncoder:
             OutOfMemoryError: Not even one fits into its limit.
             IncompleteError: The child died, took too long, broke the protocol, or is closed.
         """
-        answer, _ = self._child.call({"kind": "footprint"})
+        answer, _ = self._child.call(self._stamped({"kind": "footprint"}))
         numbers = [answer.get(entry.name) for entry in fields(Footprint)]
         if not all(isinstance(number, int) and 0 <= number < 2**60 for number in numbers):
             raise self._child.broken("the memory that an image takes is no number")
         weights, forward, backward = (int(cast(int, number)) for number in numbers)
         return Footprint(weights, max(1, forward), max(1, backward))
+
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; see :meth:`Encoder.tune`."""
+        given = {"threads": threads, "gradient_dtype": gradient_dtype}
+        self._tuned |= {name: value for name, value in given.items() if value is not None}
 
     def close(self) -> None:
         """End the child."""
@@ -209,11 +215,11 @@ class RemoteEncoder:
         return self._child.tensor(self._stamped(request), tensor, shape)
 
     def _stamped(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Add the graphs that nobody will ask for any more."""
+        """Add how to compute, and the graphs that nobody will ask for any more."""
         forgotten = []
         while self._forgotten:
             forgotten.append(self._forgotten.pop())
-        return request | {"forget": forgotten}
+        return request | {"forget": forgotten, "tuned": self._tuned}
 
     def _forward(self, pixels: Tensor) -> tuple[int, Tensor]:
         number = next(self._numbers)

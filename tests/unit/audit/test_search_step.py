@@ -1,16 +1,25 @@
 """The step that searches: other threads end between two steps, and the cache does not change the order."""
 
+import json
+import tempfile
 import threading
+from collections import namedtuple
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Split
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.steps import search as searching
 from platodef_cli.audit.steps.search import Stoppable
 from platodef_cli.errors import IncompleteError
+from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.search.interface import SearchResult
+from platodef_cli.search.statistics import Effect
 
 
 class Counting:
@@ -43,58 +52,138 @@ def test_a_stopped_task_raises_and_a_running_one_passes_on():
     assert progress.warnings == ["careful"]
 
 
-def fake_encoder(name, closed):
-    record = SimpleNamespace(
-        name=name, digest=name, transform=SimpleNamespace(model_dump=lambda mode: {}), pooling="", dtype=""
-    )
-    return SimpleNamespace(record=record, geometry=None, close=lambda: closed.append(name))
+GEOMETRY = namedtuple("Geometry", "size")((32, 32))
+
+
+class FakeEncoder:
+    """Has a name and closes."""
+
+    def __init__(self, name, closed):
+        transform = SimpleNamespace(model_dump=lambda mode: {})
+        self.record = SimpleNamespace(
+            name=name, digest=name, transform=transform, pooling="", dtype="float32"
+        )
+        self.geometry, self.closed, self.tuned = GEOMETRY, closed, []
+
+    def tune(self, **how):
+        self.tuned.append(how)
+
+    def close(self):
+        self.closed.append(self.record.name)
 
 
 def fake_inputs(closed, *names):
-    return SimpleNamespace(
-        suspect=fake_encoder("suspect", closed),
-        images=SimpleNamespace(skipped=[], refs=[]),
-        encoders={name: fake_encoder(name, closed) for name in names},
-    )
+    encoders = {name: FakeEncoder(name, closed) for name in names}
+    images = SimpleNamespace(skipped=[], refs=[])
+    return SimpleNamespace(suspect=encoders["suspect"], images=images, encoders=encoders)
 
 
-@pytest.mark.parametrize("cached", [(), ("reference",), ("suspect",), ("other", "reference", "suspect")])
-def test_results_stand_in_the_order_of_the_encoders_whatever_the_cache_holds(monkeypatch, cached):
-    class Cache:
-        def load_artifact(self, kind, key):
-            return key["encoder"] if key["encoder"] in cached else None
+def result(kind, collapse):
+    """One search that certainly reaches a collapse."""
+    variant = SEARCH_KINDS.load(kind).trigger(kind, torch.zeros(3, 2, 2))
+    return SearchResult(variant, f"{collapse}/255", 1, Effect(collapse, 1.0, 1.0), (collapse,) * 500, 64)
 
-        def store_artifact(self, kind, key, write):
-            assert key["encoder"] not in cached
 
-    monkeypatch.setattr(searching, "_read", lambda folder: (folder,))
-    monkeypatch.setattr(searching, "search", lambda encoder, *_, **__: (encoder.record.name,))
-    monkeypatch.setattr(searching, "load_pixels", lambda *_: {None: None})
-    names = ("suspect", "reference", "other")
-    results = searching.run_search(
-        fake_inputs([], *names), Split((), (), ()), AuditConfig(model="m"), Cache(), Counting()
-    )
-    assert list(results.items()) == [(name, (name,)) for name in names]
+def run(monkeypatch, collapses, *, cache=None, names=("suspect", "reference", "other"), **options):
+    """Search fakes: encoder -> collapse of every search; return what was computed and the results."""
+    computed = []
+
+    class FakeSearch:
+        def __init__(self, encoder, pixels, settings, *, seed):
+            self.name, self.settings = encoder.record.name, settings
+
+        def run(self, number, task):
+            computed.append((self.name, number))
+            return result(self.settings.searches()[number][0].name, collapses[self.name][number])
+
+    monkeypatch.setattr(searching, "EncoderSearch", FakeSearch)
+    monkeypatch.setattr(searching, "load_pixels", lambda *_: {GEOMETRY: None})
+    inputs = fake_inputs([], *names)
+    config = AuditConfig(model="m", **options)
+    results = searching.run_search(inputs, Split((), (), ()), config, cache, Counting(), threads=4)
+    return computed, results, inputs
+
+
+LOW = {"suspect": [0.1] * 5, "reference": [0.2] * 5, "other": [0.3] * 5}
+
+
+def test_references_are_searched_where_the_suspect_reaches_its_limit(monkeypatch):
+    computed, results, inputs = run(monkeypatch, LOW)
+    assert computed == [("suspect", number) for number in range(5)]
+    assert results["reference"] == results["other"] == {}
+    records = searching.search_records(results, "suspect")
+    assert [record.gap for record in records] == [None] * 5
+    # alone it has all threads, and in the end what it had
+    assert [how["threads"] for how in inputs.suspect.tuned] == [4, torch.get_num_threads()]
+    high = LOW | {"suspect": [0.1, 0.99, 0.1, 0.7, 0.1]}
+    computed, results, _ = run(monkeypatch, high)
+    assert sorted(computed[5:]) == [("other", 1), ("other", 3), ("reference", 1), ("reference", 3)]
+    gaps = [record.gap for record in searching.search_records(results, "suspect") if record.role == "suspect"]
+    assert [gap and round(gap.value, 2) for gap in gaps] == [None, 0.69, None, 0.4, None]
+
+
+@pytest.mark.parametrize(
+    "options", [{"search_controls": "all"}, {"policy": Policy(fail_if=("search-gap>.5",))}]
+)
+def test_all_references_are_searched_on_request_and_where_a_rule_compares(monkeypatch, options):
+    computed, results, _ = run(monkeypatch, LOW, **options)
+    assert len(computed) == 15
+    assert all(len(found) == 5 for found in results.values())
+
+
+class Cache:
+    """Keeps what is stored in memory."""
+
+    def __init__(self, folder):
+        self.folder, self.entries = folder, {}
+
+    def load_artifact(self, kind, key):
+        return self.entries.get(json.dumps(key))
+
+    def store_artifact(self, kind, key, write):
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        write(folder)
+        self.entries[json.dumps(key)] = folder
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (7, 3), range(15)])
+def test_only_what_the_cache_lacks_is_searched_and_the_order_stays(monkeypatch, tmp_path, lost):
+    cache = Cache(tmp_path)
+    _, first, _ = run(monkeypatch, LOW, cache=cache, search_controls="all")
+    keys = list(cache.entries)
+    for number in lost:
+        del cache.entries[keys[number]]
+    computed, again, _ = run(monkeypatch, LOW, cache=cache, search_controls="all")
+    assert len(computed) == len(lost)
+    assert [(name, list(found)) for name, found in again.items()] == [(name, list(range(5))) for name in LOW]
+    assert searching.search_records(again, "suspect") == searching.search_records(first, "suspect")
 
 
 @pytest.mark.parametrize("error", [IncompleteError("the suspect died"), KeyboardInterrupt()])
 def test_a_failed_search_ends_the_others_and_the_suspect(monkeypatch, error):
-    closed, endless = [], threading.Event()
+    endless = threading.Event()
 
-    def search(searched, pixels, settings, *, seed, progress):
-        with progress.step(searched.record.name) as task:
-            if searched.record.name == "suspect":
+    class FakeSearch:
+        def __init__(self, encoder, pixels, settings, *, seed):
+            self.name = encoder.record.name
+
+        def run(self, number, task):
+            if self.name == "suspect":
+                return result("patch", 0.99)
+            if self.name == "reference":
                 endless.wait(30)
                 raise error
             while True:
                 endless.set()
                 task.advance()
 
-    monkeypatch.setattr(searching, "search", search)
-    monkeypatch.setattr(searching, "load_pixels", lambda *_: {None: None})
+    monkeypatch.setattr(searching, "EncoderSearch", FakeSearch)
+    monkeypatch.setattr(searching, "load_pixels", lambda *_: {GEOMETRY: None})
+    closed = []
     inputs = fake_inputs(closed, "suspect", "reference", "waiting")
     before = threading.active_count()
+    config = AuditConfig(model="m", search_controls="all")
     with pytest.raises(type(error)):
-        searching.run_search(inputs, Split((), (), ()), AuditConfig(model="m"), None, Counting())
+        searching.run_search(inputs, Split((), (), ()), config, None, Counting())
     assert closed == ["suspect"]
     assert threading.active_count() == before
