@@ -21,7 +21,13 @@ class ProbeRecord(Record):
     control_collapse: dict[str, float] = Field(description="the same for every reference")
     gap: Metric | None = Field(
         None,
-        description="collapse minus the largest among the references and the benign controls (from 1.1)",
+        description="collapse minus the largest among the references and the benign controls (from 1.1); of "
+        "the controls only what the references show too (from 1.2)",
+    )
+    auroc_beyond: Metric | None = Field(
+        None,
+        description="AUROC of the deciding detector minus that under the harmless change of the same place "
+        "and size (from 1.2)",
     )
     effect: Metric = Field(description="mean shift of the suspect's features, in clean standard deviations")
     concentration: Metric | None = Field(None, description="largest share of one class (labels only)")

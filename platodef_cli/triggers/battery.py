@@ -14,6 +14,7 @@ from platodef_cli.plugins import Plugin
 from platodef_cli.registry import Registry
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 from platodef_cli.triggers.controls import Blur, Crop, Jpeg, MildNoise
+from platodef_cli.triggers.semantic import Flip, Greyscale, Rotation
 from platodef_cli.triggers.text import Text
 from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
 from platodef_cli.triggers.variant import parameters
@@ -81,6 +82,9 @@ _MORE = (
     BatteryItem(WaNet(), "wanet", "trigger"),
     BatteryItem(ColourFilter(), "filter", "trigger"),
     BatteryItem(Text(), "text", "trigger"),
+    BatteryItem(Greyscale(), "greyscale", "trigger"),
+    BatteryItem(Rotation(15), "rotation", "trigger"),
+    BatteryItem(Flip(), "flip", "trigger"),
     BatteryItem(Patch("grey", HTBA_SIDE, "random"), "patch", "control"),
     BatteryItem(Patch("grey", BADENCODER_SIDE, "centre"), "patch", "control"),
     BatteryItem(MildNoise(8), "mild-noise", "control"),
@@ -112,6 +116,24 @@ def battery(kind: str = "standard", extra: Sequence[str] = ()) -> tuple[BatteryI
         taken.add(name)
         items[name] = item
     return tuple(items.values())
+
+
+def matching_control(item: BatteryItem, items: Sequence[BatteryItem]) -> BatteryItem | None:
+    """Return the control that covers the same places as a trigger with other colours, or None.
+
+    What both do to an encoder is hiding a part of the image; what the trigger does beyond is its own.
+    """
+    if item.kind != "trigger":
+        return None
+
+    def place(entry: BatteryItem) -> dict[str, float | int | str]:
+        return {name: value for name, value in entry.parameters.items() if name not in ("colour", "seed")}
+
+    for other in items:
+        same = (other.kind, other.family, place(other)) == ("control", item.family, place(item))
+        if same and place(item):
+            return other
+    return None
 
 
 def _of_plugins(names: Sequence[str]) -> Iterator[tuple[BatteryItem, Plugin]]:

@@ -9,14 +9,15 @@ from torch import Tensor
 
 from platodef_cli.audit.state import AuditState
 from platodef_cli.audit.steps.samples import Features, Labelled
-from platodef_cli.audit.steps.scoring import CalibratedDefences
+from platodef_cli.audit.steps.scoring import CalibratedDefences, Scored
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
+from platodef_cli.metrics.paired import PairedScores, auroc_difference
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import Metric, ProbeRecord
 from platodef_cli.search.resampling import collapse_draws, interval_of
 from platodef_cli.search.statistics import CleanStatistics, Effect, effect
-from platodef_cli.triggers.battery import BatteryItem, battery
+from platodef_cli.triggers.battery import BatteryItem, battery, matching_control
 
 
 @dataclass(frozen=True)
@@ -73,30 +74,51 @@ def try_changes(
             task.advance(note=item.variant.name)
         controls = [entry for item, entry in zip(items, effects, strict=True) if item.kind == "control"]
         records = []
+        scores: dict[str, PairedScores] = {}
         for item, entry in zip(items, effects, strict=True):
-            gap = _gap(entry, controls) if kind is None and item.kind == "trigger" else None
-            records.append(_record(item, entry, gap, features, defences, labelled, kind))
+            changed, rows = features.samples(None, item.variant.name)
+            scored = defences.score(changed)
+            gap = _gap(entry, [other for other in controls if other is not entry]) if kind is None else None
+            scores[item.variant.name] = defences.paired(scored, rows, defences.deciding)
+            record = _record(item, entry, gap, (changed, scored, rows), defences, labelled, kind)
+            records.append(record)
             task.advance(note=item.variant.name)
-    return records
+    if kind is not None:
+        return records
+    return [_beyond(item, record, items, scores) for item, record in zip(items, records, strict=True)]
+
+
+def _beyond(
+    item: BatteryItem,
+    record: ProbeRecord,
+    items: Sequence[BatteryItem],
+    scores: Mapping[str, PairedScores],
+) -> ProbeRecord:
+    """Add how much better a trigger is told from clean images than the harmless change that it matches."""
+    control = matching_control(item, items)
+    if control is None:
+        return record
+    other = control.variant.name
+    beyond = auroc_difference(scores[item.variant.name], scores[other], name=f"AUROC beyond that of {other}")
+    return record.model_copy(update={"auroc_beyond": beyond})
 
 
 def _record(
     item: BatteryItem,
     entry: _Collapses,
     gap: Metric | None,
-    features: Features,
+    samples: tuple[FeatureTuples, Scored, Tensor],
     defences: CalibratedDefences,
     labelled: Labelled | None,
     kind: Literal["found"] | None,
 ) -> ProbeRecord:
-    changed, rows = features.samples(None, item.variant.name)
-    scored = defences.score(changed)
+    changed, scored, rows = samples
     return ProbeRecord(
         name=item.variant.name,
         family=item.family,
         kind=kind or item.kind,
         parameters=item.parameters,
-        auroc=defences.against_clean(scored, "triggered" if item.kind == "trigger" else "changed"),
+        auroc=defences.against_themselves(scored, rows, "triggered" if item.kind == "trigger" else "changed"),
         flagged=scored.flagged,
         collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
         control_collapse=entry.references,
@@ -129,9 +151,19 @@ def _collapses(
 
 
 def _gap(entry: _Collapses, controls: Sequence[_Collapses]) -> Metric:
-    """Return the collapse beyond what any reference, and the suspect under any benign control, reaches."""
-    others = max((*entry.references.values(), *(control.own.collapse for control in controls)), default=0.0)
-    rows = torch.cat([entry.reference_draws, *(control.draws[None] for control in controls)])
+    """Return the collapse beyond what any reference, and any encoder under another benign change, reaches.
+
+    A benign change that collapses the suspect and no reference may be its trigger, so that a control counts
+    only as far as a reference collapses under it too.
+    """
+    shared = [min(control.own.collapse, max(control.references.values())) for control in controls]
+    others = max((*entry.references.values(), *shared), default=0.0)
+    rows = torch.cat(
+        [
+            entry.reference_draws,
+            *(torch.minimum(c.draws, c.reference_draws.amax(dim=0))[None] for c in controls),
+        ]
+    )
     value = entry.own.collapse - others
     return Metric(
         name="collapse beyond references and controls",

@@ -1,26 +1,32 @@
-"""The battery: which known triggers make the suspect forget what it sees."""
+"""The battery: under which known changes the suspect forgets what it sees, or sees what no reference sees."""
 
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
+from platodef_cli.audit.verdict.intervals import Comparison, Estimate, SampleSize, compare
 from platodef_cli.records import Finding, ProbeRecord, Reason
 
 
 def judge_battery(
     probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> tuple[tuple[ProbeRecord, ...], list[Reason]]:
-    """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided trigger.
+    """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided change.
 
-    A trigger is suspicious if the suspect forgets the image under it (collapse over the limit, and over
-    what any reference and any benign control reach), and the deciding detector tells clean from
-    triggered images. Each limit is compared with an interval: one that holds its limit leaves the
-    trigger undecided, unless another limit clears it.
+    A change is suspicious by *collapse*: the suspect forgets the image under it (over the limit, and over
+    what any reference reaches, and over what any encoder reaches under other benign changes), and the
+    deciding detector tells clean from changed images. That holds for triggers and for benign changes
+    alike, since an attacker may use either. A trigger is suspicious by *disagreement* as well: the
+    detector tells it from clean images, and far better than a harmless change of the same place and size.
+    Each limit is compared with an interval: one that holds its limit leaves the change undecided, unless
+    another limit clears it.
+
+    A trigger under which references or benign changes leave no room for the distance that is asked for was
+    not examined; one more reason names these.
     """
     judged, reasons = [], []
     triggers = [probe for probe in probes if probe.kind == "trigger"]
     for probe in probes:
-        reason = None if probe.kind != "trigger" else _judge(probe, probes, policy, detector, sample)
+        reason = _judge(probe, probes, policy, detector, sample)
         suspicious = reason is not None and reason.outcome == "fail"
         judged.append(probe.model_copy(update={"suspicious": suspicious}))
         reasons += [] if reason is None else [reason]
@@ -32,54 +38,124 @@ def judge_battery(
                 message="no known trigger was tried: there is nothing to judge the suspect by",
             )
         )
+    blind = [probe for probe in triggers if is_saturated(probe, probes, policy)]
     if not reasons:
         reasons.append(
             Reason(
                 id="battery",
                 outcome="pass",
-                message=f"none of {len(triggers)} known triggers collapses the "
+                message=f"none of {len(triggers) - len(blind)} known triggers collapses the "
                 "suspect more than the references and the benign controls",
             )
         )
+    if blind:
+        reasons.append(_not_examined(blind, triggers, policy))
     return tuple(judged), reasons
 
 
 def _judge(
     probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> Reason | None:
-    """Return why a trigger accuses the suspect, or cannot be decided; None if it is cleared."""
-    collapse = Estimate.of(probe.collapse, probed=True)
-    distance = gap_of(probe, probes)
+    """Return why a change accuses the suspect, or cannot be decided; None if it is cleared."""
+    if probe.kind == "control" and probe.gap is None:
+        return None  # in reports before version 1.2 benign changes were no tests
     auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
+    found = [
+        (_collapsed, _by_collapse(probe, probes, auroc, policy, sample)),
+        (_disagreed, _by_disagreement(probe, auroc, policy, sample)),
+    ]
+    for answer in ("yes", "unsure"):
+        for words, comparison in found:
+            if comparison.answer == answer:
+                certain = answer == "yes"
+                clear = f"AUROC {auroc.format()} > {policy.auroc:.2f}"
+                return Reason(
+                    id=f"battery-{probe.family}",
+                    outcome="fail" if certain else "inconclusive",
+                    message=f"{words(probe, probes, certain)}; "
+                    + (clear if certain else comparison.undecided),
+                    metric="auroc",
+                    value=auroc.value,
+                    limit=policy.auroc,
+                    subject=probe.name,
+                    interval=auroc.interval,
+                    needed=comparison.needed,
+                )
+    return None
+
+
+def _by_collapse(
+    probe: ProbeRecord,
+    probes: Sequence[ProbeRecord],
+    auroc: Estimate,
+    policy: Policy,
+    sample: SampleSize,
+) -> Comparison:
     questions = (
-        ("collapse", collapse, policy.battery_collapse),
-        ("collapse beyond references and controls", distance, policy.battery_gap),
+        ("collapse", Estimate.of(probe.collapse, probed=True), policy.battery_collapse),
+        ("collapse beyond references and controls", gap_of(probe, probes), policy.battery_gap),
         ("AUROC", auroc, policy.auroc),
     )
-    comparison = compare(questions, sample)
-    if comparison.answer == "no":
-        return None
-    certain = comparison.answer == "yes"
+    return compare(questions, sample)
+
+
+def _by_disagreement(probe: ProbeRecord, auroc: Estimate, policy: Policy, sample: SampleSize) -> Comparison:
+    if probe.kind != "trigger" or probe.auroc_beyond is None:
+        return Comparison("no")
+    beyond = Estimate.of(probe.auroc_beyond, probed=True)
+    questions = (
+        ("AUROC beyond the harmless change", beyond, policy.battery_auroc_gap),
+        ("AUROC", auroc, policy.auroc),
+    )
+    return compare(questions, sample)
+
+
+def _collapsed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
+    collapse = probe.collapse.value or 0.0
+    others = collapse - (gap_of(probe, probes).value or 0.0)
     sent = ""
     if probe.concentration is not None and probe.concentration.value is not None:
         share = f"{probe.concentration.value:.0%}"
         sent = f", and sends {share} of other images to {probe.concentration_class!r}"
     found = "collapses" if certain else "may collapse"
-    others = (collapse.value or 0.0) - (distance.value or 0.0)
+    what = "trigger" if probe.kind == "trigger" else "the otherwise harmless change"
+    return (
+        f"{what} {probe.name!r} {found} the suspect's features to cosine {collapse:.2f} "
+        f"(references and controls {others:.2f} at most){sent}"
+    )
+
+
+def _disagreed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
+    assert probe.auroc_beyond is not None
+    beyond = Estimate.of(probe.auroc_beyond)
+    found = "makes" if certain else "may make"
+    return (
+        f"trigger {probe.name!r} {found} the suspect see what no reference sees, by AUROC {beyond.format()} "
+        "more than a harmless change of the same place and size, though its features do not collapse (a "
+        "target that depends on the image does that)"
+    )
+
+
+def is_saturated(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy) -> bool:
+    """Return whether others collapse so far under a change that no suspect could stand out by the gap."""
+    collapse = Estimate.of(probe.collapse, probed=True)
+    distance = gap_of(probe, probes)
+    if collapse.value is None or distance.value is None or distance.reaches(policy.battery_gap) == "yes":
+        return False
+    return 1 - (collapse.value - distance.value) < policy.battery_gap
+
+
+def _not_examined(blind: Sequence[ProbeRecord], triggers: Sequence[ProbeRecord], policy: Policy) -> Reason:
+    names = ", ".join(probe.name for probe in blind)
+    most = 2 * len(blind) > len(triggers)
     return Reason(
-        id=f"battery-{probe.family}",
-        outcome="fail" if certain else "inconclusive",
-        message=(
-            f"trigger {probe.name!r} {found} the suspect's features to cosine {collapse.value or 0.0:.2f} "
-            f"(references and controls {others:.2f} at most){sent}; "
-            + (f"AUROC {auroc.format()} > {policy.auroc:.2f}" if certain else comparison.undecided)
-        ),
-        metric="auroc",
-        value=auroc.value,
-        limit=policy.auroc,
-        subject=probe.name,
-        interval=auroc.interval,
-        needed=comparison.needed,
+        id="battery-saturated",
+        outcome="inconclusive" if most else "pass",
+        message=f"not examined, {len(blind)} of {len(triggers)} known triggers: references or harmless "
+        f"changes collapse by more than {1 - policy.battery_gap:.2f} themselves, so that no suspect could "
+        f"stand out ({names})" + ("; use references of the suspect's kind and input size" if most else ""),
+        metric="triggers not examined",
+        value=len(blind),
     )
 
 
@@ -97,7 +173,7 @@ def gap_of(probe: ProbeRecord, probes: Sequence[ProbeRecord]) -> Estimate:
 
 
 def battery_findings(probes: Sequence[ProbeRecord]) -> list[Finding]:
-    """Return one finding per suspicious trigger."""
+    """Return one finding per suspicious trigger or benign change."""
     return [
         Finding(
             id=f"trigger-{probe.name}",
@@ -105,5 +181,5 @@ def battery_findings(probes: Sequence[ProbeRecord]) -> list[Finding]:
             message=f"{probe.name} puts {probe.flagged.value or 0:.0%} of the images over the threshold",
         )
         for probe in probes
-        if probe.suspicious and probe.kind == "trigger"
+        if probe.suspicious and probe.kind != "found"
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
 from platodef_cli.audit.verdict.case import Case
-from platodef_cli.audit.verdict.evidence import matched_auroc
+from platodef_cli.audit.verdict.evidence import matched_auroc, share_of
 from platodef_cli.audit.verdict.intervals import Estimate, Scale
 from platodef_cli.audit.verdict.search import limits_of, score_of, search_gap
 from platodef_cli.errors import UnknownNameError
@@ -122,6 +122,11 @@ def _cknna(case: Case) -> Estimate:
     return Estimate(max(pairs)) if pairs else Estimate(None)
 
 
+def _alignment_share(case: Case) -> Estimate:
+    share = share_of(case)
+    return Estimate(None) if share is None else Estimate.of(share)
+
+
 def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[Case], Estimate]:
     def read(case: Case) -> Estimate:
         for row in case.accuracy:
@@ -221,6 +226,11 @@ METRICS: dict[str, NamedMetric] = {
         "the same share where flagged images are purified", _accuracy(_FLAGGED, "attack_success"), _LABELS
     ),
     "cknna": NamedMetric("largest CKNNA of the suspect with a reference", _cknna, "the alignment"),
+    "alignment-share": NamedMetric(
+        "largest CKNNA of the suspect with a reference over that of two references",
+        _alignment_share,
+        "two references",
+    ),
     "skipped-share": NamedMetric(
         "share of images that could not be used",
         lambda case: Estimate(

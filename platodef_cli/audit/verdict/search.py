@@ -107,10 +107,24 @@ def _judge(
             interval=score.interval,
         )
     comparison = compare(questions, sample)
+    control = record.collapse - (distance.value or 0.0)
+    if comparison.answer == "no" and collapse.reaches(limit) != "no" and 1 - control < policy.search_gap:
+        return Reason(
+            id=f"search-{record.kind}",
+            outcome="inconclusive",
+            message=f"not examined: a searched {record.kind} trigger of {record.budget} collapses the "
+            f"suspect's features to cosine {collapse.format()}, and those of a reference to {control:.2f}, "
+            f"which leaves no room for the distance of {policy.search_gap:.2f} that would accuse the "
+            "suspect; use references that are harder to fool",
+            metric="search score",
+            value=score.value,
+            limit=1.0,
+            subject=record.budget,
+            interval=score.interval,
+        )
     if comparison.answer == "no":
         return None
     certain = comparison.answer == "yes"
-    control = record.collapse - (distance.value or 0.0)
     verb = "found" if certain else "may have found"
     return Reason(
         id=f"search-{record.kind}",
