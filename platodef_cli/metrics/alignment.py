@@ -163,7 +163,7 @@ def alignment_share(
     spaces = _prepare([source, *references], normalize=True)
     value = _share(spaces, min(k, n - 1))
     generator = np.random.default_rng(seed)
-    few = max(2, min(k, n // 2 - 1) // 2)
+    few = min(k, n // 2 - 1)
     halves = []
     for _ in range(draws):
         rows = generator.permutation(n)[: n // 2]

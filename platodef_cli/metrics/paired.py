@@ -114,26 +114,3 @@ def paired_auroc_metric(
         n_negative=n,
         unit="fraction",
     )
-
-
-def auroc_difference(first: PairedScores, second: PairedScores, level: float = 0.95, *, name: str) -> Metric:
-    """Return how much larger the AUROC of one change is than that of another one on the same images.
-
-    Args:
-        first: Scores under the one change.
-        second: Scores under the other change, with the same clean ones.
-        level: Confidence level.
-        name: Name of the metric.
-    """
-    images = np.union1d(first.images(), second.images())
-    value = first.auroc() - second.auroc()
-    difference = first.contributions(images) - second.contributions(images)
-    half = float(ndtri((1 + level) / 2)) * float(np.square(difference).sum()) ** 0.5
-    return Metric(
-        name=name,
-        value=value,
-        interval=Interval(low=max(-1.0, value - half), high=min(1.0, value + half), level=level),
-        direction="higher is more suspicious",
-        n_positive=len(first.changed),
-        unit="AUROC",
-    )

@@ -118,24 +118,6 @@ def battery(kind: str = "standard", extra: Sequence[str] = ()) -> tuple[BatteryI
     return tuple(items.values())
 
 
-def matching_control(item: BatteryItem, items: Sequence[BatteryItem]) -> BatteryItem | None:
-    """Return the control that covers the same places as a trigger with other colours, or None.
-
-    What both do to an encoder is hiding a part of the image; what the trigger does beyond is its own.
-    """
-    if item.kind != "trigger":
-        return None
-
-    def place(entry: BatteryItem) -> dict[str, float | int | str]:
-        return {name: value for name, value in entry.parameters.items() if name not in ("colour", "seed")}
-
-    for other in items:
-        same = (other.kind, other.family, place(other)) == ("control", item.family, place(item))
-        if same and place(item):
-            return other
-    return None
-
-
 def _of_plugins(names: Sequence[str]) -> Iterator[tuple[BatteryItem, Plugin]]:
     """Return the triggers, then the controls, of plug-ins in the order of their names."""
     kinds: tuple[tuple[Registry, Literal["trigger", "control"]], ...] = (

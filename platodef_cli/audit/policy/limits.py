@@ -47,9 +47,10 @@ class Policy:
         0.45, "... and if it collapses the features to this mean pairwise cosine or more"
     )
     battery_gap: float = _key(0.25, "... and by this much more than every reference and every benign control")
-    battery_auroc_gap: float = _key(
-        0.25, "or its AUROC exceeds that under a harmless change of the same place and size by this much"
+    battery_shift: float = _key(
+        1.10, "... or if it moves the features by this many clean root variances (another image: 1.41)"
     )
+    battery_shift_gap: float = _key(0.50, "... and by this much more than every reference")
     search_limits: tuple[tuple[str, tuple[float, ...]], ...] = _key(
         (), "key -> limits of every kind of search, in the order of their table"
     )
@@ -76,7 +77,8 @@ class Policy:
             auroc: float = ...,
             battery_collapse: float = ...,
             battery_gap: float = ...,
-            battery_auroc_gap: float = ...,
+            battery_shift: float = ...,
+            battery_shift_gap: float = ...,
             search_gap: float = ...,
             matched_auroc: float = ...,
             alignment_share: float = ...,

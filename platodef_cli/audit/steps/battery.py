@@ -9,15 +9,14 @@ from torch import Tensor
 
 from platodef_cli.audit.state import AuditState
 from platodef_cli.audit.steps.samples import Features, Labelled
-from platodef_cli.audit.steps.scoring import CalibratedDefences, Scored
+from platodef_cli.audit.steps.scoring import CalibratedDefences
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
-from platodef_cli.metrics.paired import PairedScores, auroc_difference
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import Metric, ProbeRecord
-from platodef_cli.search.resampling import collapse_draws, interval_of
-from platodef_cli.search.statistics import CleanStatistics, Effect, effect
-from platodef_cli.triggers.battery import BatteryItem, battery, matching_control
+from platodef_cli.search.resampling import collapse_draws, interval_of, mean_draws
+from platodef_cli.search.statistics import CleanStatistics, Effect, effect, shifts_of
+from platodef_cli.triggers.battery import BatteryItem, battery
 
 
 @dataclass(frozen=True)
@@ -27,15 +26,21 @@ class _Collapses:
     Attributes:
         own: Effect on the suspect.
         draws: Resampled collapses of the suspect, float64 ``[R]``.
+        shifts: Resampled mean shifts of the suspect, float64 ``[R]``.
         references: Collapse of every reference.
         reference_draws: Their resampled collapses, ``[M, R]``.
+        reference_shifts: Mean shift of every reference.
+        reference_shift_draws: Their resampled mean shifts, ``[M, R]``.
         count: Number of images.
     """
 
     own: Effect
     draws: Tensor
+    shifts: Tensor
     references: dict[str, float]
     reference_draws: Tensor
+    reference_shifts: dict[str, float]
+    reference_shift_draws: Tensor
     count: int
 
 
@@ -74,45 +79,24 @@ def try_changes(
             task.advance(note=item.variant.name)
         controls = [entry for item, entry in zip(items, effects, strict=True) if item.kind == "control"]
         records = []
-        scores: dict[str, PairedScores] = {}
         for item, entry in zip(items, effects, strict=True):
-            changed, rows = features.samples(None, item.variant.name)
-            scored = defences.score(changed)
             gap = _gap(entry, [other for other in controls if other is not entry]) if kind is None else None
-            scores[item.variant.name] = defences.paired(scored, rows, defences.deciding)
-            record = _record(item, entry, gap, (changed, scored, rows), defences, labelled, kind)
-            records.append(record)
+            records.append(_record(item, entry, gap, features, defences, labelled, kind))
             task.advance(note=item.variant.name)
-    if kind is not None:
-        return records
-    return [_beyond(item, record, items, scores) for item, record in zip(items, records, strict=True)]
-
-
-def _beyond(
-    item: BatteryItem,
-    record: ProbeRecord,
-    items: Sequence[BatteryItem],
-    scores: Mapping[str, PairedScores],
-) -> ProbeRecord:
-    """Add how much better a trigger is told from clean images than the harmless change that it matches."""
-    control = matching_control(item, items)
-    if control is None:
-        return record
-    other = control.variant.name
-    beyond = auroc_difference(scores[item.variant.name], scores[other], name=f"AUROC beyond that of {other}")
-    return record.model_copy(update={"auroc_beyond": beyond})
+    return records
 
 
 def _record(
     item: BatteryItem,
     entry: _Collapses,
     gap: Metric | None,
-    samples: tuple[FeatureTuples, Scored, Tensor],
+    features: Features,
     defences: CalibratedDefences,
     labelled: Labelled | None,
     kind: Literal["found"] | None,
 ) -> ProbeRecord:
-    changed, scored, rows = samples
+    changed, rows = features.samples(None, item.variant.name)
+    scored = defences.score(changed)
     return ProbeRecord(
         name=item.variant.name,
         family=item.family,
@@ -123,7 +107,9 @@ def _record(
         collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
         control_collapse=entry.references,
         gap=gap,
-        effect=Metric(name="shift", value=entry.own.shift, direction="higher is more suspicious"),
+        effect=_shift(entry),
+        control_shift=entry.reference_shifts,
+        shift_gap=_shift_gap(entry),
         suspicious=False,
         **_with_labels(changed, rows, defences, labelled),
     )
@@ -136,16 +122,20 @@ def _collapses(
     clean, _ = features.tuples(tuple(rows.tolist()))
     suspect = statistics[features.suspect]
     names = features.references
+    effects = {
+        name: effect(statistics[name], clean.references[name], changed.references[name]) for name in names
+    }
+    shifts = [shifts_of(statistics[name], clean.references[name], changed.references[name]) for name in names]
     return _Collapses(
         own=effect(suspect, clean.source, changed.source),
         draws=collapse_draws(suspect.standardise(changed.source)),
-        references={
-            name: effect(statistics[name], clean.references[name], changed.references[name]).collapse
-            for name in names
-        },
+        shifts=mean_draws(shifts_of(suspect, clean.source, changed.source)),
+        references={name: found.collapse for name, found in effects.items()},
         reference_draws=torch.stack(
             [collapse_draws(statistics[name].standardise(changed.references[name])) for name in names]
         ),
+        reference_shifts={name: found.shift for name, found in effects.items()},
+        reference_shift_draws=torch.stack([mean_draws(values) for values in shifts]),
         count=len(rows),
     )
 
@@ -172,6 +162,29 @@ def _gap(entry: _Collapses, controls: Sequence[_Collapses]) -> Metric:
         direction="higher is more suspicious",
         n_positive=entry.count,
         unit="cosine",
+    )
+
+
+def _shift(entry: _Collapses) -> Metric:
+    """Return how far the suspect's features move from those of the clean images."""
+    return Metric(
+        name="shift",
+        value=entry.own.shift,
+        interval=interval_of(entry.shifts, entry.own.shift),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
+    )
+
+
+def _shift_gap(entry: _Collapses) -> Metric:
+    """Return how much farther than those of any reference."""
+    value = entry.own.shift - max(entry.reference_shifts.values(), default=0.0)
+    return Metric(
+        name="shift beyond the references",
+        value=value,
+        interval=interval_of(entry.shifts - entry.reference_shift_draws.amax(dim=0), value),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
     )
 
 

@@ -12,13 +12,13 @@ def judge_battery(
 ) -> tuple[tuple[ProbeRecord, ...], list[Reason]]:
     """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided change.
 
-    A change is suspicious by *collapse*: the suspect forgets the image under it (over the limit, and over
-    what any reference reaches, and over what any encoder reaches under other benign changes), and the
-    deciding detector tells clean from changed images. That holds for triggers and for benign changes
-    alike, since an attacker may use either. A trigger is suspicious by *disagreement* as well: the
-    detector tells it from clean images, and far better than a harmless change of the same place and size.
-    Each limit is compared with an interval: one that holds its limit leaves the change undecided, unless
-    another limit clears it.
+    A change is suspicious by *collapse*: the suspect forgets the image under it, over the limit, and over
+    what any reference reaches, and over what any encoder reaches under other benign changes. It is
+    suspicious by *shift* as well: the features move as far as those of another image, and farther than any
+    reference's, as they do for a target that depends on the image. Both need the deciding detector to tell
+    clean from changed images. Both hold for triggers and for benign changes alike, since an attacker may
+    use either. Each limit is compared with an interval: one that holds its limit leaves the change
+    undecided, unless another limit clears it.
 
     A trigger under which references or benign changes leave no room for the distance that is asked for was
     not examined; one more reason names these.
@@ -39,7 +39,7 @@ def judge_battery(
             )
         )
     blind = [probe for probe in triggers if is_saturated(probe, probes, policy)]
-    if not reasons:
+    if not reasons and len(blind) < len(triggers):
         reasons.append(
             Reason(
                 id="battery",
@@ -62,7 +62,7 @@ def _judge(
     auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
     found = [
         (_collapsed, _by_collapse(probe, probes, auroc, policy, sample)),
-        (_disagreed, _by_disagreement(probe, auroc, policy, sample)),
+        (_displaced, _by_shift(probe, auroc, policy, sample)),
     ]
     for answer in ("yes", "unsure"):
         for words, comparison in found:
@@ -99,12 +99,12 @@ def _by_collapse(
     return compare(questions, sample)
 
 
-def _by_disagreement(probe: ProbeRecord, auroc: Estimate, policy: Policy, sample: SampleSize) -> Comparison:
-    if probe.kind != "trigger" or probe.auroc_beyond is None:
+def _by_shift(probe: ProbeRecord, auroc: Estimate, policy: Policy, sample: SampleSize) -> Comparison:
+    if probe.shift_gap is None:  # in reports before version 1.2
         return Comparison("no")
-    beyond = Estimate.of(probe.auroc_beyond, probed=True)
     questions = (
-        ("AUROC beyond the harmless change", beyond, policy.battery_auroc_gap),
+        ("shift", Estimate.of(probe.effect, probed=True), policy.battery_shift),
+        ("shift beyond the references", Estimate.of(probe.shift_gap, probed=True), policy.battery_shift_gap),
         ("AUROC", auroc, policy.auroc),
     )
     return compare(questions, sample)
@@ -125,22 +125,24 @@ def _collapsed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool)
     )
 
 
-def _disagreed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
-    assert probe.auroc_beyond is not None
-    beyond = Estimate.of(probe.auroc_beyond)
+def _displaced(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
+    most = max(probe.control_shift.values(), default=0.0)
     found = "makes" if certain else "may make"
+    what = "trigger" if probe.kind == "trigger" else "the otherwise harmless change"
     return (
-        f"trigger {probe.name!r} {found} the suspect see what no reference sees, by AUROC {beyond.format()} "
-        "more than a harmless change of the same place and size, though its features do not collapse (a "
-        "target that depends on the image does that)"
+        f"{what} {probe.name!r} {found} the suspect see another image: its features move by "
+        f"{Estimate.of(probe.effect).format()} (different images lie 1.41 apart; references {most:.2f} at "
+        "most) without collapsing, as with several targets"
     )
 
 
 def is_saturated(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy) -> bool:
-    """Return whether others collapse so far under a change that no suspect could stand out by the gap."""
+    """Return whether a suspect that collapses could not stand out, since others collapse nearly as far."""
     collapse = Estimate.of(probe.collapse, probed=True)
     distance = gap_of(probe, probes)
-    if collapse.value is None or distance.value is None or distance.reaches(policy.battery_gap) == "yes":
+    if collapse.value is None or distance.value is None:
+        return False
+    if collapse.reaches(policy.battery_collapse) == "no" or distance.reaches(policy.battery_gap) == "yes":
         return False
     return 1 - (collapse.value - distance.value) < policy.battery_gap
 

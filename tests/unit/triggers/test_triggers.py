@@ -248,6 +248,7 @@ OTHER_VALUES = {
     "quality": 33,
     "sigma": 0.041,
     "keep": 0.7,
+    "degrees": 33.0,
 }
 VARIANTS = [
     *(TRIGGERS.load(name)() for name in TRIGGERS.names() if name not in ("pattern", "generator")),
