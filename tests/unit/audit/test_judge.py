@@ -77,7 +77,7 @@ def test_recorded_verdicts(name: str, verdict: str) -> None:
 
 
 def test_another_policy_gives_another_verdict() -> None:
-    mild = Policy(name="mild", battery_collapse=1.0, patch_collapse=(1.0, 1.0))
+    mild = Policy(name="mild", battery_collapse=1.0, battery_shift=9.0, patch_collapse=(1.0, 1.0))
     judged = judge_again(recorded("backdoored"), Gate(mild))
     assert (judged.verdict, judged.exit_code) == ("pass", 0)
     assert judged.summary.endswith("policy mild")

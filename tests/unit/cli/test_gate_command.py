@@ -43,12 +43,15 @@ def test_gate_says_what_the_audit_said_and_needs_no_torch(platodef: Call) -> Non
     assert python(code, "gate", str(BAD), "-q").out == "1 False\n"
 
 
+MILD = ("--set", "battery_collapse=1", "--set", "battery_shift=9", "--set", "patch-collapse=1,1")
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         ((BAD,), 1),
         ((BAD, "--exit-zero"), 0),
-        ((BAD, "--set", "battery_collapse=1", "--set", "patch-collapse=1,1"), 0),
+        ((BAD, *MILD), 0),
         ((CLEAN, "--fail-if", "matched-auroc >= 0.5"), 1),
         ((CLEAN, "--fail-if", "findings.high > 0"), 0),
         ((CLEAN, "--set", "min_test=5000"), 4),
