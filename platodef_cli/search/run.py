@@ -15,9 +15,10 @@ from platodef_cli.search.interface import (
     SearchTarget,
 )
 from platodef_cli.search.resampling import collapse_draws
-from platodef_cli.search.statistics import CleanStatistics, effect
+from platodef_cli.search.restarts import SearchError, spread_of
+from platodef_cli.search.statistics import CleanStatistics, collapse, effect
 
-SEARCH_VERSION = 6  # part of the cache key: raise it when the same inputs find another trigger
+SEARCH_VERSION = 7  # part of the cache key: raise it when the same inputs find another trigger
 
 
 def search(
@@ -43,19 +44,24 @@ def search(
     """
     held = pixels[-min(config.held_out, len(pixels) // 2) :]
     pool = pixels[: min(config.pool, len(pixels) - len(held))]
-    clean = _embed(encoder, held)
-    statistics = CleanStatistics.of(torch.cat([clean, _embed(encoder, pool)]))
-    target = SearchTarget(encoder, statistics, pool)
-    searches = [(kind, budget) for kind in config.kinds for budget in kind.budgets]
-    cost = sum(kind.cost() for kind, _ in searches)
+    clean, features = _embed(encoder, held), _embed(encoder, pool)
+    statistics = CleanStatistics.of(torch.cat([clean, features]))
+    target = SearchTarget(encoder, statistics, pool, features)
+    searches = [(kind, place) for kind in config.kinds for place in range(len(kind.budgets))]
+    cost = sum(kind.restarts * kind.cost() for kind, _ in searches)
     results = []
     with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
-        for number, (kind, budget) in enumerate(searches):
+        for number, (kind, place) in enumerate(searches):
             generator = torch.Generator().manual_seed(seed * 1000 + number)
-            variant, steps, words = _run(kind, budget, target, generator, task, pixels)
+            budget = kind.budgets[place]
+            runs = [_run(kind, budget, target, generator, task, pixels) for _ in range(kind.restarts)]
+            reached = [_reached(target, run[0], pool) for run in runs] if len(runs) > 1 else [0.0]
+            variant, steps, words = runs[reached.index(max(reached))]
             changed = _embed(encoder, variant(held, torch.zeros(len(held), dtype=torch.int64)))
+            resampled = collapse_draws(statistics.standardise(changed))
+            error = SearchError.of(reached, spread_of(kind.name, place))
             # seven digits are what the features carry, and the cache is read back as text
-            draws = [round(draw, 7) for draw in collapse_draws(statistics.standardise(changed)).tolist()]
+            draws = [round(draw, 7) for draw in error.added_to(resampled, variant.name).tolist()]
             results.append(
                 SearchResult(
                     variant,
@@ -67,6 +73,12 @@ def search(
                 )
             )
     return tuple(results)
+
+
+def _reached(target: SearchTarget, variant: SearchedTrigger, images: Tensor) -> float:
+    """Return the collapse on the images of the search: those that the best run is measured on choose none."""
+    changed = _embed(target.encoder, variant(images, torch.zeros(len(images), dtype=torch.int64)))
+    return float(collapse(target.statistics.standardise(changed)))
 
 
 def _run(

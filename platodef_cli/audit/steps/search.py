@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
-from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.audit.inputs import Inputs, Split, split
 from platodef_cli.encoders.bounded import at_once
+from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
@@ -28,6 +29,25 @@ from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchR
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import SEARCH_VERSION, search
 from platodef_cli.search.statistics import Effect
+
+REFERENCE_SEED = 0  # of every audit's searches on the references: the user's seed draws those on the suspect
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One encoder to search, with what decides the result.
+
+    Attributes:
+        encoder: The suspect or a reference.
+        rows: Images in the order of the search.
+        seed: Draws the starts and the batches.
+        key: In the cache.
+    """
+
+    encoder: Encoder
+    rows: tuple[int, ...]
+    seed: int
+    key: Mapping[str, object]
 
 
 class Stoppable:
@@ -62,60 +82,67 @@ class _StoppableTask:
 
 
 def run_search(
-    inputs: Inputs, split: Split, config: AuditConfig, cache: FeatureCache | None, progress: Progress
+    inputs: Inputs, parts: Split, config: AuditConfig, cache: FeatureCache | None, progress: Progress
 ) -> dict[str, tuple[SearchResult, ...]]:
     """Search the suspect and every reference under equal budgets, from the cache where it is there.
 
-    The suspect lives in its own process, so its search runs beside the references'.
+    The suspect lives in its own process, so its search runs beside the references'. What is searched on the
+    references does not depend on the audit's seed, nor do the images that it is searched with, so that
+    another seed costs a search of the suspect only.
     """
     # its intervals shrink like those of the battery where more images are probed
     held_out = max(SearchConfig.held_out, SearchConfig.held_out * config.probe_images // PROBE_IMAGES)
     settings = SearchConfig(default_searches(config.plugins), held_out=held_out)
     broken = {name for name, _ in inputs.images.skipped}
     wanted = settings.pool + settings.held_out
-    # fit images: nothing that the search saw may test its result
-    rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
-    digest = digest_of(inputs.images, rows)
-    results: dict[str, tuple[SearchResult, ...]] = {}
-    keys = {
-        name: {**_search_key(encoder, digest, settings, config), **plugin_key(encoder, inputs.images)}
-        for name, encoder in inputs.encoders.items()
+    # fit images: nothing that the search of the suspect saw may test its result
+    fit = {REFERENCE_SEED: split(len(inputs.images.refs), REFERENCE_SEED).fit, config.seed: parts.fit}
+    rows = {
+        seed: tuple(row for row in order if inputs.images.refs[row].id not in broken)[:wanted]
+        for seed, order in fit.items()
     }
-    for name, key in keys.items():
-        stored = cache.load_artifact("search", key) if cache else None
+    digests = {seed: digest_of(inputs.images, chosen) for seed, chosen in rows.items()}
+    works: dict[str, _Work] = {}
+    for name, encoder in inputs.encoders.items():
+        seed = config.seed if name == inputs.suspect.record.name else REFERENCE_SEED
+        key = _search_key(encoder, digests[seed], settings, config, seed)
+        works[name] = _Work(encoder, rows[seed], seed, {**key, **plugin_key(encoder, inputs.images)})
+    results: dict[str, tuple[SearchResult, ...]] = {}
+    for name, work in works.items():
+        stored = cache.load_artifact("search", work.key) if cache else None
         if stored is not None:
             results[name] = _read(stored)
-    missing = {name: encoder for name, encoder in inputs.encoders.items() if name not in results}
+    missing = {name: work for name, work in works.items() if name not in results}
     if missing:
-        results.update(_search_all(inputs, missing, rows, settings, keys, config, cache, progress))
+        results.update(_search_all(inputs, missing, settings, cache, progress))
     # in one order, whatever the cache held: equal audits shall give equal bytes
     return {name: results[name] for name in inputs.encoders}
 
 
 def _search_all(
     inputs: Inputs,
-    missing: Mapping[str, Encoder],
-    rows: Sequence[int],
+    missing: Mapping[str, _Work],
     settings: SearchConfig,
-    keys: Mapping[str, Mapping[str, object]],
-    config: AuditConfig,
     cache: FeatureCache | None,
     progress: Progress,
 ) -> dict[str, tuple[SearchResult, ...]]:
     """Search encoders two at a time, and keep what is finished."""
-    pixels = load_pixels(inputs.images, [encoder.geometry for encoder in missing.values()], rows, progress)
+    pixels = {}
+    for rows in dict.fromkeys(work.rows for work in missing.values()):
+        geometries = [work.encoder.geometry for work in missing.values() if work.rows == rows]
+        pixels[rows] = load_pixels(inputs.images, geometries, rows, progress)
 
     def one(name: str) -> tuple[SearchResult, ...]:
-        encoder = missing[name]
+        work = missing[name]
         result = search(
-            encoder,
-            pixels[encoder.geometry],
+            work.encoder,
+            pixels[work.rows][work.encoder.geometry],
             settings,
-            seed=config.seed,
+            seed=work.seed,
             progress=stoppable,
         )
         if cache is not None:
-            cache.store_artifact("search", keys[name], lambda folder: _write(folder, result))
+            cache.store_artifact("search", work.key, lambda folder: _write(folder, result))
         return result
 
     threads = torch.get_num_threads()
@@ -139,20 +166,20 @@ def _search_all(
 
 
 def _search_key(
-    encoder: Encoder, images: str, settings: SearchConfig, config: AuditConfig
+    encoder: Encoder, images: str, settings: SearchConfig, config: AuditConfig, seed: int
 ) -> dict[str, object]:
     record = encoder.record
     return {
         "version": SEARCH_VERSION,
-        "torch": torch.__version__,
+        "libraries": encoding_libraries(),
         "encoder": record.digest,
         "transform": record.transform.model_dump(mode="json"),
         "pooling": record.pooling,
         "dtype": record.dtype,
-        "device": config.device,
+        "device": getattr(encoder, "device", config.device),
         "images": images,
         "settings": json.loads(json.dumps(settings.key())),
-        "seed": config.seed,
+        "seed": seed,
         "images at once": at_once(encoder, config.batch_size, gradients=True),
     }
 

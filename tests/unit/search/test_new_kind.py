@@ -38,6 +38,7 @@ from platodef_cli.search.interface import (
 from platodef_cli.search.statistics import collapse
 from tests.unit.test_registry import forget_installed, install
 
+BUILT_IN = ["patch", "universal", "wave", "warp", "corners"]
 CLEAN = Path(__file__).parents[2] / "golden" / "gate" / "clean.json"
 
 
@@ -160,7 +161,7 @@ def searched(
 
 def test_an_audit_searches_for_it_after_the_others() -> None:
     kinds = SearchConfig().kinds
-    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
+    assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
     assert isinstance(kinds[-1], StripeSearch)
     assert "stripe" in str(SearchConfig().key())
     # every budget of an audit has a limit
@@ -169,7 +170,7 @@ def test_an_audit_searches_for_it_after_the_others() -> None:
 
 def test_its_limits_are_keys_of_every_place_of_a_policy(tmp_path: Path) -> None:
     keys = list(DEFAULTS)
-    assert keys.index("stripe_collapse") == keys.index("wave_collapse") + 1 == keys.index("search_gap") - 1
+    assert keys.index("stripe_collapse") == keys.index("corners_collapse") + 1 == keys.index("search_gap") - 1
     assert DEFAULTS["stripe_collapse"] == Policy().stripe_collapse == (0.8,)
     assert MEANINGS["stripe_collapse"] == StripeSearch.limits_meaning
     (tmp_path / "platodef.toml").write_text("stripe_collapse = [0.7]")
@@ -238,16 +239,16 @@ def test_it_is_seen_in_verdict_and_reports(searched: Callable[..., Any]) -> None
 
 @pytest.mark.usefixtures("plugin")
 def test_a_plugins_kind_joins_only_an_audit_that_names_it() -> None:
-    assert [kind.name for kind in SearchConfig().kinds] == ["patch", "universal", "wave"]
+    assert [kind.name for kind in SearchConfig().kinds] == BUILT_IN
     assert "plug-in" not in str(SearchConfig().key())
     assert AuditConfig(model="m").limits == Policy()
     assert "stripe_collapse" not in dict(Policy().search_limits)
     config = AuditConfig(model="m", plugins=["stripe"])
     kinds = default_searches(config.plugins)
-    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
+    assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
     key: Any = SearchConfig(kinds).key()
-    assert [entry.get("plug-in") for entry in key["kinds"]] == [None, None, None, "stripes 1.2"]
-    assert SearchConfig().key()["kinds"] == key["kinds"][:3]
+    assert [entry.get("plug-in") for entry in key["kinds"]] == [*(None for _ in BUILT_IN), "stripes 1.2"]
+    assert SearchConfig().key()["kinds"] == key["kinds"][:-1]
     assert config.limits.stripe_collapse == (0.8,)
     assert config.limits.to_json()["stripe_collapse_1"] == 0.8
     assert AuditConfig(model="m", plugins=["stripe"], policy=Policy(stripe_collapse=(0.4,))).limits == Policy(
@@ -275,7 +276,7 @@ def test_its_limits_are_optional_keys_of_every_place(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plugin")
 def test_a_broken_plugin_is_named_where_it_is_asked_for_and_nowhere_else() -> None:
-    assert list(dict(Policy().search_limits)) == ["patch_collapse", "universal_collapse", "wave_collapse"]
+    assert list(dict(Policy().search_limits)) == [f"{kind}_collapse" for kind in BUILT_IN]
     effective_policy(environment={}, folder=None, overrides=["auroc=0.9"])
     for call in (
         lambda: effective_policy(environment={}, folder=None, overrides=["broken_collapse=0.5"]),
