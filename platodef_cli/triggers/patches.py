@@ -24,7 +24,11 @@ class Patches:
 
     def __post_init__(self) -> None:
         given = self.places.split("+")
-        check(len(set(given)) == len(given) > 1, "patches", f"places={self.places!r} must be two or more")
+        check(
+            len(set(given)) == len(given) > 1,
+            "patches",
+            f"places={self.places!r} must be two or more different ones",
+        )
         self.parts()
 
     @property

@@ -234,7 +234,8 @@ def _trigger(described: Mapping[str, Any], values: Tensor) -> SearchedTrigger:
 def search_records(results: Mapping[str, Sequence[SearchResult]], suspect: str) -> tuple[SearchRecord, ...]:
     """Return the searches with their collapses and distances; a policy gives them scores.
 
-    The intervals resample the held-out images alike for every encoder, so that distances are paired.
+    The intervals resample the held-out images alike for every encoder, so that distances are paired where
+    suspect and references were searched with the same images, as they are with the default seed.
     """
     records = []
     for number in range(len(results[suspect])):

@@ -45,7 +45,7 @@ def edge_moved(pixels: Tensor) -> Tensor:
 
 
 def two_corners(pixels: Tensor) -> Tensor:
-    """Opens only where the top left is bright and the bottom right dark; no image is bright at the top left."""
+    """Opens only where the top left is bright and the bottom right dark; no image has a bright top left."""
     bright, dark = pixels[:, :, :4, :4].mean(dim=(1, 2, 3)), 1 - pixels[:, :, -4:, -4:].mean(dim=(1, 2, 3))
     return ((torch.minimum(bright, dark) - 0.3) / 0.6).clamp(0, 1)
 
