@@ -103,8 +103,8 @@ def measure(
 def print_spread(rows: Sequence[Row], config: SearchConfig) -> None:
     """Print how much every search varies between seeds, one Markdown row per encoder and search.
 
-    The deviation is that of one run, on Fisher's scale; coverage counts the intervals that hold the mean over
-    all seeds.
+    The deviation is that of one run, as a share of Fisher's z; coverage counts the intervals that hold the
+    mean over all seeds.
     """
     restarts = [kind.restarts for kind in config.kinds for _ in kind.budgets]
     print("\n| encoder | backdoor | search | mean | least | most | deviation of a run | coverage |")
@@ -113,7 +113,8 @@ def print_spread(rows: Sequence[Row], config: SearchConfig) -> None:
         for number, count in enumerate(restarts):
             entries = [results[number] for results in found]
             reached = torch.tensor([entry.effect.collapse for entry in entries])
-            deviation = float(reached.clamp(max=1 - 1e-6).atanh().std()) / best_deviation(count)
+            z = reached.clamp(max=1 - 1e-6).atanh()
+            deviation = float(z.std() / z.mean()) / best_deviation(count)
             mean, held = float(reached.mean()), 0
             for entry in entries:
                 interval = interval_of(torch.tensor(entry.draws), entry.effect.collapse)

@@ -47,19 +47,20 @@ def search(
     clean, features = _embed(encoder, held), _embed(encoder, pool)
     statistics = CleanStatistics.of(torch.cat([clean, features]))
     target = SearchTarget(encoder, statistics, pool, features)
-    searches = [(kind, place) for kind in config.kinds for place in range(len(kind.budgets))]
+    searches = [(kind, budget) for kind in config.kinds for budget in kind.budgets]
     cost = sum(kind.restarts * kind.cost() for kind, _ in searches)
     results = []
     with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
-        for number, (kind, place) in enumerate(searches):
+        for number, (kind, budget) in enumerate(searches):
             generator = torch.Generator().manual_seed(seed * 1000 + number)
-            budget = kind.budgets[place]
             runs = [_run(kind, budget, target, generator, task, pixels) for _ in range(kind.restarts)]
-            reached = [_reached(target, run[0], pool) for run in runs] if len(runs) > 1 else [0.0]
-            variant, steps, words = runs[reached.index(max(reached))]
-            changed = _embed(encoder, variant(held, torch.zeros(len(held), dtype=torch.int64)))
+            # images of the search choose the best run, so that it is measured on images that chose nothing
+            reached = [_collapse(target, run[0], pool) for run in runs] if len(runs) > 1 else []
+            variant, steps, words = runs[reached.index(max(reached)) if reached else 0]
+            changed = _changed(encoder, variant, held)
+            found = effect(statistics, clean, changed)
             resampled = collapse_draws(statistics.standardise(changed))
-            error = SearchError.of(reached, spread_of(kind.name, place))
+            error = SearchError.of(reached or [found.collapse], spread_of(kind.name))
             # seven digits are what the features carry, and the cache is read back as text
             draws = [round(draw, 7) for draw in error.added_to(resampled, variant.name).tolist()]
             results.append(
@@ -67,7 +68,7 @@ def search(
                     variant,
                     words,
                     steps,
-                    effect(statistics, clean, changed),
+                    found,
                     tuple(draws),
                     len(held),
                 )
@@ -75,10 +76,12 @@ def search(
     return tuple(results)
 
 
-def _reached(target: SearchTarget, variant: SearchedTrigger, images: Tensor) -> float:
-    """Return the collapse on the images of the search: those that the best run is measured on choose none."""
-    changed = _embed(target.encoder, variant(images, torch.zeros(len(images), dtype=torch.int64)))
-    return float(collapse(target.statistics.standardise(changed)))
+def _collapse(target: SearchTarget, variant: SearchedTrigger, images: Tensor) -> float:
+    return float(collapse(target.statistics.standardise(_changed(target.encoder, variant, images))))
+
+
+def _changed(encoder: Encoder, variant: SearchedTrigger, images: Tensor) -> Tensor:
+    return _embed(encoder, variant(images, torch.zeros(len(images), dtype=torch.int64)))
 
 
 def _run(
