@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from platodef_cli.encoders.backends import internals
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import Bundle
+from platodef_cli.encoders.computed_by import device_kind
 from platodef_cli.encoders.footprint import Footprint, measure
 from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
@@ -61,6 +62,7 @@ class LocalEncoder:
         dim: Length D of a feature.
         geometry: Resize and crop.
         notes: What differs from the library's own pipeline.
+        device: Kind of the device that it runs on, as cache keys name it.
     """
 
     def __init__(self, tower: Tower, record: EncoderRecord, device: torch.device, dtype: torch.dtype):
@@ -69,6 +71,7 @@ class LocalEncoder:
         self.geometry = tower.geometry
         self.notes = tower.notes
         self._tower: Tower | None = tower
+        self.device = device_kind(device)
         self._device, self._dtype = device, dtype
         self._gradient_dtype = "float32"
         self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
@@ -95,8 +98,7 @@ class LocalEncoder:
             IncompleteError: The encoder is closed, or memory ran out.
         """
         check_pixels(pixels, self.geometry, torch.float32)
-        own = computing_in(self._gradient_dtype, self._device)
-        with memory_guard(self.record.name), FrozenNorms(), own:
+        with memory_guard(self.record.name), FrozenNorms(), computing_in(self._gradient_dtype, self._device):
             features = self._run(pixels.to(self._device)).to(pixels.device)
         return check_features(features, self.record.name, len(pixels), self.dim)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.bounded import at_once
+from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Encoder, Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
@@ -295,7 +296,7 @@ def plugin_key(*taking_part: Encoder | ImageSource | Variant | None) -> dict[str
 @lru_cache
 def _libraries() -> dict[str, str]:
     """Return the versions of the libraries that decode, resize and encode."""
-    return {name: version(name) for name in ("pillow", "torch")}
+    return {"pillow": version("pillow"), **encoding_libraries()}
 
 
 def _rows(request: Request, count: int) -> list[int]:

@@ -9,6 +9,7 @@ TRIGGERS = Registry(
     "trigger",
     {
         "patch": "platodef_cli.triggers.triggers:Patch",
+        "patches": "platodef_cli.triggers.patches:Patches",
         "blend": "platodef_cli.triggers.triggers:Blend",
         "ctrl": "platodef_cli.triggers.triggers:Ctrl",
         "sig": "platodef_cli.triggers.triggers:Sig",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
-from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.audit.inputs import Inputs, Split, split
 from platodef_cli.audit.steps.search_store import SearchStore
 from platodef_cli.audit.verdict.rules import compares_with_references
 from platodef_cli.audit.verdict.search import need_controls
@@ -22,12 +22,13 @@ from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import load_pixels
-from platodef_cli.images.interface import digest_of
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
 from platodef_cli.search.interface import SearchConfig, SearchResult, default_searches
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import EncoderSearch
+
+REFERENCE_SEED = 0  # of every audit's searches on the references: the user's seed draws those on the suspect
 
 
 class Stoppable:
@@ -63,7 +64,7 @@ class _StoppableTask:
 
 def run_search(
     inputs: Inputs,
-    split: Split,
+    parts: Split,
     config: AuditConfig,
     cache: FeatureCache | None,
     progress: Progress,
@@ -71,9 +72,12 @@ def run_search(
 ) -> dict[str, dict[int, SearchResult]]:
     """Search the suspect, and the references where that is needed, from the cache where it is there.
 
+    What is searched on the references does not depend on the audit's seed, nor do the images that it is
+    searched with, so that another seed costs a search of the suspect only.
+
     Args:
         inputs: Encoders and images.
-        split: Roles of the images.
+        parts: Roles of the images.
         config: The audit.
         cache: Of finished searches, or None.
         progress: Receives the steps.
@@ -87,12 +91,17 @@ def run_search(
     settings = SearchConfig(default_searches(config.plugins), held_out=held_out)
     broken = {name for name, _ in inputs.images.skipped}
     wanted = settings.pool + settings.held_out
-    # fit images: nothing that the search saw may test its result
-    rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
-    store = SearchStore(cache, config, settings, inputs.images, digest_of(inputs.images, rows))
-    searches = _Searches(inputs, config, settings, rows, store, progress, threads)
-    needed = list(range(len(settings.searches())))
+    # fit images: nothing that the search of the suspect saw may test its result
+    fit = {REFERENCE_SEED: split(len(inputs.images.refs), REFERENCE_SEED).fit, config.seed: parts.fit}
+    rows = {
+        seed: tuple(row for row in order if inputs.images.refs[row].id not in broken)[:wanted]
+        for seed, order in fit.items()
+    }
+    store = SearchStore(cache, config, settings, inputs.images, rows)
     suspect = inputs.suspect.record.name
+    seeds = {name: config.seed if name == suspect else REFERENCE_SEED for name in inputs.encoders}
+    searches = _Searches(inputs, settings, rows, seeds, store, progress, threads)
+    needed = list(range(len(settings.searches())))
     results = searches.of([suspect], needed)
     if config.search_controls == "needed" and not compares_with_references(config.limits):
         needed = need_controls(search_records(results, suspect), config.limits)
@@ -107,16 +116,16 @@ class _Searches:
     def __init__(
         self,
         inputs: Inputs,
-        config: AuditConfig,
         settings: SearchConfig,
-        rows: Sequence[int],
+        rows: Mapping[int, Sequence[int]],
+        seeds: Mapping[str, int],
         store: SearchStore,
         progress: Progress,
         threads: int,
     ):
         self._threads = threads
-        self._inputs, self._config, self._settings = inputs, config, settings
-        self._rows, self._store, self._progress = rows, store, progress
+        self._inputs, self._settings, self._rows, self._seeds = inputs, settings, rows, seeds
+        self._store, self._progress = store, progress
 
     def of(self, names: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[int, SearchResult]]:
         """Return encoder -> place -> what was found; two encoders at a time where they share the cores."""
@@ -124,7 +133,7 @@ class _Searches:
         found: dict[str, dict[int, SearchResult]] = {name: {} for name in names}
         for name, encoder in encoders.items():
             for number in numbers:
-                stored = self._store.read(encoder, number)
+                stored = self._store.read(encoder, number, self._seeds[name])
                 if stored is not None:
                     found[name][number] = stored
         open_ones = {name: [n for n in numbers if n not in found[name]] for name in names}
@@ -138,13 +147,16 @@ class _Searches:
     def _compute(self, missing: Mapping[str, Sequence[int]]) -> dict[str, dict[int, SearchResult]]:
         inputs, stoppable = self._inputs, Stoppable(self._progress)
         encoders = {name: inputs.encoders[name] for name in missing}
-        geometries = [encoder.geometry for encoder in encoders.values()]
-        pixels = load_pixels(inputs.images, geometries, self._rows, self._progress)
+        pixels = {}
+        for seed in dict.fromkeys(self._seeds[name] for name in missing):
+            geometries = [encoders[name].geometry for name in missing if self._seeds[name] == seed]
+            pixels[seed] = load_pixels(inputs.images, geometries, self._rows[seed], self._progress)
         # one encoder has all cores, two have half of them each
         share = self._threads if len(missing) == 1 else max(1, self._threads // 2)
 
         def one(name: str) -> dict[int, SearchResult]:
-            return self._search(encoders[name], pixels[encoders[name].geometry], missing[name], stoppable)
+            seed, encoder = self._seeds[name], encoders[name]
+            return self._search(encoder, pixels[seed][encoder.geometry], missing[name], seed, stoppable)
 
         threads = torch.get_num_threads()
         inputs.suspect.tune(threads=share)
@@ -169,15 +181,16 @@ class _Searches:
             inputs.suspect.tune(threads=threads)
 
     def _search(
-        self, encoder: Encoder, pixels: Tensor, numbers: Sequence[int], progress: Progress
+        self, encoder: Encoder, pixels: Tensor, numbers: Sequence[int], seed: int, progress: Progress
     ) -> dict[int, SearchResult]:
         found = {}
-        searches = EncoderSearch(encoder, pixels, self._settings, seed=self._config.seed)
-        cost = sum(self._settings.searches()[number][0].cost() for number in numbers)
+        searches = EncoderSearch(encoder, pixels, self._settings, seed=seed)
+        kinds = [self._settings.searches()[number][0] for number in numbers]
+        cost = sum(kind.restarts * kind.cost() for kind in kinds)
         with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
             for number in numbers:
                 found[number] = searches.run(number, task)
-                self._store.write(encoder, number, found[number])
+                self._store.write(encoder, number, seed, found[number])
         return found
 
 
@@ -186,7 +199,8 @@ def search_records(
 ) -> tuple[SearchRecord, ...]:
     """Return the searches with their collapses and distances; a policy gives them scores.
 
-    The intervals resample the held-out images alike for every encoder, so that distances are paired. A search
+    The intervals resample the held-out images alike for every encoder, so that distances are paired where
+    suspect and references were searched with the same images, as they are with the default seed. A search
     that no reference ran has no distance.
     """
     records = []

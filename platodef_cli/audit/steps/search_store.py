@@ -1,22 +1,22 @@
 """What searches found, in the cache: an entry per encoder and search, for interrupted audits to go on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import gradient_precision
 from platodef_cli.encoders.bounded import at_once
+from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import plugin_key
-from platodef_cli.images.interface import ImageSource
+from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult
 from platodef_cli.search.run import SEARCH_VERSION
@@ -31,7 +31,7 @@ class SearchStore:
         config: The audit.
         settings: Its searches.
         images: Where images come from.
-        digest: Of the images that are searched with.
+        rows: Seed -> the images that are searched with.
     """
 
     def __init__(
@@ -40,42 +40,43 @@ class SearchStore:
         config: AuditConfig,
         settings: SearchConfig,
         images: ImageSource,
-        digest: str,
+        rows: Mapping[int, Sequence[int]],
     ):
         self._cache, self._config, self._settings = cache, config, settings
-        self._images, self._digest = images, digest
+        self._images = images
+        self._digests = {seed: digest_of(images, chosen) for seed, chosen in rows.items()}
 
-    def read(self, encoder: Encoder, number: int) -> SearchResult | None:
+    def read(self, encoder: Encoder, number: int, seed: int) -> SearchResult | None:
         """Return what a search of an encoder found, or None where it is not in the cache."""
         if self._cache is None:
             return None
-        folder = self._cache.load_artifact("search", self._key(encoder, number))
+        folder = self._cache.load_artifact("search", self._key(encoder, number, seed))
         return None if folder is None else _read(folder)
 
-    def write(self, encoder: Encoder, number: int, result: SearchResult) -> None:
+    def write(self, encoder: Encoder, number: int, seed: int, result: SearchResult) -> None:
         """Keep what a search of an encoder found.
 
         Raises:
             IncompleteError: The cache cannot be written.
         """
         if self._cache is not None:
-            key = self._key(encoder, number)
+            key = self._key(encoder, number, seed)
             self._cache.store_artifact("search", key, lambda folder: _write(folder, result))
 
-    def _key(self, encoder: Encoder, number: int) -> dict[str, object]:
+    def _key(self, encoder: Encoder, number: int, seed: int) -> dict[str, object]:
         record, config = encoder.record, self._config
         return {
             "version": SEARCH_VERSION,
-            "torch": torch.__version__,
+            "libraries": encoding_libraries(),
             "encoder": record.digest,
             "transform": record.transform.model_dump(mode="json"),
             "pooling": record.pooling,
             "dtype": record.dtype,
             "gradients": gradient_precision(config, encoder),
-            "device": config.device,
-            "images": self._digest,
+            "device": getattr(encoder, "device", config.device),
+            "images": self._digests[seed],
             "settings": json.loads(json.dumps(self._settings.key(number))),
-            "seed": config.seed,
+            "seed": seed,
             "images at once": at_once(encoder, config.batch_size, gradients=True),
             **plugin_key(encoder, self._images),
         }

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from platodef_cli.encoders.backends.internals import MAX_MAP, MAX_TERMS
 from platodef_cli.encoders.checks.preflight import Preflight
+from platodef_cli.encoders.computed_by import device_kind
 from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.footprint import Footprint
 from platodef_cli.encoders.geometry import Geometry
@@ -33,6 +34,7 @@ class RemoteEncoder:
         dim: Length D of a feature.
         geometry: Resize and crop.
         notes: What differs from the library's own pipeline, and where isolation is partial.
+        device: Kind of the device that it runs on, as cache keys name it.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class RemoteEncoder:
         description: EncoderDescription,
         record: EncoderRecord,
         notes: tuple[str, ...],
+        device: str = "cpu",
     ):
         self.record = record
         self.dim = description.dim
         self.geometry: Geometry = description.geometry
         self.notes = notes
+        self.device = device_kind(device)
         self._child = child
         self._numbers = itertools.count(1)
         self._forgotten: list[int] = []
@@ -120,7 +124,7 @@ class RemoteEncoder:
         record = make_record(
             description, checked, name=name, uri=uri, commit=commit, dtype=dtype, isolated=True
         )
-        return cls(child, description, record, notes)
+        return cls(child, description, record, notes, device)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.

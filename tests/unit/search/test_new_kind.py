@@ -39,6 +39,7 @@ from platodef_cli.search.interface import (
 from platodef_cli.search.statistics import collapse
 from tests.unit.test_registry import forget_installed, install
 
+BUILT_IN = ["patch", "universal", "wave", "warp", "corners"]
 CLEAN = Path(__file__).parents[2] / "golden" / "gate" / "clean.json"
 
 
@@ -167,16 +168,16 @@ def searched(
 
 def test_an_audit_searches_for_it_after_the_others() -> None:
     kinds = SearchConfig().kinds
-    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
+    assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
     assert isinstance(kinds[-1], StripeSearch)
-    assert "stripe" in str(SearchConfig().key(5))
+    assert "stripe" in str(SearchConfig().key(7))
     # every budget of an audit has a limit
     assert all(len(kind.budgets) == len(kind.collapse_limits) for kind in kinds)
 
 
 def test_its_limits_are_keys_of_every_place_of_a_policy(tmp_path: Path) -> None:
     keys = list(DEFAULTS)
-    assert keys.index("stripe_collapse") == keys.index("wave_collapse") + 1 == keys.index("search_gap") - 1
+    assert keys.index("stripe_collapse") == keys.index("corners_collapse") + 1 == keys.index("search_gap") - 1
     assert DEFAULTS["stripe_collapse"] == Policy().stripe_collapse == (0.8,)
     assert MEANINGS["stripe_collapse"] == StripeSearch.limits_meaning
     (tmp_path / "platodef.toml").write_text("stripe_collapse = [0.7]")
@@ -245,17 +246,17 @@ def test_it_is_seen_in_verdict_and_reports(searched: Callable[..., Any]) -> None
 
 @pytest.mark.usefixtures("plugin")
 def test_a_plugins_kind_joins_only_an_audit_that_names_it() -> None:
-    assert [kind.name for kind in SearchConfig().kinds] == ["patch", "universal", "wave"]
-    assert "plug-in" not in str(SearchConfig().key(4))
+    assert [kind.name for kind in SearchConfig().kinds] == BUILT_IN
+    assert "plug-in" not in str(SearchConfig().key(6))
     assert AuditConfig(model="m").limits == Policy()
     assert "stripe_collapse" not in dict(Policy().search_limits)
     config = AuditConfig(model="m", plugins=["stripe"])
     kinds = default_searches(config.plugins)
-    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
-    key: Any = SearchConfig(kinds).key(5)
+    assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
+    key: Any = SearchConfig(kinds).key(7)
     assert key["kind"]["plug-in"] == "stripes 1.2"
-    assert [SearchConfig(kinds).key(number) for number in range(5)] == [
-        SearchConfig().key(number) for number in range(5)
+    assert [SearchConfig(kinds).key(number) for number in range(7)] == [
+        SearchConfig().key(number) for number in range(7)
     ]
     assert config.limits.stripe_collapse == (0.8,)
     assert config.limits.to_json()["stripe_collapse_1"] == 0.8
@@ -284,7 +285,7 @@ def test_its_limits_are_optional_keys_of_every_place(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plugin")
 def test_a_broken_plugin_is_named_where_it_is_asked_for_and_nowhere_else() -> None:
-    assert list(dict(Policy().search_limits)) == ["patch_collapse", "universal_collapse", "wave_collapse"]
+    assert list(dict(Policy().search_limits)) == [f"{kind}_collapse" for kind in BUILT_IN]
     effective_policy(environment={}, folder=None, overrides=["auroc=0.9"])
     for call in (
         lambda: effective_policy(environment={}, folder=None, overrides=["broken_collapse=0.5"]),
