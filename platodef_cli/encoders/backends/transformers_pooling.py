@@ -1,7 +1,8 @@
 """Which output of a network of transformers is the feature of an image.
 
-One rule for every architecture: the projected image embedding where there is one; else the pooled output, if
-its weights are in the file; else the class token; else the mean of the patches.
+One rule for every architecture: the projected image embedding where there is one, or the mean where there is
+one for every patch; else the pooled output, if its weights are in the file; else the class token; else the
+mean of the patches.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,12 @@ def image_features(network: Any, pixels: Tensor) -> Tensor:
     output = network.get_image_features(pixel_values=pixels)
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
+
+
+def mean_of_image_features(network: Any, pixels: Tensor) -> Tensor:
+    """Return the mean of the tokens ``[N, D]`` that a language model is given of each image, ``[B, D]``."""
+    tokens: Any = image_features(network, pixels)
+    return torch.stack([each.reshape(-1, each.shape[-1]).mean(0) for each in tokens])
 
 
 def image_embeds(network: Any, pixels: Tensor) -> Tensor:
@@ -47,6 +54,7 @@ def mean_of_patches(network: Any, pixels: Tensor) -> Tensor:
 
 _NAMES: dict[str, Pooled] = {
     "image features": image_features,
+    "mean of image features": mean_of_image_features,
     "image_embeds": image_embeds,
     "pooler_output": pooler_output,
     "class token": class_token,
@@ -69,7 +77,7 @@ def choose_pooling(network: nn.Module, size: tuple[int, int]) -> tuple[str, Pool
     """
     pixels = torch.zeros(1, 3, *size)
     if hasattr(network, "get_image_features"):
-        names = ["image features"]
+        names = ["image features", "mean of image features"]
     else:
         with torch.inference_mode():
             output = network(pixel_values=pixels)
@@ -83,6 +91,7 @@ def choose_pooling(network: nn.Module, size: tuple[int, int]) -> tuple[str, Pool
     for name in names:
         with torch.inference_mode():
             features = _NAMES[name](network, pixels)
-        if features.ndim == 2 and len(features) == 1 and bool(torch.isfinite(features).all()):
+        fits = isinstance(features, Tensor) and features.ndim == 2 and len(features) == 1
+        if fits and bool(torch.isfinite(features).all()):
             return name, _NAMES[name]
     raise ValueError("every output that could be a feature depends on weights that the file lacks")

@@ -13,6 +13,7 @@ from platodef_cli.encoders.backends.transformers_models import ModelFamily, fami
 from platodef_cli.encoders.backends.transformers_pooling import Pooled, choose_pooling
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import Tower, check_keys, freeze, is_convolutional
+from platodef_cli.errors import UnsupportedError
 
 
 def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
@@ -56,7 +57,9 @@ def _pooling(
             return choose_pooling(loaded.network, preprocessing.geometry.size)
         except ValueError:
             check_keys(where, missing=loaded.missing, unexpected=())
-            raise
+            raise UnsupportedError(
+                f"{where}: {row.network} has no output that is one feature of an image; it cannot be audited"
+            ) from None
     if loaded.missing:
         size = preprocessing.geometry.size
         with torch.inference_mode():
@@ -107,5 +110,7 @@ def _told(dropped: Sequence[str]) -> tuple[str, ...]:
     if not dropped:
         return ()
     modules = sorted({key.rpartition(".")[0] or key for key in dropped})
+    if len(modules) > 3:
+        modules = sorted({key.removeprefix("model.").partition(".")[0] for key in dropped})
     more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
     return (f"weights of a task, not part of the encoder: {', '.join(modules[:3])}{more}",)
