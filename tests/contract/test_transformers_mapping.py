@@ -125,6 +125,19 @@ def test_types_whose_images_need_more_than_pixels_say_so() -> None:
             family_of(kind, ())
 
 
+def test_a_type_that_nobody_tried_and_that_does_not_run_is_unsupported(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    tower = {**vision("siglip"), "patch_size": 16}
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "model_type": "llama"}
+    config = transformers.Idefics3Config(vision_config=tower, text_config=text, image_token_id=7)
+    transformers.Idefics3Model(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
+    for isolate in (False, True):
+        with pytest.raises(UnsupportedError, match="Idefics3Model cannot be run on the pixels"):
+            open_encoder(str(tmp_path), isolate=isolate)
+
+
 def test_a_network_without_one_feature_per_image_is_unsupported(tmp_path: Path) -> None:
     config = transformers.HGNetV2Config()
     transformers.HGNetV2Backbone(config).save_pretrained(tmp_path)

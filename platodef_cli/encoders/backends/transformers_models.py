@@ -95,6 +95,7 @@ class ModelFamily:
         arguments: Constructor arguments.
         attention: Attention implementation, which a configuration may never choose.
         build: Builds what is more than a network of pixels; None for the others.
+        tried: Whether tests run this type; that another one does not run is no fault of its files.
     """
 
     network: str
@@ -105,6 +106,7 @@ class ModelFamily:
     arguments: dict[str, Any] = field(default_factory=dict)
     attention: str = "sdpa"
     build: Build | None = None
+    tried: bool = True
 
 
 def _grid(network: str) -> ModelFamily:
@@ -236,7 +238,8 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
             f"model_type {kind!r} is not supported: {found.__name__} takes more than the pixels of an image "
             f"({more})"
         )
-    return ModelFamily(found.__name__, attention="sdpa" if found._supports_sdpa else "eager")
+    attention = "sdpa" if found._supports_sdpa else "eager"
+    return ModelFamily(found.__name__, attention=attention, tried=kind in MODEL_FOR_IMAGE_MAPPING_NAMES)
 
 
 def _more_than_pixels(network: Any) -> str:
