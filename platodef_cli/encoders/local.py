@@ -80,13 +80,16 @@ class LocalEncoder:
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 on the CPU of ``pixels`` ``[B, 3, H, W]`` uint8.
 
+        An encoder whose geometry says floats also takes float32, a share of 255.
+
         Raises:
             RefusedError: A feature is not finite.
             IncompleteError: The encoder is closed, or memory ran out.
         """
-        check_pixels(pixels, self.geometry, torch.uint8)
+        check_input(pixels, self.geometry)
         with torch.inference_mode(), memory_guard(self.record.name):
-            features = self._run(pixels.to(self._device).to(torch.float32) / 255)
+            units = pixels.to(self._device)
+            features = self._run(units / 255 if units.dtype == torch.uint8 else units)
         # A copy outside inference mode, so that callers may use it in autograd.
         return check_features(features.cpu().clone(), self.record.name, len(pixels), self.dim)
 
@@ -184,6 +187,13 @@ def check_pixels(pixels: Tensor, geometry: Geometry, dtype: torch.dtype) -> None
             f"pixels {list(pixels.shape)} {pixels.dtype} do not fit the encoder; it takes [B, {expected[0]}, "
             f"{expected[1]}, {expected[2]}] {dtype}"
         )
+
+
+def check_input(pixels: Tensor, geometry: Geometry) -> None:
+    """Raise :class:`UsageError` unless ``pixels`` are what an encoder embeds: 8 bits, or its floats."""
+    check_pixels(
+        pixels, geometry, torch.float32 if geometry.floats and pixels.is_floating_point() else torch.uint8
+    )
 
 
 def check_features(features: Tensor, name: str, batch: int, dim: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.bounded import at_once
 from platodef_cli.encoders.computed_by import encoding_libraries
-from platodef_cli.encoders.interface import Encoder, Geometry
+from platodef_cli.encoders.interface import Encoder, Geometry, to_levels
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import Variant
@@ -146,7 +146,8 @@ def load_pixels(
         progress: Told the number of decoded images.
 
     Returns:
-        Geometry -> uint8 ``[n, 3, H, W]`` in the order of ``indices``.
+        Geometry -> uint8 ``[n, 3, H, W]`` in the order of ``indices``; also where the encoder takes floats,
+        because triggers and searches change images of 8 bits.
 
     Raises:
         ImageError: An image is broken.
@@ -166,7 +167,7 @@ def load_pixels(
                 raise error
             for row, pixels in block.pixels.items():
                 for geometry, value in pixels.items():
-                    loaded[geometry][places[row]] = value
+                    loaded[geometry][places[row]] = to_levels(value)
                 task.advance()
     return loaded
 

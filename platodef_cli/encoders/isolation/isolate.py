@@ -19,7 +19,7 @@ from platodef_cli.encoders.footprint import Footprint
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.isolation.process import ChildProcess
-from platodef_cli.encoders.local import check_features, check_pixels, one_line
+from platodef_cli.encoders.local import check_features, check_input, check_pixels, one_line
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
@@ -129,11 +129,13 @@ class RemoteEncoder:
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.
 
+        An encoder whose geometry says floats also takes float32, a share of 255.
+
         Raises:
             RefusedError: A feature is not finite.
             IncompleteError: The child died, ran out of memory or took too long, or is closed.
         """
-        check_pixels(pixels, self.geometry, torch.uint8)
+        check_input(pixels, self.geometry)
         return self._features({"kind": "embed"}, pixels)
 
     def differentiable(self, pixels: Tensor) -> Tensor:
