@@ -51,7 +51,7 @@ def photographs(count: int = 3, square: int | None = None) -> list[Image.Image]:
     ]
 
 
-def _randomise(network: torch.nn.Module) -> None:
+def randomise(network: torch.nn.Module) -> None:
     """Give every weight a seeded random value: fresh networks have zeros that would hide mistakes."""
     generator = torch.Generator().manual_seed(11)
     for name, value in network.state_dict().items():
@@ -78,7 +78,7 @@ def timm_model(
     small = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
     arguments = small if arguments is None else arguments
     network = timm.create_model(architecture, num_classes=classes, **arguments).eval()
-    _randomise(network)
+    randomise(network)
     network.pretrained_cfg = {**network.pretrained_cfg, "input_size": (3, 32, 32), **settings}
     save_for_hf(network, folder, model_args=arguments, safe_serialization=True)
     network.reset_classifier(0)
@@ -104,7 +104,7 @@ def open_clip_model(folder: Path, preprocess: dict[str, Any] | None = None, **mo
     if model.get("custom_text"):
         kind = open_clip.CoCa if "multimodal_cfg" in model else open_clip.CustomTextCLIP
     network = kind(**values)
-    _randomise(network)
+    randomise(network)
     folder.mkdir(parents=True)
     save_file(
         {k: v.contiguous().clone() for k, v in network.state_dict().items()},
@@ -287,7 +287,7 @@ def transformers_model(folder: Path, kind: str) -> Reference:
         return _qwen2_vl(folder)
     network, processor, pooled = _MAKERS[kind]()
     network.eval()
-    _randomise(network)
+    randomise(network)
     network.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -324,7 +324,7 @@ def _qwen2_vl(folder: Path) -> Reference:
         vision_start_token_id=start, vision_end_token_id=end,
     )  # fmt: skip
     network = t.Qwen2VLForConditionalGeneration(config).eval()
-    _randomise(network)
+    randomise(network)
     network.save_pretrained(folder)
     processor = t.Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
     (folder / "processor_config.json").write_text(json.dumps({"image_processor": processor.to_dict()}))

@@ -56,7 +56,7 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
         raise RefusedError(
             f"{bundle.directory}: takes {options['input_size'][0]} channels; only RGB is supported"
         )
-    network = create()
+    network = _as_pretrained(name, options, arguments, meta)
     heads = options.get("classifier") or ()
     load_strictly(
         network,
@@ -85,8 +85,27 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     )
 
 
-def _stated(bundle: Bundle) -> Any:
-    return bundle.json("config.json").get("global_pool")
+def _as_pretrained(
+    name: str, options: Mapping[str, Any], arguments: Mapping[str, Any], meta: nn.Module
+) -> nn.Module:
+    """Build the network with the arguments that timm gives it where it loads weights.
+
+    Some architectures get others then, which no weight shows: FBNet-C another epsilon of its batch
+    normalisations. So timm is told to load, and given zeros of the right shapes that take no memory (each is
+    one number, expanded); the weights of the folder replace them all.
+    """
+    zeros = {
+        key: torch.zeros((), dtype=value.dtype).expand(value.shape)
+        for key, value in meta.state_dict().items()
+    }
+    made = {
+        key: value for key, value in options.items() if key != "label_offset"
+    }  # of another file's classes
+    network: nn.Module = timm.create_model(
+        name, pretrained=True, pretrained_cfg=deepcopy(made) | {"state_dict": zeros}, **deepcopy(arguments)
+    )
+    network.pretrained_cfg.pop("state_dict", None)  # type: ignore[operator, union-attr]
+    return network
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -156,7 +175,8 @@ def check_name(name: str, where: str) -> None:
 
 def _target(options: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Let the saved constructor arguments correct the saved input size, as timm does."""
-    if arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False:
+    flexible = arguments.get("dynamic_img_size") or arguments.get("use_naflex")
+    if flexible or arguments.get("strict_img_size") is False:
         options["fixed_input_size"] = False
     size = tuple(options.get("input_size") or (3, 224, 224))
     if arguments.get("in_chans") is not None:
