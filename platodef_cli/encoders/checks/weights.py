@@ -12,6 +12,7 @@ from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES, header_length, parse_header
+from platodef_cli.encoders.pooling import AUTO
 from platodef_cli.errors import RefusedError
 from platodef_cli.records import FileRecord
 
@@ -67,12 +68,14 @@ class Bundle:
         files: The files that may be read, with the hashes they had when they were examined.
         parameters: Elements of all float tensors, from the headers.
         limits: Bounds.
+        pooling: How the user wants tokens to be pooled (:data:`platodef_cli.encoders.pooling.POOLINGS`).
     """
 
     directory: Path
     files: tuple[FileRecord, ...]
     parameters: int
     limits: Limits = field(default_factory=Limits)
+    pooling: str = AUTO
 
     def has(self, name: str) -> bool:
         """Tell whether the folder has an examined file of that name."""
