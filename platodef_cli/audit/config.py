@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
+from platodef_cli.encoders.pooling import check_poolings
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.registry import check_plugins
 from platodef_cli.search import SEARCH_KINDS
@@ -138,6 +139,16 @@ class AuditConfig:
         "-r",
         metavar="ID[@SHA]",
         completion="encoders",
+        several=True,
+    )
+    pooling: Sequence[str] = _option(
+        (),
+        "How MODEL's tokens become one feature, where it does not say: auto, mean or class; ID=mean for a "
+        "reference.",
+        "Models",
+        "--pooling",
+        metavar="[ID=]HOW",
+        check=check_poolings,
         several=True,
     )
     images: str | Path | None = _option(
@@ -282,7 +293,7 @@ class AuditConfig:
         """Return what changes the result, for the report (paths of caches do not)."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name in ("cache_dir", "use_cache", "policy") or (name == "plugins" and not value):
+            if name in ("cache_dir", "use_cache", "policy") or (name in ("plugins", "pooling") and not value):
                 continue
             if name == "detectors":
                 values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}

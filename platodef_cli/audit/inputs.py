@@ -14,6 +14,7 @@ from platodef_cli.encoders.bounded import bounded
 from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
+from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 from platodef_cli.encoders.resolve import resolve
 from platodef_cli.errors import UsageError
@@ -88,6 +89,7 @@ def open_inputs(
         BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES
     )
     images = BUILTIN_IMAGES if config.images is None and embedded else config.images
+    poolings = poolings_of(config.pooling, model, references)
     if images is None:
         raise UsageError(
             "no images: give --images FOLDER, FILE.parquet or hf://datasets/org/name; a few thousand "
@@ -121,6 +123,7 @@ def open_inputs(
                     offline=config.offline,
                     device=config.device,
                     dtype=config.dtype,
+                    pooling=poolings[uri],
                     progress=progress,
                 )
                 stack.callback(encoder.close)
@@ -143,6 +146,7 @@ def open_inputs(
                 memory_limit_gb=config.memory_limit_gb,
                 time_limit_s=config.time_limit_s,
                 require_isolation=config.require_isolation,
+                pooling=poolings[model],
                 progress=progress,
             )
             task.advance()

@@ -66,6 +66,7 @@ def shared(name: str) -> Any:
 
 Revision = Annotated[str | None, shared("revision")]
 References = Annotated[list[str] | None, shared("references")]
+Pooling = Annotated[list[str] | None, shared("pooling")]
 Images = Annotated[str | None, shared("images")]
 Limit = Annotated[int | None, shared("limit")]
 ImageColumn = Annotated[str | None, shared("image_column")]

@@ -77,8 +77,9 @@ def check_pooled(where: str, wanted: str, used: str) -> None:
     Raises:
         UsageError: It is not: it pools itself, or has no class token.
     """
-    if wanted != AUTO and POOLINGS[wanted] != used:
-        raise UsageError(
-            f"{where}: --pooling {wanted} does not apply, because the feature of this model is already one "
-            f"vector per image ({used}); leave the option out"
-        )
+    if wanted == AUTO or POOLINGS[wanted] == used:
+        return
+    why = f"the feature of this model is already one vector per image ({used})"
+    if used == MEAN:
+        why = "this model has no class token"
+    raise UsageError(f"{where}: --pooling {wanted} does not apply, because {why}; leave the option out")

@@ -88,7 +88,7 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
             limit_memory(request["memory_limit_gb"])
         else:
             notes += ("the memory limit does not apply on a GPU",)
-        tower, description = load_tower(checked, device, dtype)
+        tower, description = load_tower(checked, device, dtype, request["pooling"])
         record = make_record(
             description,
             checked,
