@@ -20,6 +20,8 @@ NONE = "none"
 """Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
 Panel = Literal["Models", "Images", "Running", "Result"]
+_LATER = ("plugins", "pooling", "follow_links")
+"""Fields that reports of earlier versions lack, so that they are named only where they are used."""
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
 
 
@@ -150,6 +152,12 @@ class AuditConfig:
         metavar="[ID=]HOW",
         check=check_poolings,
         several=True,
+    )
+    follow_links: bool = _option(
+        False,
+        "Follow links of model folders to files elsewhere (DVC, Nix); their bytes are checked as any.",
+        "Models",
+        "--follow-links",
     )
     images: str | Path | None = _option(
         None,
@@ -293,7 +301,7 @@ class AuditConfig:
         """Return what changes the result, for the report (paths of caches do not)."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name in ("cache_dir", "use_cache", "policy") or (name in ("plugins", "pooling") and not value):
+            if name in ("cache_dir", "use_cache", "policy") or (name in _LATER and not value):
                 continue
             if name == "detectors":
                 values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}

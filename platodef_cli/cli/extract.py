@@ -49,6 +49,7 @@ def extract(
     reference: options.References = None,
     revision: options.Revision = None,
     pooling: options.Pooling = None,
+    follow_links: options.FollowLinks = False,
     variant: Variants = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
@@ -102,6 +103,7 @@ def extract(
         "offline": without_network,
         "device": device,
         "dtype": dtype,
+        "follow_links": follow_links,
         "progress": session.progress,
     }
     with ExitStack() as stack:

@@ -67,6 +67,7 @@ def shared(name: str) -> Any:
 Revision = Annotated[str | None, shared("revision")]
 References = Annotated[list[str] | None, shared("references")]
 Pooling = Annotated[list[str] | None, shared("pooling")]
+FollowLinks = Annotated[bool, shared("follow_links")]
 Images = Annotated[str | None, shared("images")]
 Limit = Annotated[int | None, shared("limit")]
 ImageColumn = Annotated[str | None, shared("image_column")]

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platodef_cli.encoders import BACKENDS
-from platodef_cli.encoders.checks.preflight import Preflight, preflight
+from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.pooling import AUTO, TAKEN, check_pooled, check_poolings
 from platodef_cli.encoders.reference import parse
-from platodef_cli.encoders.resolve import ResolvedModel, resolve
+from platodef_cli.encoders.resolve import ResolvedModel, examine, resolve
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.progress import SILENT, Progress
@@ -40,6 +40,7 @@ def open_encoder(
     time_limit_s: float | None = None,
     require_isolation: bool = False,
     pooling: str = AUTO,
+    follow_links: bool = False,
     progress: Progress = SILENT,
 ) -> "Encoder":
     """Resolve, check and load an encoder.
@@ -57,6 +58,7 @@ def open_encoder(
         time_limit_s: Longest time for the load and for each call of an isolated encoder.
         require_isolation: Refuse to load an isolated encoder where the machine cannot isolate completely.
         pooling: Of an encoder that gives tokens: ``mean``, ``class`` or ``auto``, which warns of its choice.
+        follow_links: The files of a folder may be links to files elsewhere.
         progress: Receives the steps.
 
     Raises:
@@ -72,7 +74,7 @@ def open_encoder(
     resolved = resolve(reference, cache_dir=cache_dir, offline=offline, progress=progress)
     name = name or reference.short_name
     with progress.step(f"checking {name}"):
-        checked = preflight(resolved.directory, listing=resolved.listing)
+        checked = examine(resolved, follow_links=follow_links)
     with progress.step(f"loading {name}"):
         encoder: LocalEncoder | RemoteEncoder
         if isolate:
@@ -172,7 +174,13 @@ def load_tower(
 
     from platodef_cli.encoders.local import memory_guard, one_line
 
-    bundle = Bundle(Path(checked.directory), checked.files, checked.parameters, pooling=pooling)
+    bundle = Bundle(
+        Path(checked.directory),
+        checked.files,
+        checked.parameters,
+        follow_links=checked.follow_links,
+        pooling=pooling,
+    )
     try:
         with memory_guard(checked.directory, "give a higher --memory-limit"), torch.inference_mode(False):
             tower = _build(checked.backend, bundle, device, dtype)
