@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from platodef_cli import environment
-from platodef_cli.audit.config import AuditConfig, Option
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.option import Option
 from platodef_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -88,7 +89,12 @@ def audit(call: _Call) -> "AuditReport":  # noqa: D417
 
 
 def preflight(
-    model: str | Path, *, revision: str | None = None, offline: bool = False, progress: Progress = SILENT
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    offline: bool = False,
+    follow_links: bool = False,
+    progress: Progress = SILENT,
 ) -> "Preflight":
     """Check the files of a model without loading anything of it, as ``platodef preflight`` does.
 
@@ -96,6 +102,7 @@ def preflight(
         model: Folder or name on the hub; of the latter, only files that an encoder may need are downloaded.
         revision: Branch, tag or commit of ``model``.
         offline: Never use the network.
+        follow_links: Links of a folder to files elsewhere are followed, and those files examined.
         progress: Receives the steps.
 
     Returns:
@@ -107,13 +114,12 @@ def preflight(
         HubError: The hub does not give the model.
     """
     environment.prepare()
-    from platodef_cli.encoders.checks.preflight import preflight as check
     from platodef_cli.encoders.reference import parse
-    from platodef_cli.encoders.resolve import resolve
+    from platodef_cli.encoders.resolve import examine, resolve
 
     with environment.offline_while(offline):
         resolved = resolve(parse(str(model), revision), offline=offline, progress=progress)
-        return check(resolved.directory, listing=resolved.listing)
+        return examine(resolved, follow_links=follow_links)
 
 
 def read_report(path: str | Path) -> "AuditReport":

@@ -130,11 +130,16 @@ def open_regular(path: Path) -> Iterator[tuple[int, int]]:
         os.close(descriptor)
 
 
-def resolve_inside(directory: Path, name: str) -> Path:
+def resolve_inside(directory: Path, name: str, *, follow_links: bool = False) -> Path:
     """Return the real path of ``directory/name`` and check where it leads.
 
     Links may lead to the folder itself, or from ``snapshots/COMMIT`` of a Hub cache, and folders in it, into
     the ``blobs`` of the same repository.
+
+    Args:
+        directory: A model folder.
+        name: Of an entry.
+        follow_links: Links may lead anywhere, because the user vouches for them.
 
     Raises:
         RefusedError: The name is a path, or the link leads elsewhere.
@@ -143,6 +148,8 @@ def resolve_inside(directory: Path, name: str) -> Path:
         raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
     root = directory.resolve()
     real = (root / name).resolve()
+    if follow_links:
+        return real
     roots = [root]
     for place in (root, *root.parents):
         if place.parent.name == "snapshots" and place.parent.parent.name.startswith("models--"):
@@ -151,6 +158,7 @@ def resolve_inside(directory: Path, name: str) -> Path:
     if not any(real.is_relative_to(allowed) for allowed in roots):
         raise RefusedError(
             f"{directory / name}: a link out of the model folder, to {real}, so another file may be "
-            f"loaded later than was examined; copy it with `cp -rL {directory} COPY` and examine the copy"
+            "loaded later than was examined; give --follow-links if the links are yours (DVC, Nix), or copy "
+            f"it with `cp -rL {directory} COPY` and examine the copy"
         )
     return real

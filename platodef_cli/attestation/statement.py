@@ -185,9 +185,11 @@ def compare_files(statement: Statement, directory: Path) -> Differences:
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such model folder; give the folder that the attestation is about")
     present = {entry.name for entry in directory.iterdir()}
+    # an audit that followed links is about the files that they lead to
+    follow = statement.report.configuration.get("follow_links") is True
     missing, changed = [], []
     for name, expected in statement.subjects.items():
-        path = resolve_inside(directory, name)
+        path = resolve_inside(directory, name, follow_links=follow)
         if not path.exists():
             missing.append(name)
         elif _sha256(path) != expected:

@@ -11,12 +11,13 @@ import torch
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.encoders.bounded import bounded
-from platodef_cli.encoders.checks.preflight import Preflight, preflight
+from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
+from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.encoders.precision import gradient_dtype
 from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
-from platodef_cli.encoders.resolve import resolve
+from platodef_cli.encoders.resolve import examine, resolve
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.find import find_heads
 from platodef_cli.images.columns import Columns
@@ -89,6 +90,7 @@ def open_inputs(
         BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES
     )
     images = BUILTIN_IMAGES if config.images is None and embedded else config.images
+    poolings = poolings_of(config.pooling, model, references)
     if images is None:
         raise UsageError(
             "no images: give --images FOLDER, FILE.parquet or hf://datasets/org/name; a few thousand "
@@ -109,7 +111,7 @@ def open_inputs(
     if target.directory is None:
         check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
     resolved = resolve(target, offline=config.offline, progress=progress)
-    checked = preflight(resolved.directory, listing=resolved.listing)
+    checked = examine(resolved, follow_links=config.follow_links)
     check_count(counts, config, ready_heads=head is not None)
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
@@ -122,6 +124,8 @@ def open_inputs(
                     offline=config.offline,
                     device=config.device,
                     dtype=config.dtype,
+                    pooling=poolings[uri],
+                    follow_links=config.follow_links,
                     progress=progress,
                 )
                 stack.callback(encoder.close)
@@ -144,6 +148,8 @@ def open_inputs(
                 memory_limit_gb=config.memory_limit_gb,
                 time_limit_s=config.time_limit_s,
                 require_isolation=config.require_isolation,
+                pooling=poolings[model],
+                follow_links=config.follow_links,
                 progress=progress,
             )
             task.advance()

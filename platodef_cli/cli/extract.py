@@ -10,6 +10,7 @@ from platodef_cli.cli import options
 from platodef_cli.cli.features import features_target, write_features
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
+from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def extract(
     ] = None,
     reference: options.References = None,
     revision: options.Revision = None,
+    pooling: options.Pooling = None,
+    follow_links: options.FollowLinks = False,
     variant: Variants = None,
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
@@ -66,6 +69,7 @@ def extract(
 ) -> None:
     """Extract features of the same images by a source and its references, in one decoding pass."""
     source, names = _roles(models, source, reference)
+    poolings = poolings_of(pooling or (), source, tuple(names.values()))
     pictured = _images(images, source)
     target = features_target(output)
     without_network = options.offline(offline)
@@ -99,13 +103,14 @@ def extract(
         "offline": without_network,
         "device": device,
         "dtype": dtype,
+        "follow_links": follow_links,
         "progress": session.progress,
     }
     with ExitStack() as stack:
         encoders: dict[str, Encoder] = {}
         for name, uri in {_SOURCE: source, **names}.items():
             own: dict[str, Any] = {**suspect, "isolate": True} if name == _SOURCE else {"name": name}
-            opened = open_encoder(uri, **own, **common)
+            opened = open_encoder(uri, **own, **common, pooling=poolings[uri])
             stack.callback(opened.close)
             encoders[name] = bounded(
                 opened,

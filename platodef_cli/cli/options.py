@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from platodef_cli.audit.config import AuditConfig, Option
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.option import Option
 from platodef_cli.cli import completion
 from platodef_cli.defences import DETECTORS
 from platodef_cli.environment import offline_requested
@@ -66,6 +67,8 @@ def shared(name: str) -> Any:
 
 Revision = Annotated[str | None, shared("revision")]
 References = Annotated[list[str] | None, shared("references")]
+Pooling = Annotated[list[str] | None, shared("pooling")]
+FollowLinks = Annotated[bool, shared("follow_links")]
 Images = Annotated[str | None, shared("images")]
 Limit = Annotated[int | None, shared("limit")]
 ImageColumn = Annotated[str | None, shared("image_column")]

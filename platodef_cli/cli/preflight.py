@@ -77,16 +77,15 @@ def _holds_model(folder: Path) -> bool:
 
 
 def _check(
-    session: Session, model: str, revision: str | None, offline: bool
+    session: Session, model: str, revision: str | None, offline: bool, follow_links: bool
 ) -> "tuple[Preflight, ResolvedModel]":
-    from platodef_cli.encoders.checks.preflight import preflight as check
     from platodef_cli.encoders.load import check_supported
     from platodef_cli.encoders.reference import parse
-    from platodef_cli.encoders.resolve import resolve
+    from platodef_cli.encoders.resolve import examine, resolve
 
     resolved = resolve(parse(model, revision), offline=offline, progress=session.progress)
     with session.progress.step("checking files"):
-        result = check(resolved.directory, listing=resolved.listing)
+        result = examine(resolved, follow_links=follow_links)
     check_supported(result)
     return result, resolved
 
@@ -103,6 +102,7 @@ def preflight(
     ],
     revision: options.Revision = None,
     offline: options.Offline = False,
+    follow_links: options.FollowLinks = False,
     as_json: options.AsJson = False,
     exit_zero: options.ExitZero = False,
 ) -> None:
@@ -120,7 +120,7 @@ def preflight(
     shown, endings = [], []
     for model in _folders(models):
         try:
-            result, resolved = _check(session, model, revision, without_network)
+            result, resolved = _check(session, model, revision, without_network, follow_links)
         except PlatodefError as error:
             if len(models) == 1:
                 raise

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from platodef_cli.encoders.footprint import Footprint
+from platodef_cli.encoders.guards import memory_guard
 from platodef_cli.encoders.interface import Encoder, InsideEncoder
-from platodef_cli.encoders.local import memory_guard
 from platodef_cli.errors import OutOfMemoryError
 
 _GB = 2**30

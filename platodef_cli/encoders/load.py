@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platodef_cli.encoders import BACKENDS
-from platodef_cli.encoders.checks.preflight import Preflight, preflight
+from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
+from platodef_cli.encoders.pooling import AUTO, TAKEN, check_pooled, check_poolings
 from platodef_cli.encoders.reference import parse
-from platodef_cli.encoders.resolve import ResolvedModel, resolve
+from platodef_cli.encoders.resolve import ResolvedModel, examine, resolve
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.progress import SILENT, Progress
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from platodef_cli.encoders.backends.interface import Builder
     from platodef_cli.encoders.interface import Encoder
-    from platodef_cli.encoders.local import Tower
+    from platodef_cli.encoders.isolation.isolate import RemoteEncoder
+    from platodef_cli.encoders.local import LocalEncoder, Tower
 
 
 def open_encoder(
@@ -37,6 +39,8 @@ def open_encoder(
     memory_limit_gb: float = 8.0,
     time_limit_s: float | None = None,
     require_isolation: bool = False,
+    pooling: str = AUTO,
+    follow_links: bool = False,
     progress: Progress = SILENT,
 ) -> "Encoder":
     """Resolve, check and load an encoder.
@@ -53,24 +57,28 @@ def open_encoder(
         memory_limit_gb: Address space of the child past its libraries (CPU only).
         time_limit_s: Longest time for the load and for each call of an isolated encoder.
         require_isolation: Refuse to load an isolated encoder where the machine cannot isolate completely.
+        pooling: Of an encoder that gives tokens: ``mean``, ``class`` or ``auto``, which warns of its choice.
+        follow_links: The files of a folder may be links to files elsewhere.
         progress: Receives the steps.
 
     Raises:
-        UsageError: The id, the device or the dtype is wrong.
+        UsageError: The id, the device, the dtype or the pooling is wrong, or the encoder pools itself.
         HubError: The Hub does not give the model.
         RefusedError: The model is unsafe.
         IncompleteError: Memory ran out, the child died, or isolation is required and incomplete.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
+    check_poolings([pooling])
     reference = parse(uri, revision)
     resolved = resolve(reference, cache_dir=cache_dir, offline=offline, progress=progress)
     name = name or reference.short_name
     with progress.step(f"checking {name}"):
-        checked = preflight(resolved.directory, listing=resolved.listing)
+        checked = examine(resolved, follow_links=follow_links)
     with progress.step(f"loading {name}"):
+        encoder: LocalEncoder | RemoteEncoder
         if isolate:
-            return _open_isolated(
+            encoder = _open_isolated(
                 resolved,
                 checked,
                 name=name,
@@ -79,18 +87,24 @@ def open_encoder(
                 memory_limit_gb=memory_limit_gb,
                 time_limit_s=time_limit_s,
                 require_isolation=require_isolation,
+                pooling=pooling,
             )
-        return _open_here(resolved, checked, name=name, device=device, dtype=dtype)
+        else:
+            encoder = _open_here(resolved, checked, name=name, device=device, dtype=dtype, pooling=pooling)
+    for note in encoder.notes if pooling == AUTO else ():
+        if note.startswith(TAKEN):
+            progress.warn(f"{name}: {note}")
+    return encoder
 
 
 def _open_here(
-    resolved: ResolvedModel, checked: Preflight, *, name: str, device: str, dtype: str
-) -> "Encoder":
+    resolved: ResolvedModel, checked: Preflight, *, name: str, device: str, dtype: str, pooling: str
+) -> "LocalEncoder":
     """Load into this process."""
     from platodef_cli.encoders.local import DTYPES, LocalEncoder
 
     where = usable_device(device)
-    tower, description = load_tower(checked, where, DTYPES[dtype])
+    tower, description = load_tower(checked, where, DTYPES[dtype], pooling)
     record = make_record(
         description, checked, name=name, uri=resolved.uri, commit=resolved.commit, dtype=dtype, isolated=False
     )
@@ -107,7 +121,8 @@ def _open_isolated(
     memory_limit_gb: float,
     time_limit_s: float | None,
     require_isolation: bool,
-) -> "Encoder":
+    pooling: str,
+) -> "RemoteEncoder":
     """Load into a child process."""
     from platodef_cli.encoders.isolation.isolate import RemoteEncoder
 
@@ -122,6 +137,7 @@ def _open_isolated(
         memory_limit_gb=memory_limit_gb,
         time_limit_s=time_limit_s,
         require_isolation=require_isolation,
+        pooling=pooling,
     )
 
 
@@ -143,11 +159,12 @@ def usable_device(device: str) -> "torch.device":
 
 
 def load_tower(
-    checked: Preflight, device: "torch.device", dtype: "torch.dtype"
+    checked: Preflight, device: "torch.device", dtype: "torch.dtype", pooling: str = AUTO
 ) -> tuple["Tower", EncoderDescription]:
     """Build and strictly load the network of an examined folder, from exactly the bytes that were examined.
 
     Raises:
+        UsageError: It is not one whose pooling can be chosen.
         RefusedError: The network does not fit its files, or the files changed since they were examined.
         IncompleteError: Memory ran out.
     """
@@ -155,12 +172,20 @@ def load_tower(
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     import torch
 
-    from platodef_cli.encoders.local import memory_guard, one_line
+    from platodef_cli.encoders.guards import memory_guard
+    from platodef_cli.encoders.local import one_line
 
-    bundle = Bundle(Path(checked.directory), checked.files, checked.parameters)
+    bundle = Bundle(
+        Path(checked.directory),
+        checked.files,
+        checked.parameters,
+        follow_links=checked.follow_links,
+        pooling=pooling,
+    )
     try:
         with memory_guard(checked.directory, "give a higher --memory-limit"), torch.inference_mode(False):
             tower = _build(checked.backend, bundle, device, dtype)
+            check_pooled(checked.directory, pooling, tower.pooling)
             probe = torch.zeros(1, 3, *tower.geometry.size, device=device, dtype=dtype)
             with torch.inference_mode():
                 features = tower.forward(probe)

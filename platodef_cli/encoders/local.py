@@ -1,7 +1,6 @@
 """An encoder in this process: strict loading, normalisation, forward pass, guard against NaN."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,16 +14,15 @@ from platodef_cli.encoders.computed_by import device_kind
 from platodef_cli.encoders.footprint import Footprint, measure
 from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
+from platodef_cli.encoders.guards import check_features, check_input, check_pixels, memory_guard
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.precision import computing_in
-from platodef_cli.errors import IncompleteError, OutOfMemoryError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _META_SLACK = 1_000_000
 _MAX_BUFFERS = 64_000_000
-_FEWER = "give a smaller --batch-size or a higher --memory-limit"
-_OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "out of memory", "could not create a memory")
 
 
 @dataclass(frozen=True)
@@ -179,58 +177,6 @@ class LocalEncoder:
         return inputs.contiguous(memory_format=torch.channels_last) if tower.channels_last else inputs
 
 
-def check_pixels(pixels: Tensor, geometry: Geometry, dtype: torch.dtype) -> None:
-    """Raise :class:`UsageError` unless ``pixels`` are ``[B, 3, H, W]`` of this size and dtype."""
-    expected = (3, *geometry.size)
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected or pixels.dtype != dtype:
-        raise UsageError(
-            f"pixels {list(pixels.shape)} {pixels.dtype} do not fit the encoder; it takes [B, {expected[0]}, "
-            f"{expected[1]}, {expected[2]}] {dtype}"
-        )
-
-
-def check_input(pixels: Tensor, geometry: Geometry) -> None:
-    """Raise :class:`UsageError` unless ``pixels`` are what an encoder embeds: 8 bits, or its floats."""
-    check_pixels(
-        pixels, geometry, torch.float32 if geometry.floats and pixels.is_floating_point() else torch.uint8
-    )
-
-
-def check_features(features: Tensor, name: str, batch: int, dim: int) -> Tensor:
-    """Return the features if they are ``[batch, dim]`` and finite.
-
-    Raises:
-        RefusedError: They are not.
-    """
-    if tuple(features.shape) != (batch, dim):
-        raise RefusedError(
-            f"encoder {name!r} returned features {list(features.shape)} instead of {[batch, dim]}"
-        )
-    if not torch.isfinite(features.detach()).all():
-        raise RefusedError(f"encoder {name!r} returned features that are not finite; do not use this model")
-    return features
-
-
-@contextmanager
-def memory_guard(name: str, advice: str = _FEWER) -> Iterator[None]:
-    """Turn exhausted memory into an :class:`OutOfMemoryError`.
-
-    Args:
-        name: Of the encoder.
-        advice: What to do.
-    """
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError):
-        pass
-    except RuntimeError as error:
-        if not any(text in str(error) for text in _OUT_OF_MEMORY):
-            raise
-    else:
-        return
-    raise OutOfMemoryError(f"encoder {name!r} ran out of memory; {advice}") from None
-
-
 def build_on_meta(build: Callable[[], nn.Module], bundle: Bundle, what: str) -> nn.Module:
     """Build a network without memory and check its size against the header of the weight files.
 
@@ -315,9 +261,17 @@ def load_strictly(
             raise RefusedError(
                 f"{where}: weight {key!r} is {value.dtype} instead of {own[key].dtype}; do not use this model"
             )
+    bounds = [key for key, value in state.items() if _same_infinities(value, own[key])]
     network.load_state_dict(state, strict=True)
-    check_finite(network, state, where)
+    check_finite(network, state.keys() - bounds, where)
     return heads
+
+
+def _same_infinities(value: Tensor, initial: Tensor) -> bool:
+    """Tell that all of a tensor which is not finite is infinite in the untrained network too: a bound."""
+    if not value.is_floating_point() or value.numel() != 1:
+        return False
+    return bool(value.isinf().all()) and bool(value == initial)
 
 
 def check_keys(where: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:

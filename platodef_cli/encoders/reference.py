@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.resources import data_dir
@@ -19,6 +20,22 @@ _HOST = re.compile(r"^(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|hf-mirro
 _KINDS = ("datasets", "spaces", "models", "collections", "papers")
 """First parts of addresses on the Hub that are no organisation."""
 
+_PREFIXES = {
+    "local-dir:": "a folder",
+    "hf-hub:": "org/name",
+    "hf_hub:": "org/name",
+    "hf:": "org/name",
+    "huggingface:": "org/name",
+}
+"""How ids of other tools begin -> what stands behind it."""
+_REGISTRIES = {
+    "timm": "timm/resnet50.a1_in1k",
+    "open_clip": "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    "torchvision": "timm/resnet50.tv_in1k",
+}
+"""Libraries that have names of their own -> a repository of the Hub with a model of theirs."""
+_ONE_PART = re.compile(r"^[A-Za-z0-9_][\w.-]{0,95}$", re.ASCII)
+_FILE = re.compile(r"^file:(?://(?:localhost(?=/))?)?(.+)$")
 _REVISION = re.compile(r"^[A-Za-z0-9_][\w./-]{0,199}$")
 
 _HELP = "give a folder, org/name[/folder][@revision], hf://org/name[@revision] or builtin:NAME"
@@ -89,6 +106,11 @@ def parse(uri: str, revision: str | None = None) -> ModelReference:
         raise UsageError(f"{uri!r} has a revision and --revision {revision!r} gives another; give only one")
     wanted = inline if at else revision
     matched = _REPOSITORY.match(repository)
+    if _ONE_PART.match(repository):
+        raise UsageError(
+            f"{uri!r} is neither an existing folder nor a Hub id, which has two parts: find the repository "
+            f"at https://huggingface.co/models?search={repository} and write it as org/{repository}"
+        )
     if not matched or ".." in repository or "--" in repository.partition("/")[2].partition("/")[0]:
         raise UsageError(f"{uri!r} is neither an existing folder nor a Hub id; {_HELP}")
     if wanted is not None and (not _REVISION.match(wanted) or ".." in wanted):
@@ -105,9 +127,22 @@ def _hint(uri: str, path: Path) -> None:
     Raises:
         UsageError: It is one.
     """
-    for scheme, what in (("local-dir:", "a folder"), ("hf-hub:", "org/name"), ("hf_hub:", "org/name")):
-        if uri.startswith(scheme):
+    for scheme, what in _PREFIXES.items():
+        if uri.startswith(scheme) and not uri.startswith("hf://"):
             raise UsageError(f"{uri!r}: write {what} without {scheme!r}, as in {uri.removeprefix(scheme)!r}")
+    library, colon, name = uri.partition(":")
+    if colon and library in _REGISTRIES:
+        raise UsageError(
+            f"{uri!r}: names of {library} say nothing of the weights; give the repository of the Hub that "
+            f"holds them, as {_REGISTRIES[library]!r}"
+            + (f" (search there for 'timm/{name}')" if library == "timm" else "")
+        )
+    named = _FILE.match(uri)
+    if named:
+        raise UsageError(f"{uri!r}: write the folder as a plain path, as in {unquote(named[1])!r}")
+    colon_revision = re.match(r"^([\w.-]+/[\w.-]+):([\w./-]+)$", uri)
+    if colon_revision:
+        raise UsageError(f"{uri!r}: a revision follows an @, as in {'@'.join(colon_revision.groups())!r}")
     found = _PAGE.match(uri)
     if found and found[1].partition("/")[0] not in _KINDS:
         raise UsageError(f"{uri!r} is the address of a page; write {_advised(found)!r}")

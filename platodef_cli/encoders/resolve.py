@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.encoders.reference import ModelReference
 from platodef_cli.errors import UsageError
 from platodef_cli.progress import SILENT, Progress
@@ -64,3 +65,18 @@ def resolve(
     except OSError as error:
         raise UsageError(f"{directory}: cannot be listed ({error.strerror})") from None
     return ResolvedModel(reference.uri, directory, commit, names, cached_listing(directory))
+
+
+def examine(resolved: ResolvedModel, *, follow_links: bool = False) -> Preflight:
+    """Check the files of a model on this machine, as :func:`platodef_cli.encoders.checks.preflight` does.
+
+    Args:
+        resolved: The model.
+        follow_links: Links in a local folder may lead out of it; those in the cache of the Hub never may.
+
+    Raises:
+        UsageError: There is no model.
+        RefusedError: Something is unsafe.
+    """
+    own = resolved.commit is None
+    return preflight(resolved.directory, listing=resolved.listing, follow_links=follow_links and own)

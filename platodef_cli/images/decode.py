@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from platodef_cli.errors import UsageError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm".split())
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
+"""What is decoded; AVIF is read by Pillow 11.3 and newer, if it was built with libavif, as its wheels are."""
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .avif .avifs .bmp .dib .gif .tif .tiff .ppm .pgm .pbm .pnm".split()
+)
+_AVIF = (b"ftypavif", b"ftypavis")
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
-DECODE_VERSION = 1  # part of the feature cache's key: raise it when any pixel can change
+DECODE_VERSION = 2  # part of the feature cache's key: raise it when any pixel can change
 
 
 class ImageError(UsageError):
@@ -56,6 +60,12 @@ def decode(
         raise ImageError(name, "the file is empty")
     if len(data) > max_bytes:
         raise ImageError(name, f"{len(data):,} bytes, more than the limit of {max_bytes:,}")
+    if data[4:12] in _AVIF and not features.check("avif"):
+        raise ImageError(
+            name,
+            "AVIF, which the Pillow of this machine was built without; install Pillow from PyPI",
+            transient=True,
+        )
     # Pillow warns (about bombs above a limit of its own, odd EXIF blocks) where we give errors. This
     # filter is process-wide because ``catch_warnings`` is not safe with the threads that decode.
     warnings.filterwarnings("ignore", module=r"PIL\.")

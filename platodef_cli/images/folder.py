@@ -132,7 +132,7 @@ def _listing(root: Path) -> tuple[list[str], Skipped]:
         held = f"{others} other files" if others else "nothing"
         held += f", {len(outside)} links to folders outside of it" if outside else ""
         raise UsageError(
-            f"{root} holds no image ({held}); give a folder of {', '.join(sorted(SUFFIXES)[:6])} ... files, "
+            f"{root} holds no image ({held}); give a folder of .jpg, .png, .webp, .avif ... files, "
             "or a .parquet file itself"
         )
     return sorted(found), outside

@@ -106,6 +106,28 @@ def test_the_source_may_be_named_apart(
     assert target.read_bytes() == place.features.read_bytes()
 
 
+def test_the_pooling_of_tokens_is_chosen_recorded_and_kept_apart_in_the_cache(
+    place: Place, platodef: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLATODEF_CACHE_DIR", str(tmp_path / "cache"))
+    arguments = {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 32, "num_heads": 2}
+    timm_model(tmp_path / "tokens", arguments={**arguments, "global_pool": ""}, classes=0)
+    words = ("extract", tmp_path / "tokens", "-r", place.models[1], "-i", "builtin:shapes?count=8&seed=5")
+    found, computed = {}, {}
+    for choice, option in (("auto", ()), ("class", ("--pooling", "class")), ("mean", ("--pooling", "mean"))):
+        done = platodef(*words, "-o", tmp_path / f"{choice}.safetensors", *option)
+        assert done.code == 0
+        assert ("so the class token is taken; --pooling mean or class chooses" in done.err) == (not option)
+        computed[choice] = int(done.last.partition("from the cache, ")[2].split()[0])
+        found[choice] = load_features(tmp_path / f"{choice}.safetensors")
+    assert computed == {"auto": 2, "class": 0, "mean": 1}
+    assert torch.equal(found["auto"].source, found["class"].source)
+    assert not torch.allclose(found["mean"].source, found["class"].source, atol=1e-2)
+    assert '"pooling":"mean of patches"' in found["mean"].metadata["record.source"]
+    wrong = platodef(*words, "-o", tmp_path / "x", "--pooling", f"{place.models[1]}=mean")
+    assert (wrong.code, "already one vector per image" in wrong.last) == (2, True)
+
+
 @pytest.mark.parametrize("form", ["json", "csv"])
 def test_scores(place: Place, platodef: Call, tmp_path: Path, form: str) -> None:
     target = tmp_path / f"scores.{form}"

@@ -1,10 +1,10 @@
-"""Vision towers of open_clip: the contrastive model, its weights, its evaluation transform."""
+"""Vision towers of open_clip: the network, its weights, its evaluation transform."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.model import _build_vision_tower
 from open_clip.transform import PreprocessCfg
@@ -23,14 +23,20 @@ from platodef_cli.encoders.local import (
 from platodef_cli.errors import RefusedError, UsageError
 
 _PREPROCESSING = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
-_OLD_TEXT = ("text_projection", "positional_embedding", "token_embedding", "transformer", "ln_final")
+_VISION = "visual."
+_OTHERS = (
+    *("text.", "text_decoder.", "logit_scale", "logit_bias"),
+    # of a text tower that stands at the top
+    *("text_projection", "positional_embedding", "token_embedding.", "transformer.", "ln_final."),
+)
+"""How the names of weights begin that are no part of the vision tower."""
 
 
 def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
-    """Build the whole contrastive model, load it strictly and keep its vision tower.
+    """Build the vision tower alone and load its part of the weights strictly.
 
-    The model is constructed from its configuration in this process: open_clip's own loader would accept
-    pickles, resample positions of the wrong shape, and contact other repositories.
+    It is constructed from its configuration in this process: open_clip's own loader would accept pickles,
+    resample positions of the wrong shape, and contact other repositories, for a text tower among others.
 
     Raises:
         UsageError: The preprocessing cannot be reproduced.
@@ -48,85 +54,42 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     settings = _settings(model, config.get("preprocess_cfg", {}))
 
     def create() -> nn.Module:
-        return _create(model)
+        vision = deepcopy(model["vision_cfg"]) | {"timm_model_pretrained": False}
+        made: nn.Module = _build_vision_tower(model["embed_dim"], vision, bool(model.get("quick_gelu")))
+        return made
 
-    notes: tuple[str, ...] = ()
-    if model["text_cfg"].get("hf_model_name"):
-        # the text tower would come from another repository; nothing of it is needed
-        tower: Any = _vision_alone(model, bundle)
-        network: Any = None
-        notes = ("the text tower, which is another repository's architecture, is not part of the encoder",)
-    else:
-        build_on_meta(create, bundle, "open_clip model")
-        network = create()
-        load_strictly(network, _converted(bundle.state_dict(), network), str(bundle.directory))
-        tower = network.visual
+    build_on_meta(create, bundle, "open_clip vision tower")
+    tower: Any = create()
+    load_strictly(tower, _own(bundle.state_dict(), str(bundle.directory)), str(bundle.directory))
     tower.output_tokens = False
     convolutional = is_convolutional(tower)
     tower = freeze(tower, device, dtype, convolutional)
     return Tower(
         module=tower,
         # CoCa's own encode_image normalises by default, the others' do not.
-        forward=partial(_normalised, tower) if isinstance(network, open_clip.CoCa) else tower,
+        forward=partial(_normalised, tower) if "multimodal_cfg" in model else tower,
         geometry=_geometry(settings, where),
         mean=_three(settings["mean"], where),
         std=_three(settings["std"], where),
         architecture=str(model["vision_cfg"].get("timm_model_name") or type(tower).__name__),
         pooling="encode_image",
-        notes=notes,
         channels_last=convolutional,
     )
 
 
-def _vision_alone(model: dict[str, Any], bundle: Bundle) -> nn.Module:
-    """Build the vision tower alone and load its part of the weights strictly."""
+def _own(state: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the weights of the vision tower.
 
-    def create() -> nn.Module:
-        vision = deepcopy(model["vision_cfg"]) | {"timm_model_pretrained": False}
-        made: nn.Module = _build_vision_tower(model["embed_dim"], vision, bool(model.get("quick_gelu")))
-        return made
-
-    build_on_meta(create, bundle, "open_clip vision tower")
-    tower = create()
-    state = bundle.state_dict()
-    check_keys(
-        str(bundle.directory),
-        missing=(),
-        unexpected=[key for key in state if not key.startswith(("visual.", "text.", "logit_"))],
-    )
-    own = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
-    load_strictly(tower, own, str(bundle.directory))
-    return tower
+    Raises:
+        RefusedError: A weight belongs to none of the parts of a contrastive model.
+    """
+    unexpected = [key for key in state if not key.startswith((_VISION, *_OTHERS))]
+    check_keys(where, missing=(), unexpected=unexpected)
+    return {key.removeprefix(_VISION): value for key, value in state.items() if key.startswith(_VISION)}
 
 
 def _normalised(tower: nn.Module, pixels: Tensor) -> Tensor:
     return nn.functional.normalize(tower(pixels), dim=-1)
-
-
-def _create(model: dict[str, Any]) -> nn.Module:
-    """Construct the model, as ``open_clip.create_model`` does without weights."""
-    values = deepcopy(model)
-    custom = values.pop("custom_text", False)
-    values["vision_cfg"]["timm_model_pretrained"] = False
-    if not custom:
-        kind = open_clip.CLIP
-    elif "multimodal_cfg" in values:
-        kind = open_clip.CoCa
-    else:
-        kind = open_clip.CustomTextCLIP
-    network: nn.Module = kind(**values)
-    return network
-
-
-def _converted(state: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-    """Give weights of older open_clip versions their present names; shapes of scalars alone may change."""
-    own = network.state_dict()
-    if "text_projection" in state and "text.text_projection" in own:
-        state = {f"text.{k}" if k.startswith(_OLD_TEXT) else k: v for k, v in state.items()}
-    for key in ("logit_scale", "logit_bias"):
-        if key in state and key in own and state[key].numel() == own[key].numel() == 1:
-            state[key] = state[key].reshape(own[key].shape)
-    return {key: value for key, value in state.items() if not key.endswith("embeddings.position_ids")}
 
 
 def _settings(model: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

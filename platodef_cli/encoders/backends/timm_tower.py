@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import INTERPOLATIONS, Geometry
 from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
+from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, POOLINGS, taken
 from platodef_cli.errors import RefusedError, UnsupportedError
 
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _OPTIONS = {f.name for f in fields(PretrainedCfg)} - _SOURCES
 _WRAPPER = "timm_model."  # prefix of weights that transformers saved
+AS_PRETRAINED: dict[str, dict[str, Any]] = {"fbnetc_100": {"bn_eps": 1e-3}}
+"""Architecture -> arguments that timm gives it only where it loads weights itself, and no weight shows.
+
+timm is never asked to load: some of its architectures would fetch parts of theirs from the Hub then.
+"""
 _REFUSED_ARGUMENTS = (
     "pretrained",
     "cache_dir",
@@ -44,6 +50,7 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
         RefusedError: The configuration or the weights do not fit, or name what is never loaded.
     """
     name, options, arguments = _read(bundle)
+    arguments = {**AS_PRETRAINED.get(name, {}), **arguments}
 
     def create() -> nn.Module:
         network: nn.Module = timm.create_model(
@@ -66,27 +73,22 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     )
     network.reset_classifier(0)  # type: ignore[operator]
     settings = resolve_model_data_config(network)
+    geometry = _geometry(settings, str(bundle.directory))
     convolutional = is_convolutional(network)
     network = freeze(network, device, dtype, convolutional)
-    forward, pooled = _pooled(network)
+    forward, chosen = _pooled(network, geometry.size, bundle.pooling)
+    stated = arguments.get("global_pool") or bundle.json("config.json").get("global_pool") or "native"
     return Tower(
         module=network,
         forward=forward,
-        geometry=_geometry(settings, str(bundle.directory)),
+        geometry=geometry,
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
         architecture=name,
-        pooling=pooled
-        or str(arguments.get("global_pool") or bundle.json("config.json").get("global_pool") or "native")[
-            :40
-        ],
-        notes=(f"the folder asks for no pooling (global_pool), so the {pooled} is taken",) if pooled else (),
+        pooling=chosen or str(stated)[:40],
+        notes=(taken("the folder asks for no pooling (global_pool)", chosen),) if chosen else (),
         channels_last=convolutional,
     )
-
-
-def _stated(bundle: Bundle) -> Any:
-    return bundle.json("config.json").get("global_pool")
 
 
 def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,13 +98,31 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(_WRAPPER): value for key, value in state.items()}
 
 
-def _pooled(network: Any) -> tuple[Callable[[Tensor], Tensor], str]:
-    """Return what gives one vector per image, and how it pools where the network itself does not."""
-    if getattr(network, "global_pool", None) != "":
+def _pooled(network: Any, size: tuple[int, int], wanted: str) -> tuple[Callable[[Tensor], Tensor], str]:
+    """Return what gives one vector per image, and how it pools where the network itself does not.
+
+    Args:
+        network: Without a classifier, frozen.
+        size: Height and width of its input, pixels.
+        wanted: A key of :data:`platodef_cli.encoders.pooling.POOLINGS`.
+    """
+    weight = next(network.parameters())
+    with torch.inference_mode():
+        output = network(torch.zeros(1, 3, *size, device=weight.device, dtype=weight.dtype))
+    if not isinstance(output, Tensor) or output.ndim not in (3, 4):
         return network, ""
-    if getattr(network, "cls_token", None) is not None:
-        return partial(_class_token, network), "class token"
-    return partial(_mean, network, getattr(network, "num_prefix_tokens", 0)), "mean of patches"
+    token = output.ndim == 3 and getattr(network, "cls_token", None) is not None
+    if token and POOLINGS[wanted] != MEAN:
+        return partial(_class_token, network), CLASS_TOKEN
+    return partial(_mean, network, _channels_last(network, output)), MEAN
+
+
+def _channels_last(network: Any, output: Tensor) -> bool:
+    """Tell a map ``[B, H, W, C]`` from ``[B, C, H, W]``."""
+    width = getattr(network, "num_features", None)
+    if output.ndim == 4 and (output.shape[1] == width) != (output.shape[3] == width):
+        return bool(output.shape[3] == width)
+    return getattr(network, "output_fmt", "NCHW") == "NHWC"
 
 
 def _class_token(network: nn.Module, pixels: Tensor) -> Tensor:
@@ -110,9 +130,11 @@ def _class_token(network: nn.Module, pixels: Tensor) -> Tensor:
     return tokens[:, 0]
 
 
-def _mean(network: nn.Module, prefix: int, pixels: Tensor) -> Tensor:
+def _mean(network: Any, channels_last: bool, pixels: Tensor) -> Tensor:
     output: Tensor = network(pixels)
-    return output[:, prefix:].mean(1) if output.ndim == 3 else output.flatten(2).mean(2)
+    if output.ndim == 3:
+        return output[:, getattr(network, "num_prefix_tokens", 0) :].mean(1)
+    return output.mean((1, 2) if channels_last else (2, 3))
 
 
 def _read(bundle: Bundle) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -156,7 +178,8 @@ def check_name(name: str, where: str) -> None:
 
 def _target(options: dict[str, Any], arguments: dict[str, Any]) -> None:
     """Let the saved constructor arguments correct the saved input size, as timm does."""
-    if arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False:
+    flexible = arguments.get("dynamic_img_size") or arguments.get("use_naflex")
+    if flexible or arguments.get("strict_img_size") is False:
         options["fixed_input_size"] = False
     size = tuple(options.get("input_size") or (3, 224, 224))
     if arguments.get("in_chans") is not None:

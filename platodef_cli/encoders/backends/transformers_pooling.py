@@ -6,10 +6,13 @@ mean of the patches.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, POOLINGS
 
 
 class NoFeature(Exception):
@@ -18,6 +21,7 @@ class NoFeature(Exception):
 
 Pooled = Callable[[Any, Tensor], Tensor]
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
+_OTHER_TOKENS = ("distillation_token", "register_tokens")
 
 
 def image_features(network: Any, pixels: Tensor) -> Tensor:
@@ -57,13 +61,19 @@ def mean_of_patches(network: Any, pixels: Tensor) -> Tensor:
     return tokens.mean(1) if tokens.ndim == 3 else tokens.flatten(2).mean(2)
 
 
+def _mean_past(prefix: int, network: Any, pixels: Tensor) -> Tensor:
+    """Return the mean of the tokens behind the first ones, ``[B, D]``."""
+    tokens: Tensor = network(pixel_values=pixels).last_hidden_state
+    return tokens[:, prefix:].mean(1)
+
+
 _NAMES: dict[str, Pooled] = {
     "image features": image_features,
     "mean of image features": mean_of_image_features,
     "image_embeds": image_embeds,
     "pooler_output": pooler_output,
-    "class token": class_token,
-    "mean of patches": mean_of_patches,
+    CLASS_TOKEN: class_token,
+    MEAN: mean_of_patches,
 }
 
 
@@ -84,8 +94,8 @@ def possible_poolings(network: nn.Module, pixels: Tensor) -> list[str]:
                 name for name in ("image_embeds", "pooler_output") if getattr(output, name, None) is not None
             ]
             if getattr(output, "last_hidden_state", None) is not None:
-                names += ["class token"] if token else []
-                names += ["mean of patches"]
+                names += [CLASS_TOKEN] if token else []
+                names += [MEAN]
         found = []
         for name in names:
             features = _NAMES[name](network, pixels)
@@ -114,3 +124,24 @@ def choose_pooling(network: nn.Module, size: tuple[int, int]) -> tuple[str, Pool
         if bool(torch.isfinite(features).all()):
             return name, _NAMES[name]
     raise NoFeature("every output that could be a feature depends on weights that the file lacks")
+
+
+def as_wanted(network: nn.Module, chosen: tuple[str, Pooled], wanted: str) -> tuple[str, Pooled]:
+    """Return the pooling that the user asks for, where a network gives tokens that are pooled by a rule.
+
+    Args:
+        network: The network.
+        chosen: Name and function of the pooling that the rule chooses.
+        wanted: A key of :data:`platodef_cli.encoders.pooling.POOLINGS`.
+
+    Returns:
+        ``chosen`` where nothing is asked for, or the network cannot give it.
+    """
+    if POOLINGS[wanted] != MEAN or chosen[0] != CLASS_TOKEN:
+        return chosen
+    first = (
+        parameter.shape[-2] if parameter.ndim > 1 else 1
+        for name, parameter in network.named_parameters()
+        if name.endswith((*_CLASS_TOKENS, *_OTHER_TOKENS))
+    )
+    return MEAN, partial(_mean_past, sum(first))

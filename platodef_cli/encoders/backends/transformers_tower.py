@@ -10,9 +10,15 @@ from torch import Tensor, nn
 from platodef_cli.encoders.backends.processors import Preprocessing, read_preprocessing
 from platodef_cli.encoders.backends.transformers_loading import Loaded, configuration, load
 from platodef_cli.encoders.backends.transformers_models import ModelFamily, family_of
-from platodef_cli.encoders.backends.transformers_pooling import NoFeature, Pooled, choose_pooling
+from platodef_cli.encoders.backends.transformers_pooling import (
+    NoFeature,
+    Pooled,
+    as_wanted,
+    choose_pooling,
+)
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import Tower, check_keys, freeze, is_convolutional, one_line
+from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, taken
 from platodef_cli.errors import UnsupportedError
 
 _CANNOT = (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)
@@ -40,9 +46,13 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     }
     tasks = [str(name) for name in raw.get("architectures") or () if name != row.network]
     loaded = load(bundle, getattr(transformers, row.network), config, kept, row.arguments, tasks)
-    pooling, pooled = _pooling(loaded, row, preprocessing, str(bundle.directory))
+    pooling = _pooling(loaded, row, preprocessing, str(bundle.directory))
+    pooling = as_wanted(loaded.network, pooling, bundle.pooling)
     dropped = sorted({*loaded.dropped, *(state.keys() - kept)})
-    return _tower(loaded.network, row.network, (pooling, pooled), preprocessing, device, dtype, dropped)
+    notes = [*preprocessing.notes, *_told(dropped)]
+    if row.pooled is None and pooling[0] in (CLASS_TOKEN, MEAN):
+        notes.append(taken("the files hold no trained pooler", pooling[0]))
+    return _tower(loaded.network, row.network, pooling, preprocessing, device, dtype, notes)
 
 
 def _pooling(
@@ -86,7 +96,7 @@ def _tower(
     preprocessing: Preprocessing,
     device: torch.device,
     dtype: torch.dtype,
-    dropped: Sequence[str],
+    notes: Sequence[str],
 ) -> Tower:
     """Join the network with its preprocessing."""
     convolutional = is_convolutional(network)
@@ -100,7 +110,7 @@ def _tower(
         std=preprocessing.std,
         architecture=architecture,
         pooling=pooling[0],
-        notes=(*preprocessing.notes, *_told(dropped)),
+        notes=tuple(notes),
         channels_last=convolutional,
     )
 

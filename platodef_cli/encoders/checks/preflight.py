@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Preflight(Record):
     """What the static checks found out about a model folder that they did not refuse."""
 
     directory: str
+    follow_links: bool = Field(False, description="files that links outside the folder lead to were examined")
     backend: str = Field(description="library that the folder is for: timm, open_clip or transformers")
     architecture: str
     parameters: int = Field(description="elements of all float tensors, from the headers")
@@ -55,7 +57,11 @@ class Preflight(Record):
 
 
 def preflight(
-    directory: Path | str, *, limits: Limits | None = None, listing: Mapping[str, int] | None = None
+    directory: Path | str,
+    *,
+    limits: Limits | None = None,
+    listing: Mapping[str, int] | None = None,
+    follow_links: bool = False,
 ) -> Preflight:
     """Check a model folder against the allow-list and the bounds, without loading anything.
 
@@ -64,6 +70,7 @@ def preflight(
         limits: Bounds; the defaults fit every published vision encoder up to 12 billion parameters.
         listing: Of a repository that was not fetched whole, its files with their sizes: what was not fetched
             is reported as well.
+        follow_links: Links may lead out of the folder to regular files, which are examined as its own.
 
     Raises:
         UsageError: The folder does not exist or holds no model.
@@ -72,22 +79,24 @@ def preflight(
     directory, limits = Path(directory), limits or Limits()
     if not directory.is_dir():
         raise UsageError(f"{directory}: no such model folder; give a folder or org/name")
-    kinds = _entries(directory, limits)
+    folder = _Folder(directory, limits, follow_links)
+    kinds = _entries(folder)
     names = {name for name, kind in kinds.items() if kind != "folder"}
-    config = _read_json(directory, "config.json", limits)[1] if "config.json" in names else {}
+    config = _read_json(folder, "config.json")[1] if "config.json" in names else {}
     absent = {name: size for name, size in (listing or {}).items() if name not in kinds}
     refuse_adapters({*names, *absent}, str(directory))
     backend, layout = choose(config, names, str(directory))
-    files, parsed = _read_configurations(directory, layout.configurations, limits)
+    files, parsed = _read_configurations(folder, layout.configurations)
     index, weights = None, [layout.weights]
     if layout.weights.endswith(".index.json"):
-        record, index = _read_json(directory, layout.weights, limits)
+        record, index = _read_json(folder, layout.weights)
         files.append(record)
         weights = shards(layout.weights, index, names)
-    parameters = _read_weights(directory, weights, files, limits, index)
+    parameters = _read_weights(folder, weights, files, index)
     used = {record.path for record in files}
     return Preflight(
         directory=str(directory),
+        follow_links=follow_links,
         backend=backend,
         architecture=_architecture(backend, parsed[layout.configurations[0]]),
         parameters=parameters,
@@ -105,6 +114,19 @@ def preflight(
     )
 
 
+@dataclass(frozen=True)
+class _Folder:
+    """What is examined, and within which bounds."""
+
+    directory: Path
+    limits: Limits
+    follow_links: bool
+
+    def path(self, name: str) -> Path:
+        """Return where an entry really lies."""
+        return resolve_inside(self.directory, name, follow_links=self.follow_links)
+
+
 def _architecture(backend: str, configuration: Mapping[str, Any]) -> str:
     """Return the name that a backend reads in the main configuration."""
     plugin = BACKENDS.plugin(backend)
@@ -115,9 +137,10 @@ def _architecture(backend: str, configuration: Mapping[str, Any]) -> str:
     return name
 
 
-def _entries(directory: Path, limits: Limits) -> dict[str, str]:
+def _entries(folder: _Folder) -> dict[str, str]:
     """Return what each entry of the folder is, by its first bytes; refuse links that lead out."""
     kinds: dict[str, str] = {}
+    directory, limits = folder.directory, folder.limits
     try:
         entries = sorted(os.scandir(directory), key=lambda entry: entry.name)
     except OSError as error:
@@ -127,7 +150,7 @@ def _entries(directory: Path, limits: Limits) -> dict[str, str]:
             f"{directory}: holds {len(entries)} files, more than {limits.files}; not a model folder?"
         )
     for entry in entries:
-        path = resolve_inside(directory, entry.name)
+        path = folder.path(entry.name)
         if path.is_dir():
             kinds[entry.name] = "folder"
         elif not path.exists():
@@ -150,22 +173,23 @@ def _signature(head: bytes, name: str) -> str:
 
 
 def _read_configurations(
-    directory: Path, names: Iterable[str], limits: Limits
+    folder: _Folder, names: Iterable[str]
 ) -> tuple[list[FileRecord], dict[str, dict[str, Any]]]:
     """Hash and check the configurations."""
     files, parsed = [], {}
     for name in names:
-        record, value = _read_json(directory, name, limits)
+        record, value = _read_json(folder, name)
         if name != "tokenizer.json":
-            check_configuration(value, name, limits)
+            check_configuration(value, name, folder.limits)
         files.append(record)
         parsed[name] = value
     return files, parsed
 
 
-def _read_json(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, dict[str, Any]]:
+def _read_json(folder: _Folder, name: str) -> tuple[FileRecord, dict[str, Any]]:
     """Read one JSON file once: its record and its content are of the same bytes."""
-    with open_regular(resolve_inside(directory, name)) as (descriptor, size):
+    directory, limits = folder.directory, folder.limits
+    with open_regular(folder.path(name)) as (descriptor, size):
         if size > limits.json_bytes:
             raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.json_bytes}")
         with os.fdopen(os.dup(descriptor), "rb") as stream:
@@ -176,13 +200,14 @@ def _read_json(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, 
 
 
 def _read_weights(
-    directory: Path, weights: list[str], files: list[FileRecord], limits: Limits, index: dict[str, Any] | None
+    folder: _Folder, weights: list[str], files: list[FileRecord], index: dict[str, Any] | None
 ) -> int:
     """Check and hash the weight files; append their records; return the number of float elements."""
+    directory, limits = folder.directory, folder.limits
     parameters, tensors, total = 0, 0, sum(record.bytes for record in files)
     found: dict[str, str] = {}
     for name in weights:
-        record, entries = _read_header(directory, name, limits)
+        record, entries = _read_header(folder, name)
         files.append(record)
         total += record.bytes
         tensors += len(entries)
@@ -206,9 +231,10 @@ def _read_weights(
     return parameters
 
 
-def _read_header(directory: Path, name: str, limits: Limits) -> tuple[FileRecord, dict[str, TensorEntry]]:
+def _read_header(folder: _Folder, name: str) -> tuple[FileRecord, dict[str, TensorEntry]]:
     """Parse the header of a weight file and hash all of the file in the same pass."""
-    with open_regular(resolve_inside(directory, name)) as (descriptor, size):
+    directory, limits = folder.directory, folder.limits
+    with open_regular(folder.path(name)) as (descriptor, size):
         if size > limits.total_bytes:
             raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.total_bytes}")
         with os.fdopen(os.dup(descriptor), "rb") as stream:

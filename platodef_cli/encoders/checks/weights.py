@@ -12,6 +12,7 @@ from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES, header_length, parse_header
+from platodef_cli.encoders.pooling import AUTO
 from platodef_cli.errors import RefusedError
 from platodef_cli.records import FileRecord
 
@@ -23,14 +24,22 @@ INTEGER_BUFFER = re.compile(r"(num_batches_tracked|position_ids|index|indices|id
 """Names of tensors that may hold integers: counters, positions, masks."""
 
 
-def read_verified(directory: Path, record: FileRecord) -> bytearray:
+def read_verified(directory: Path, record: FileRecord, *, follow_links: bool = False) -> bytearray:
     """Read a file into memory and check that its bytes are those that were examined.
+
+    Args:
+        directory: The model folder.
+        record: What was examined.
+        follow_links: The file may be a link that leads out of the folder.
 
     Raises:
         RefusedError: The file changed since it was examined.
     """
     digest = hashlib.sha256()
-    with open_regular(resolve_inside(directory, record.path)) as (descriptor, size):
+    with open_regular(resolve_inside(directory, record.path, follow_links=follow_links)) as (
+        descriptor,
+        size,
+    ):
         if size != record.bytes:
             raise RefusedError(
                 f"{directory / record.path}: changed between check and load; do not use this model"
@@ -67,12 +76,16 @@ class Bundle:
         files: The files that may be read, with the hashes they had when they were examined.
         parameters: Elements of all float tensors, from the headers.
         limits: Bounds.
+        follow_links: Links may lead out of the folder.
+        pooling: How the user wants tokens to be pooled (:data:`platodef_cli.encoders.pooling.POOLINGS`).
     """
 
     directory: Path
     files: tuple[FileRecord, ...]
     parameters: int
     limits: Limits = field(default_factory=Limits)
+    follow_links: bool = False
+    pooling: str = AUTO
 
     def has(self, name: str) -> bool:
         """Tell whether the folder has an examined file of that name."""
@@ -80,7 +93,8 @@ class Bundle:
 
     def read(self, name: str) -> bytearray:
         """Return the verified bytes of one examined file."""
-        return read_verified(self.directory, next(r for r in self.files if r.path == name))
+        record = next(r for r in self.files if r.path == name)
+        return read_verified(self.directory, record, follow_links=self.follow_links)
 
     def json(self, name: str) -> dict[str, Any]:
         """Return one examined configuration."""

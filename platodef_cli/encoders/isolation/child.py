@@ -88,7 +88,7 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
             limit_memory(request["memory_limit_gb"])
         else:
             notes += ("the memory limit does not apply on a GPU",)
-        tower, description = load_tower(checked, device, dtype)
+        tower, description = load_tower(checked, device, dtype, request["pooling"])
         record = make_record(
             description,
             checked,
@@ -142,7 +142,7 @@ def _answer(
     """Compute the answer to one request; graphs of pending backward calls are kept, the oldest dropped."""
     import torch
 
-    from platodef_cli.encoders.local import memory_guard
+    from platodef_cli.encoders.guards import memory_guard
 
     kind, number = request["kind"], request.get("id", 0)
     if kind == "backward":

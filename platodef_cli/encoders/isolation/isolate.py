@@ -17,9 +17,11 @@ from platodef_cli.encoders.computed_by import device_kind
 from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.footprint import Footprint
 from platodef_cli.encoders.geometry import Geometry
+from platodef_cli.encoders.guards import check_features, check_input, check_pixels
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.isolation.process import ChildProcess
-from platodef_cli.encoders.local import check_features, check_input, check_pixels, one_line
+from platodef_cli.encoders.local import one_line
+from platodef_cli.encoders.pooling import AUTO
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
@@ -68,6 +70,7 @@ class RemoteEncoder:
         memory_limit_gb: float = 8.0,
         time_limit_s: float | None = None,
         require_isolation: bool = False,
+        pooling: str = AUTO,
     ) -> "RemoteEncoder":
         """Start a child and load an examined model folder in it.
 
@@ -81,6 +84,7 @@ class RemoteEncoder:
             memory_limit_gb: Address space past the libraries (CPU only).
             time_limit_s: Longest time for the load and for each call, or None.
             require_isolation: Load nothing where this machine cannot isolate the child completely.
+            pooling: How tokens are pooled (:data:`platodef_cli.encoders.pooling.POOLINGS`).
 
         Raises:
             UsageError: A limit is not positive.
@@ -109,6 +113,7 @@ class RemoteEncoder:
                     "threads": torch.get_num_threads(),
                     "memory_limit_gb": memory_limit_gb,
                     "require_isolation": require_isolation,
+                    "pooling": pooling,
                 }
             )
             description = EncoderDescription.model_validate(answer.get("description"))

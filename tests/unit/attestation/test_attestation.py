@@ -140,6 +140,20 @@ def test_subjects_do_not_lead_out_of_the_folder(folder: Path, report: AuditRepor
         compare_files(read_statement(write_statement(report)), folder)
 
 
+def test_links_are_followed_where_the_audit_followed_them(folder: Path, report: AuditReport) -> None:
+    outside = folder.parent / "stored"
+    outside.write_bytes(CONTENTS["model.safetensors"])
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(outside)
+    configuration = {**report.configuration, "follow_links": True}
+    followed = report.model_copy(update={"configuration": configuration})
+    statement = read_statement(write_statement(followed))
+    check_files(statement, folder)
+    outside.write_bytes(b"other")
+    with pytest.raises(RefusedError, match=r"changed: model\.safetensors"):
+        check_files(statement, folder)
+
+
 def test_no_folder(statement: Statement, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such model folder"):
         compare_files(statement, tmp_path / "absent")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from platodef_cli.errors import UsageError
 from platodef_cli.images.decode import FORMATS, ImageError, decode
@@ -15,7 +15,7 @@ from tests.unit.images.image_fakes import encode, noise
 
 LOSSLESS = ["PNG", "BMP", "TIFF", "PPM"]
 FILES = {
-    kind: encode(noise(24, 20), kind, **({"quality": 80} if kind in ("JPEG", "WEBP") else {}))
+    kind: encode(noise(24, 20), kind, **({"quality": 80} if kind in ("JPEG", "WEBP", "AVIF") else {}))
     for kind in FORMATS
 }
 
@@ -30,6 +30,14 @@ def test_every_format_gives_rgb(kind):
     assert (image.mode, image.size) == ("RGB", (20, 24))
     difference = np.abs(array(image).astype(int) - array(noise(24, 20))).mean()
     assert difference == 0 if kind in LOSSLESS else difference < 60
+
+
+def test_avif_without_a_decoder_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(features, "check", lambda feature: False)
+    with pytest.raises(ImageError, match=r"AVIF, which the Pillow .* install Pillow from PyPI") as caught:
+        decode(FILES["AVIF"])
+    assert caught.value.transient
+    assert decode(FILES["PNG"]).mode == "RGB"
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "RGBA", "LA", "YCbCr", "LAB"])
@@ -168,7 +176,10 @@ def test_damaged_files_never_crash(kind, data):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a", b"II*\0", b"RIFF", b"P6 "]),
+    st.sampled_from(
+        [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", b"GIF89a", b"II*\0", b"RIFF", b"P6 "]
+        + [b"\0\0\0\x1cftypavif"]
+    ),
     st.binary(),
 )
 def test_arbitrary_bytes_never_crash(magic, rest):

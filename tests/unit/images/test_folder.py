@@ -6,7 +6,7 @@ import pytest
 from platodef_cli.errors import UsageError
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.folder import FolderSource
-from tests.unit.images.image_fakes import png
+from tests.unit.images.image_fakes import encode, noise, png
 
 
 def fill(root, names):
@@ -14,6 +14,14 @@ def fill(root, names):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(png(i))
+
+
+def test_a_folder_of_avif(tmp_path):
+    for name, number in (("a.avif", 1), ("b.AVIF", 2)):
+        (tmp_path / name).write_bytes(encode(noise(seed=number), "AVIF", quality=90))
+    source = FolderSource(tmp_path)
+    assert [ref.id for ref in source.refs] == ["a.avif", "b.AVIF"]
+    assert (source.open(0).mode, source.open(0).size) == ("RGB", noise().size)
 
 
 def test_flat_folder_has_no_labels_and_a_fixed_order(tmp_path):

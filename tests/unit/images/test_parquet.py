@@ -8,7 +8,7 @@ from platodef_cli.errors import UsageError
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.parquet import ParquetSource
 from platodef_cli.images.rows import cell_bytes, class_labels
-from tests.unit.images.image_fakes import png
+from tests.unit.images.image_fakes import encode, noise, png
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -27,6 +27,12 @@ def write(path, images, labels=None, *, kind=STRUCT, names=None, column="image",
 
 def cells(count):
     return [{"bytes": png(i), "path": f"{i}.png"} for i in range(count)]
+
+
+def test_cells_of_avif(tmp_path):
+    images = [{"bytes": encode(noise(seed=i), "AVIF", quality=90), "path": f"{i}.avif"} for i in range(2)]
+    source = ParquetSource(write(tmp_path / "x.parquet", images))
+    assert [source.open(i).mode for i in range(len(source.refs))] == ["RGB", "RGB"]
 
 
 def test_structs_with_declared_class_names(tmp_path):
