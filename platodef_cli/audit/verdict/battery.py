@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Comparison, Estimate, SampleSize, compare
+from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
 from platodef_cli.records import Finding, ProbeRecord, Reason
+
+Question = tuple[str, Estimate, float]
+"""What was measured, in words; the number; its limit."""
 
 
 def judge_battery(
@@ -12,13 +15,13 @@ def judge_battery(
 ) -> tuple[tuple[ProbeRecord, ...], list[Reason]]:
     """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided change.
 
-    A change is suspicious by *collapse*: the suspect forgets the image under it, over the limit, and over
-    what any reference reaches, and over what any encoder reaches under other benign changes. It is
-    suspicious by *shift* as well: the features move as far as those of another image, and farther than any
-    reference's, as they do for a target that depends on the image. Both need the deciding detector to tell
-    clean from changed images. Both hold for triggers and for benign changes alike, since an attacker may
-    use either. Each limit is compared with an interval: one that holds its limit leaves the change
-    undecided, unless another limit clears it.
+    A change is suspicious if it has two of three symptoms. *Collapse*: the suspect forgets the image under
+    it, over the limit, and over what any reference reaches, and over what any encoder reaches under other
+    benign changes. *Shift*: the features move as far as those of another image, and farther than any
+    reference's, as they do for a target that depends on the image. *Detection*: the deciding detector
+    tells clean from changed images. That holds for triggers and for benign changes alike, since an
+    attacker may use either. Each limit is compared with an interval: one that holds its limit leaves the
+    change undecided, unless another limit clears it.
 
     A trigger under which references or benign changes leave no room for the distance that is asked for was
     not examined; one more reason names these.
@@ -60,15 +63,23 @@ def _judge(
     if probe.kind == "control" and probe.gap is None:
         return None  # in reports before version 1.2 benign changes were no tests
     auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
-    found = [
-        (_collapsed, _by_collapse(probe, probes, auroc, policy, sample)),
-        (_displaced, _by_shift(probe, auroc, policy, sample)),
-    ]
+    seen = [("AUROC", auroc, policy.auroc)]
+    forgets, moves = _collapse(probe, probes, policy), _shift(probe, policy)
+    found = [(_collapsed, compare((*forgets, *seen), sample))]
+    if moves:
+        found += [
+            (_collapsed, compare((*forgets, *moves), sample)),
+            (_displaced, compare((*moves, *seen), sample)),
+        ]
     for answer in ("yes", "unsure"):
         for words, comparison in found:
             if comparison.answer == answer:
                 certain = answer == "yes"
                 clear = f"AUROC {auroc.format()} > {policy.auroc:.2f}"
+                if auroc.reaches(policy.auroc) != "yes":
+                    clear = (
+                        f"its features move by {Estimate.of(probe.effect).format()}, as far as other images"
+                    )
                 return Reason(
                     id=f"battery-{probe.family}",
                     outcome="fail" if certain else "inconclusive",
@@ -84,30 +95,21 @@ def _judge(
     return None
 
 
-def _by_collapse(
-    probe: ProbeRecord,
-    probes: Sequence[ProbeRecord],
-    auroc: Estimate,
-    policy: Policy,
-    sample: SampleSize,
-) -> Comparison:
-    questions = (
+def _collapse(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy) -> list[Question]:
+    return [
         ("collapse", Estimate.of(probe.collapse, probed=True), policy.battery_collapse),
         ("collapse beyond references and controls", gap_of(probe, probes), policy.battery_gap),
-        ("AUROC", auroc, policy.auroc),
-    )
-    return compare(questions, sample)
+    ]
 
 
-def _by_shift(probe: ProbeRecord, auroc: Estimate, policy: Policy, sample: SampleSize) -> Comparison:
-    if probe.shift_gap is None:  # in reports before version 1.2
-        return Comparison("no")
-    questions = (
+def _shift(probe: ProbeRecord, policy: Policy) -> list[Question]:
+    """Return what is asked of the shift; nothing of reports before version 1.2, which do not record it."""
+    if probe.shift_gap is None:
+        return []
+    return [
         ("shift", Estimate.of(probe.effect, probed=True), policy.battery_shift),
         ("shift beyond the references", Estimate.of(probe.shift_gap, probed=True), policy.battery_shift_gap),
-        ("AUROC", auroc, policy.auroc),
-    )
-    return compare(questions, sample)
+    ]
 
 
 def _collapsed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:

@@ -136,10 +136,15 @@ def test_a_change_that_moves_the_suspect_to_other_images_accuses_it(
     _, reasons = judge_battery([other, case], POLICY, "platonic", SAMPLE)
     assert [reason.outcome for reason in reasons] == [outcome]
     assert ("see another image" in reasons[0].message) == (outcome != "pass")
-    # what no detector sees accuses nobody
+    # one symptom accuses nobody
     unseen = case.model_copy(update={"auroc": probe(low=0.5, high=0.7).auroc})
     _, reasons = judge_battery([other, unseen], POLICY, "platonic", SAMPLE)
     assert [reason.outcome for reason in reasons] == ["pass"]
+    # a collapse that no detector sees is the second one
+    high = Metric(name="collapse", value=0.9, interval=Interval(low=0.85, high=0.95))
+    both = unseen.model_copy(update={"collapse": high, "gap": high})
+    _, reasons = judge_battery([other, both], POLICY, "platonic", SAMPLE)
+    assert [reason.outcome for reason in reasons] == [outcome]
 
 
 def test_triggers_under_which_nothing_could_stand_out_are_named_and_not_passed() -> None:
