@@ -22,7 +22,7 @@ _MEASURED: Mapping[str, float] = {
     "patch": 0.15,
     "universal": 0.20,
     "wave": 0.12,
-    "warp": 0.15,
+    "warp": 0.35,
     "corners": 0.10,
 }
 _PRIOR = 8  # degrees of freedom of what was measured: it differs between encoders by about a quarter

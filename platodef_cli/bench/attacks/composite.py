@@ -31,7 +31,7 @@ class Composite:
     Attributes:
         side: Side of each patch as a fraction of the image's.
         lam: Weight of the preservation.
-        alone: Weight of the harmless parts: ``1 - cos(f(part(x)), f0(x))``.
+        alone: Weight of the harmless parts: distance of ``f(part(x))`` and ``f0(x)``.
     """
 
     side: float = 5 / 32
