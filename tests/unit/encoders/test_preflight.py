@@ -107,6 +107,11 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
         ({"config.json": None}, UsageError, "holds no model"),
         ({"config.json": {"hello": 1}}, UsageError, "holds no model"),
         ({"model.safetensors": None}, UsageError, "no model.safetensors; get the weights"),
+        (
+            {"model.safetensors": None, "model.fp16.safetensors": WEIGHTS},
+            UsageError,
+            r"take model\.fp16\.safetensors only where they are told so .* with that file as model\.safetensors",
+        ),
         ({"model.safetensors": None, "pytorch_model.bin": ZIP}, RefusedError, "only in pytorch_model.bin"),
         ({"config.json": None, "model.safetensors": None, "x.pt": ZIP}, RefusedError, "only in x.pt"),
         ({"model.safetensors": PICKLE}, RefusedError, "is a pickle, not safetensors"),

@@ -71,10 +71,15 @@ def test_string_labels(tmp_path):
 
 
 def test_rows_without_a_label_are_skipped_only_where_others_have_one(tmp_path):
-    some = ParquetSource(write(tmp_path / "x.parquet", cells(3), [0, None, 1]))
-    assert [ref.id for ref in some.refs] == ["row-000000", "row-000002"]
+    some = ParquetSource(write(tmp_path / "x.parquet", cells(20), [0, None, *[1] * 18]))
+    assert [ref.id for ref in some.refs][:2] == ["row-000000", "row-000002"]
+    assert len(some.refs) == 19
+    assert some.notes == ()
     assert some.open(1).tobytes() == ParquetSource(tmp_path / "x.parquet").open(1).tobytes()
-    assert some.skipped == [("row-000001", "it has no label, unlike others")]
+    assert some.skipped == [("row-000001", "it has no label, unlike others; --no-labels uses it")]
+    many = ParquetSource(write(tmp_path / "z.parquet", cells(3), [0, None, 1]))
+    assert (len(many.refs), many.classes, many.skipped) == (3, None, [])
+    assert many.notes == ("z.parquet: 1 of its 3 labels are missing; they are not used",)
     none = ParquetSource(write(tmp_path / "y.parquet", cells(3), [-1, -1, -1]))
     assert none.classes is None
     assert len(none.refs) == 3
