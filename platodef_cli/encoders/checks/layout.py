@@ -102,8 +102,8 @@ def _nothing(names: Collection[str], where: str, configured: bool, broken: str) 
     if configured and variants:
         return UsageError(
             f"{where}: has a configuration but no model.safetensors; loaders take {variants[0]} only where "
-            "they are told so (variant=...); copy the folder with that file as model.safetensors, and give the "
-            "copy"
+            "they are told so (variant=...); copy the folder with that file as model.safetensors, and "
+            "give the copy"
         )
     if configured:
         return UsageError(f"{where}: has a configuration but no model.safetensors; get the weights too")

@@ -110,7 +110,7 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
         (
             {"model.safetensors": None, "model.fp16.safetensors": WEIGHTS},
             UsageError,
-            r"take model\.fp16\.safetensors only where they are told so .* with that file as model\.safetensors",
+            r"take model\.fp16\.safetensors only where they are told so .* as model\.safetensors, and give",
         ),
         ({"model.safetensors": None, "pytorch_model.bin": ZIP}, RefusedError, "only in pytorch_model.bin"),
         ({"config.json": None, "model.safetensors": None, "x.pt": ZIP}, RefusedError, "only in x.pt"),
