@@ -184,6 +184,6 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])
         names = stored["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None

@@ -230,7 +230,11 @@ def test_pixel_budgets_of_qwen2_vl_are_accepted(tmp_path: Path) -> None:
         "image_processor_type": "Qwen2VLImageProcessor",
         "size": {"shortest_edge": 3136, "longest_edge": 10**7},
     }
-    files = {"config.json": {"model_type": "qwen2_vl"}, "processor_config.json": {"image_processor": inner}}
+    video = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"longest_edge": 602_112}}
+    files = {
+        "config.json": {"model_type": "qwen2_vl"},
+        "processor_config.json": {"image_processor": inner, "video_processor": video},
+    }
     assert "processor_config.json" in [f.path for f in preflight(folder(tmp_path / "model", files)).files]
 
 
@@ -255,6 +259,7 @@ def test_pixel_budgets_of_qwen2_vl_are_accepted(tmp_path: Path) -> None:
             r"vision_config\.intermediate_size",
         ),
         ({**TRANSFORMERS, "vocab_size": 2**33}, "vocab_size"),
+        ({**TRANSFORMERS, "num_labels": 2 * 10**9}, "num_labels"),
     ],
 )
 def test_numbers_out_of_bounds(config: dict[str, Any], key: str, tmp_path: Path) -> None:

@@ -64,6 +64,12 @@ def test_small_row_groups_in_any_order(tmp_path):
         assert list(source.open(index).tobytes()) == list(whole.open(index).tobytes())
 
 
+def test_metadata_too_deep_to_read_is_none(tmp_path):
+    table = pa.table({"image": pa.array(cells(2), STRUCT), "label": pa.array([0, 1])})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": b"[" * 100_000}), tmp_path / "x.parquet")
+    assert ParquetSource(tmp_path / "x.parquet").classes == ("0", "1")
+
+
 def test_string_labels(tmp_path):
     source = ParquetSource(write(tmp_path / "x.parquet", cells(3), ["dog", "ant", "dog"]))
     assert source.classes == ("ant", "dog")
