@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec
 
 from platodef_cli import environment
-from platodef_cli.audit.config import AuditConfig, Option
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.option import Option
 from platodef_cli.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -1,12 +1,13 @@
 """What an audit is asked to do: every option is stated here, for the command line and for the Python API."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from inspect import get_annotations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from platodef_cli.audit.option import Option, option
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.encoders.pooling import check_poolings
@@ -16,54 +17,13 @@ from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
+Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
-Panel = Literal["Models", "Images", "Running", "Result"]
 _LATER = ("plugins", "pooling", "follow_links")
 """Fields that reports of earlier versions lack, so that they are named only where they are used."""
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
-
-
-@dataclass(frozen=True)
-class Option:
-    """What there is to say of a field, apart from its type and its default.
-
-    Attributes:
-        help: One line, or a function that makes it: tables of plug-ins are not read at import.
-        panel: Group in the help of the command.
-        flags: Spellings; the field's name with dashes where there are none.
-        metavar: What stands for the value.
-        low: Smallest value.
-        high: Largest value.
-        check: Raises UsageError where a value is none.
-        variable: Environment variable that gives the value too.
-        completion: Function of :mod:`platodef_cli.cli.completion` that offers values.
-        argument: It is a positional argument.
-        folder: It is a folder, which need not exist.
-        several: The option may be repeated.
-        commas: A value may hold several between commas.
-        switches_off: The flag sets the field, which is true, to false.
-    """
-
-    help: str | Callable[[], str]
-    panel: Panel = "Running"
-    flags: tuple[str, ...] = ()
-    metavar: str | None = None
-    low: float | None = None
-    high: float | None = None
-    check: Callable[[Any], object] | None = None
-    variable: str | None = None
-    completion: str | None = None
-    argument: bool = False
-    folder: bool = False
-    several: bool = False
-    commas: bool = False
-    switches_off: bool = False
-
-    def text(self) -> str:
-        """Return the help."""
-        return self.help if isinstance(self.help, str) else self.help()
 
 
 def check_device(value: str) -> str:
@@ -95,12 +55,6 @@ def _check_detectors(values: Sequence[str]) -> None:
             raise UnknownNameError(DETECTORS.kind, name, choices)
 
 
-def _option(
-    default: Any, help: str | Callable[[], str], panel: Panel = "Running", *flags: str, **more: Any
-) -> Any:
-    return field(default=default, metadata={"option": Option(help, panel, flags, **more)})
-
-
 @dataclass(frozen=True)
 class AuditConfig:
     """Everything that an audit depends on.
@@ -128,12 +82,12 @@ class AuditConfig:
         }
     )
     _: KW_ONLY
-    revision: str | None = _option(
+    revision: str | None = option(
         None,
         "Commit, branch or tag of MODEL; resolved once to a commit. Not together with MODEL@REVISION.",
         "Models",
     )
-    references: Sequence[str | Path] = _option(
+    references: Sequence[str | Path] = option(
         (),
         "A trusted encoder; repeat it. Default: DINOv2 and SigLIP2, pinned.",
         "Models",
@@ -143,7 +97,7 @@ class AuditConfig:
         completion="encoders",
         several=True,
     )
-    pooling: Sequence[str] = _option(
+    pooling: Sequence[str] = option(
         (),
         "How MODEL's tokens become one feature, where it does not say: auto, mean or class; ID=mean for a "
         "reference.",
@@ -153,13 +107,13 @@ class AuditConfig:
         check=check_poolings,
         several=True,
     )
-    follow_links: bool = _option(
+    follow_links: bool = option(
         False,
         "Follow links of model folders to files elsewhere (DVC, Nix); their bytes are checked as any.",
         "Models",
         "--follow-links",
     )
-    images: str | Path | None = _option(
+    images: str | Path | None = option(
         None,
         "Folder, FILE.parquet, hf://datasets/NAME@REVISION or builtin:shapes.",
         "Images",
@@ -168,40 +122,50 @@ class AuditConfig:
         metavar="SOURCE",
         completion="images",
     )
-    image_column: str | None = _option(
+    image_column: str | None = option(
         None, "Column of the images in a table. Default: a usual name (image, img, jpg).", "Images"
     )
-    label_column: str | None = _option(
+    label_column: str | None = option(
         None, "Column of the labels in a table. Default: a usual name (label, fine_label, cls).", "Images"
     )
-    use_labels: bool = _option(
+    use_labels: bool = option(
         True, "Take the images without labels.", "Images", "--no-labels", switches_off=True
     )
-    limit: int | None = _option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
-    seed: int = _option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
-    head: str | Path | None = _option(
+    limit: int | None = option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
+    seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
+    head: str | Path | None = option(
         None,
         "Heads to use instead of fitting new ones.",
         "Models",
         metavar="NAME|DIR",
         completion="heads",
     )
-    cache_dir: Path | None = _option(
+    cache_dir: Path | None = option(
         None,
         "Feature and model cache. Default: the user's cache folder.",
         variable="PLATODEF_CACHE_DIR",
         folder=True,
     )
-    use_cache: bool = _option(
+    use_cache: bool = option(
         True, "Neither read nor write cached features.", "Running", "--no-cache", switches_off=True
     )
-    offline: bool = _option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
-    device: str = _option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
-    dtype: Literal["float32", "bfloat16"] = _option("float32", "Precision of the encoders.")
-    batch_size: int = _option(
+    offline: bool = option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
+    device: str = option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
+    dtype: Literal["float32", "bfloat16"] = option("float32", "Precision of the encoders.")
+    search_precision: Precision = option(
+        "auto",
+        "Precision of the search's gradients; auto: bfloat16 where the processor is built for it.",
+        "Running",
+    )
+    search_controls: Literal["needed", "all"] = option(
+        "needed",
+        "Search the references too where the suspect gives cause for it, or always.",
+        "Result",
+    )
+    batch_size: int = option(
         64, "Most images at once, in forward passes and in the search.", low=1, high=65536
     )
-    memory_limit_gb: float = _option(
+    memory_limit_gb: float = option(
         8.0,
         "Memory for each encoder; images at once follow from it, and the suspect's process is held to it.",
         "Running",
@@ -209,16 +173,16 @@ class AuditConfig:
         metavar="GB",
         low=0.5,
     )
-    time_limit_s: float | None = _option(
+    time_limit_s: float | None = option(
         None, "Limit for the suspect's process.", "Running", "--time-limit", metavar="SECONDS", low=1.0
     )
-    require_isolation: bool = _option(
+    require_isolation: bool = option(
         False,
         "Load nothing of the suspect where its process cannot be isolated completely (then 3).",
         "Running",
         "--require-isolation",
     )
-    false_positive_rate: float = _option(
+    false_positive_rate: float = option(
         0.05,
         "False alarms that the thresholds are calibrated to.",
         "Result",
@@ -226,7 +190,7 @@ class AuditConfig:
         metavar="RATE",
         check=check_rate,
     )
-    detectors: Sequence[str] = _option(
+    detectors: Sequence[str] = option(
         (),
         lambda: (
             "Detectors to compare, between commas or repeated: "
@@ -241,14 +205,14 @@ class AuditConfig:
         several=True,
         commas=True,
     )
-    purifier: str = _option(
+    purifier: str = option(
         DEFAULT_PURIFIER,
         lambda: f"One of {', '.join(PURIFIERS.names())}.",
         "Result",
         check=PURIFIERS.check,
         completion="purifiers",
     )
-    max_broken_share: float = _option(
+    max_broken_share: float = option(
         0.05,
         "Tolerated share of unusable images.",
         "Images",
@@ -257,9 +221,9 @@ class AuditConfig:
         low=0.0,
         high=1.0,
     )
-    battery: Literal["standard", "quick"] = _option("standard", "Triggers and controls to try.", "Result")
-    probe_images: int = _option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
-    plugins: Sequence[str] = _option(
+    battery: Literal["standard", "quick"] = option("standard", "Triggers and controls to try.", "Result")
+    probe_images: int = option(PROBE_IMAGES, "Test images for every trigger.", "Result", metavar="N", low=20)
+    plugins: Sequence[str] = option(
         (),
         "Triggers, controls and kinds of search of installed plug-ins to use as well.",
         "Result",

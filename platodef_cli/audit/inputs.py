@@ -15,6 +15,7 @@ from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.encoders.pooling import poolings_of
+from platodef_cli.encoders.precision import gradient_dtype
 from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 from platodef_cli.encoders.resolve import examine, resolve
 from platodef_cli.errors import UsageError
@@ -156,6 +157,8 @@ def open_inputs(
         twin = _same(suspect, opened)
         if twin:
             raise UsageError(f"the suspect is the same encoder as reference {twin!r}; it cannot judge itself")
+        for encoder in (suspect, *opened.values()):
+            encoder.tune(gradient_dtype=gradient_precision(config, encoder))
         with progress.step("measuring memory per image", len(opened) + 1) as task:
             bounds: dict[str, Any] = {
                 "limit_gb": config.memory_limit_gb,
@@ -169,6 +172,11 @@ def open_inputs(
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
         yield Inputs(judged, checked, trusted, source, head)
+
+
+def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:
+    """Return the precision of an encoder's gradients: ``float32`` or ``bfloat16``."""
+    return gradient_dtype(config.search_precision, config.device, config.dtype, encoder.geometry)
 
 
 def split(count: int, seed: int) -> Split:

@@ -9,7 +9,17 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.provenance import libraries, listed
 from platodef_cli.errors import EXIT_CODES
 from platodef_cli.plugins import Plugin
-from platodef_cli.records import AuditReport, EncoderRecord, Finding, ImageSetRecord, Outcome, Reason, Timing
+from platodef_cli.records import (
+    AlignmentRecord,
+    AuditReport,
+    EncoderRecord,
+    Finding,
+    ImageSetRecord,
+    Metric,
+    Outcome,
+    Reason,
+    Timing,
+)
 from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -44,6 +54,8 @@ class PartialReport:
         seconds: Step -> wall seconds so far.
         started: When the audit started, ISO 8601.
         plugins: Those that were loaded so far.
+        alignment: How the encoders agree on clean images, once it was measured.
+        metrics: What else was measured.
     """
 
     model: str
@@ -57,12 +69,18 @@ class PartialReport:
     seconds: dict[str, float] = field(default_factory=dict)
     started: str = field(default_factory=_now)
     plugins: set[Plugin] = field(default_factory=set)
+    alignment: tuple[AlignmentRecord, ...] = ()
+    metrics: tuple[Metric, ...] = ()
 
     def note(self, inputs: "Inputs") -> None:
         """Keep what opening the inputs made known."""
         self.target = inputs.suspect.record
         self.references = tuple(encoder.record for encoder in inputs.references.values())
         self.findings, self.not_examined = inputs.checked.findings, inputs.checked.not_examined
+
+    def note_alignment(self, pairs: tuple[AlignmentRecord, ...], share: Metric | None) -> None:
+        """Keep how the encoders agree."""
+        self.alignment, self.metrics = pairs, () if share is None else (share,)
 
     def note_images(self, images: "ImageSource") -> None:
         """Keep what listing the images made known."""
@@ -90,6 +108,8 @@ class PartialReport:
             target=self.target,
             references=self.references,
             images=self.images,
+            alignment=self.alignment,
+            metrics=self.metrics,
             seed=0 if config is None else config.seed,
             policy={} if config is None else config.limits.to_json(),
             configuration={"model": self.model} if config is None else config.to_json(),

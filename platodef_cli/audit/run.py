@@ -14,10 +14,11 @@ from platodef_cli.audit.provenance import device_name, image_set, libraries, not
 from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.battery import try_battery
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
-from platodef_cli.audit.steps.measure import OtherMeasurements, measure_others
+from platodef_cli.audit.steps.measure import OtherMeasurements, align, measure_others
 from platodef_cli.audit.steps.prepare import prepare
 from platodef_cli.audit.steps.search import run_search, search_records
 from platodef_cli.audit.verdict import Gate, Measurements, judge
+from platodef_cli.audit.verdict.evidence import stop_unless_encoder
 from platodef_cli.audit.verdict.indicators import judge_indicators
 from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.features.cache import FeatureCache
@@ -47,14 +48,14 @@ def audit(
         RefusedError: The suspect's files are unsafe; nothing of it was loaded.
         HubError: The Hub does not give an encoder or the images.
         IncompleteError: Memory, time or disk ran out, or the suspect's process died.
-        InconclusiveError: There are too few images to begin.
+        InconclusiveError: There are too few images to begin, or the suspect is no encoder of them.
     """
     recorder = ProgressRecorder(progress)
     partial = partial or PartialReport(str(config.model))
     partial.config, partial.warnings, partial.seconds = config, recorder.messages, recorder.seconds
     with ExitStack() as stack:
         stack.enter_context(recording(partial.plugins))
-        stack.enter_context(_half_of_the_threads())
+        threads = stack.enter_context(_half_of_the_threads())
         # a plug-in that cannot be used shall not cost a download
         battery(config.battery, config.plugins)
         default_searches(config.plugins)
@@ -63,10 +64,14 @@ def audit(
             inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images))
         partial.note(inputs)
         state = prepare(config, inputs, cache, recorder)
+        with recorder.timed("align"):
+            alignment = align(state)
+            partial.note_alignment(alignment.pairs, alignment.share)
+            stop_unless_encoder(alignment.share, config.limits)
         with recorder.timed("battery"):
             triggers = try_battery(state)
         with recorder.timed("search"):
-            results = run_search(inputs, state.parts, config, cache, recorder)
+            results = run_search(inputs, state.parts, config, cache, recorder, threads)
             searches = search_records(results, state.features.suspect)
             indicators = judge_indicators(
                 triggers,
@@ -75,20 +80,24 @@ def audit(
                 deciding=state.defences.deciding,
                 sample=SampleSize(len(inputs.images.refs), config.probe_images),
             )
-            found = try_found(state, results[state.features.suspect], indicators)
+            found = try_found(state, tuple(results[state.features.suspect].values()), indicators)
         with recorder.timed("measure"):
-            others = measure_others(state, indicators, found)
+            others = measure_others(state, indicators, found, alignment)
     measurements = _measurements(state, triggers, searches, found, others, partial.plugins)
     return judge(measurements, Gate(config.limits), indicators)
 
 
 @contextmanager
-def _half_of_the_threads() -> Iterator[None]:
-    """The suspect's process and this one compute side by side: threads of both on one core only wait."""
+def _half_of_the_threads() -> Iterator[int]:
+    """The suspect's process and this one compute side by side: threads of both on one core only wait.
+
+    Yields:
+        The threads of both together.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // 2))
     try:
-        yield
+        yield threads
     finally:
         torch.set_num_threads(threads)
 

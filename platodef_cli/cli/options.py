@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
-from platodef_cli.audit.config import AuditConfig, Option
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.option import Option
 from platodef_cli.cli import completion
 from platodef_cli.defences import DETECTORS
 from platodef_cli.environment import offline_requested

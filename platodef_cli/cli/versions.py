@@ -6,7 +6,7 @@ FLOORS = {
     "torch": "2.10",
     "torchvision": "0.25",
     "timm": "1.0.31",
-    "transformers": "5.5",
+    "transformers": "5.18",
     "open_clip_torch": "3.3",
     "huggingface_hub": "2.4",
     "safetensors": "0.6",

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from platodef_cli.encoders.footprint import Footprint
+from platodef_cli.encoders.guards import memory_guard
 from platodef_cli.encoders.interface import Encoder, InsideEncoder
-from platodef_cli.encoders.local import memory_guard
 from platodef_cli.errors import OutOfMemoryError
 
 _GB = 2**30
@@ -110,6 +110,10 @@ class BoundedEncoder:
         """Return the last feature map; see :class:`platodef_cli.encoders.interface.InsideEncoder`."""
         inside = cast(InsideEncoder, self.encoder)
         return self._without_gradients(inside.feature_map, pixels)
+
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; see :meth:`Encoder.tune`."""
+        self.encoder.tune(threads=threads, gradient_dtype=gradient_dtype)
 
     def close(self) -> None:
         """Free the encoder."""

@@ -1,4 +1,4 @@
-"""Resize and centre crop: from a decoded image to an encoder's uint8 input.
+"""Resize and centre crop: from a decoded image to an encoder's input, in 8 bits or, for a few, in floats.
 
 The sizes and offsets reproduce torchvision's ``Resize`` and ``CenterCrop``, timm's ``ResizeKeepRatio``
 and ``CenterCropOrPad``, and the processors of transformers, pixel for pixel.
@@ -13,19 +13,25 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+FLOAT = "-float"
+"""End of the name of an interpolation whose results are not rounded to 8 bits."""
+TORCH_LANCZOS = "lanczos-torch"
+"""Lanczos as torch computes it, up to two of 255 levels away from Pillow's."""
 MAX_RESIZED = 2**24
 """Pixels of a resized image past which only the part that the crop keeps is computed."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a decoded image becomes the encoder's uint8 input; equal geometries share one resize.
+    """How a decoded image becomes the encoder's input; equal geometries share one resize.
 
     Attributes:
         size: Height and width of the input, pixels.
         resize: ``(height, width)`` that the image is resized to, or an int for the shorter side,
             before the centre crop to ``size``.
-        interpolation: ``bilinear``, ``bicubic`` or ``lanczos``, always antialiased, or ``nearest``.
+        interpolation: ``bilinear``, ``bicubic`` or ``lanczos``, always antialiased, or ``nearest``. With
+            ``-float`` behind it, the image is resized as numbers of [0, 1] and not rounded to 8 bits;
+            ``lanczos-torch`` is torch's Lanczos instead of Pillow's.
         fill: 0..255 value (one, or one per channel) of the border where the resized image is smaller
             than ``size``.
         fit: How a pair ``resize`` is met: ``exact`` stretches both sides; ``cover`` keeps the aspect
@@ -40,6 +46,16 @@ class Geometry:
     fill: int | tuple[int, int, int] = 0
     fit: str = "exact"
     crop: str = "round"
+
+    @property
+    def floats(self) -> bool:
+        """Whether the input is float32 instead of uint8."""
+        return self.interpolation.endswith(FLOAT)
+
+    @property
+    def kernel(self) -> str:
+        """Return the name of the interpolation alone."""
+        return self.interpolation.removesuffix(FLOAT).removesuffix("-torch")
 
 
 def resized_size(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
@@ -57,10 +73,14 @@ def resized_size(height: int, width: int, geometry: Geometry) -> tuple[int, int]
 
 
 def to_pixels(image: Image.Image, geometry: Geometry) -> Tensor:
-    """Resize and centre-crop an RGB image to uint8 ``[3, H, W]``.
+    """Resize and centre-crop an RGB image to ``[3, H, W]``.
 
     Bilinear and bicubic run torchvision's antialiased uint8 kernels, which differ from Pillow's by at
     most 2 of 255 levels in a few pixels per thousand; Lanczos runs Pillow's.
+
+    Returns:
+        uint8; or, where the geometry says floats, float32 as a share of 255, which overshoots [0, 1] a little
+        where a kernel with negative lobes does.
     """
     if image.mode != "RGB":
         image = image.convert("RGB")
@@ -70,10 +90,20 @@ def to_pixels(image: Image.Image, geometry: Geometry) -> Tensor:
     if geometry.interpolation == "lanczos" and target != (image.height, image.width):
         image = image.resize((target[1], target[0]), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # [H, W, 3] -> [3, H, W]
+    if geometry.floats:
+        pixels = pixels.contiguous() / 255
     if target != tuple(pixels.shape[1:]):
-        smooth = geometry.interpolation != "nearest"
-        pixels = interpolate(pixels[None], target, mode=geometry.interpolation, antialias=smooth)[0]
+        nearest = geometry.kernel == "nearest"  # torch's own `nearest` is half a pixel off Pillow's
+        mode = "nearest-exact" if nearest else geometry.kernel
+        pixels = interpolate(pixels[None], target, mode=mode, antialias=not nearest)[0]
     return _centre(pixels, geometry).contiguous()
+
+
+def to_levels(pixels: Tensor) -> Tensor:
+    """Return pixels as uint8, as an image file would hold them: those that are floats are rounded."""
+    if pixels.dtype == torch.uint8:
+        return pixels
+    return (pixels * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _centre(pixels: Tensor, geometry: Geometry) -> Tensor:
@@ -99,6 +129,12 @@ def _elongated(image: Image.Image, target: tuple[int, int], geometry: Geometry) 
         kept.append(min(want, have))
         box.append((start * length / have, (start + kept[-1]) * length / have))
     (top, bottom), (left, right) = box
-    resample = Image.Resampling[geometry.interpolation.upper()]
-    part = image.resize((kept[1], kept[0]), resample, box=(left, top, right, bottom))
-    return _centre(torch.from_numpy(np.array(part)).permute(2, 0, 1), geometry).contiguous()
+    resample = Image.Resampling[geometry.kernel.upper()]
+    # Pillow keeps floats in images of one channel
+    bands = [band.convert("F") for band in image.split()] if geometry.floats else [image]
+    parts = [
+        torch.from_numpy(np.array(band.resize((kept[1], kept[0]), resample, box=(left, top, right, bottom))))
+        for band in bands
+    ]
+    pixels = torch.stack(parts) / 255 if geometry.floats else parts[0].permute(2, 0, 1)
+    return _centre(pixels, geometry).contiguous()

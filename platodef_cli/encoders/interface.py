@@ -1,14 +1,14 @@
-"""The contract of an encoder: uint8 pixels in, one feature vector per image out."""
+"""The contract of an encoder: pixels in, one feature vector per image out."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
 
-from platodef_cli.encoders.geometry import Geometry, to_pixels
+from platodef_cli.encoders.geometry import Geometry, to_levels, to_pixels
 from platodef_cli.records import EncoderRecord
 
-__all__ = ["Encoder", "Geometry", "HeadTerms", "InsideEncoder", "to_pixels"]
+__all__ = ["Encoder", "Geometry", "HeadTerms", "InsideEncoder", "to_levels", "to_pixels"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,23 @@ class Encoder(Protocol):
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 on the CPU of ``pixels`` ``[B, 3, H, W]`` uint8.
 
-        Normalisation (mean, std) happens inside, so a trigger is always applied before it, to
-        pixels that are already resized, cropped and rounded to 8 bits.
+        Where the geometry says floats, float32 as a share of 255 is accepted as well. Normalisation (mean,
+        std) happens inside, so a trigger is always applied before it, to pixels that are already resized,
+        cropped and rounded to 8 bits.
         """
 
     def differentiable(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` of float32 ``pixels`` ``[B, 3, H, W]`` in [0, 1], with gradients.
 
         The encoder's own weights never receive gradients.
+        """
+
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; what is None stays as it is.
+
+        Args:
+            threads: Of its own process. An encoder in this process takes those of the calling thread.
+            gradient_dtype: Precision of :meth:`differentiable`, ``float32`` or ``bfloat16``.
         """
 
     def close(self) -> None:

@@ -172,7 +172,8 @@ def load_tower(
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     import torch
 
-    from platodef_cli.encoders.local import memory_guard, one_line
+    from platodef_cli.encoders.guards import memory_guard
+    from platodef_cli.encoders.local import one_line
 
     bundle = Bundle(
         Path(checked.directory),

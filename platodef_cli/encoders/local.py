@@ -1,7 +1,6 @@
 """An encoder in this process: strict loading, normalisation, forward pass, guard against NaN."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +10,19 @@ from torch import Tensor, nn
 from platodef_cli.encoders.backends import internals
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import Bundle
+from platodef_cli.encoders.computed_by import device_kind
 from platodef_cli.encoders.footprint import Footprint, measure
 from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
+from platodef_cli.encoders.guards import check_features, check_input, check_pixels, memory_guard
 from platodef_cli.encoders.interface import HeadTerms
-from platodef_cli.errors import IncompleteError, OutOfMemoryError, RefusedError, UsageError
+from platodef_cli.encoders.precision import computing_in
+from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _META_SLACK = 1_000_000
 _MAX_BUFFERS = 64_000_000
-_FEWER = "give a smaller --batch-size or a higher --memory-limit"
-_OUT_OF_MEMORY = ("allocate memory", "bad_alloc", "out of memory", "could not create a memory")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class LocalEncoder:
         dim: Length D of a feature.
         geometry: Resize and crop.
         notes: What differs from the library's own pipeline.
+        device: Kind of the device that it runs on, as cache keys name it.
     """
 
     def __init__(self, tower: Tower, record: EncoderRecord, device: torch.device, dtype: torch.dtype):
@@ -68,20 +69,25 @@ class LocalEncoder:
         self.geometry = tower.geometry
         self.notes = tower.notes
         self._tower: Tower | None = tower
+        self.device = device_kind(device)
         self._device, self._dtype = device, dtype
+        self._gradient_dtype = "float32"
         self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(tower.std, device=device).view(1, 3, 1, 1)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 on the CPU of ``pixels`` ``[B, 3, H, W]`` uint8.
 
+        An encoder whose geometry says floats also takes float32, a share of 255.
+
         Raises:
             RefusedError: A feature is not finite.
             IncompleteError: The encoder is closed, or memory ran out.
         """
-        check_pixels(pixels, self.geometry, torch.uint8)
+        check_input(pixels, self.geometry)
         with torch.inference_mode(), memory_guard(self.record.name):
-            features = self._run(pixels.to(self._device).to(torch.float32) / 255)
+            units = pixels.to(self._device)
+            features = self._run(units / 255 if units.dtype == torch.uint8 else units)
         # A copy outside inference mode, so that callers may use it in autograd.
         return check_features(features.cpu().clone(), self.record.name, len(pixels), self.dim)
 
@@ -93,7 +99,7 @@ class LocalEncoder:
             IncompleteError: The encoder is closed, or memory ran out.
         """
         check_pixels(pixels, self.geometry, torch.float32)
-        with memory_guard(self.record.name), FrozenNorms():
+        with memory_guard(self.record.name), FrozenNorms(), computing_in(self._gradient_dtype, self._device):
             features = self._run(pixels.to(self._device)).to(pixels.device)
         return check_features(features, self.record.name, len(pixels), self.dim)
 
@@ -131,6 +137,11 @@ class LocalEncoder:
         weights = sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
         return measure(self.differentiable, self.geometry.size, weights)
 
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; see :meth:`Encoder.tune`."""
+        if gradient_dtype is not None:
+            self._gradient_dtype = gradient_dtype
+
     def close(self) -> None:
         """Free the weights."""
         self._tower = None
@@ -164,51 +175,6 @@ class LocalEncoder:
     def _inputs(self, pixels: Tensor, tower: Tower) -> Tensor:
         inputs = ((pixels - self._mean) / self._std).to(self._dtype)
         return inputs.contiguous(memory_format=torch.channels_last) if tower.channels_last else inputs
-
-
-def check_pixels(pixels: Tensor, geometry: Geometry, dtype: torch.dtype) -> None:
-    """Raise :class:`UsageError` unless ``pixels`` are ``[B, 3, H, W]`` of this size and dtype."""
-    expected = (3, *geometry.size)
-    if pixels.ndim != 4 or tuple(pixels.shape[1:]) != expected or pixels.dtype != dtype:
-        raise UsageError(
-            f"pixels {list(pixels.shape)} {pixels.dtype} do not fit the encoder; it takes [B, {expected[0]}, "
-            f"{expected[1]}, {expected[2]}] {dtype}"
-        )
-
-
-def check_features(features: Tensor, name: str, batch: int, dim: int) -> Tensor:
-    """Return the features if they are ``[batch, dim]`` and finite.
-
-    Raises:
-        RefusedError: They are not.
-    """
-    if tuple(features.shape) != (batch, dim):
-        raise RefusedError(
-            f"encoder {name!r} returned features {list(features.shape)} instead of {[batch, dim]}"
-        )
-    if not torch.isfinite(features.detach()).all():
-        raise RefusedError(f"encoder {name!r} returned features that are not finite; do not use this model")
-    return features
-
-
-@contextmanager
-def memory_guard(name: str, advice: str = _FEWER) -> Iterator[None]:
-    """Turn exhausted memory into an :class:`OutOfMemoryError`.
-
-    Args:
-        name: Of the encoder.
-        advice: What to do.
-    """
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError):
-        pass
-    except RuntimeError as error:
-        if not any(text in str(error) for text in _OUT_OF_MEMORY):
-            raise
-    else:
-        return
-    raise OutOfMemoryError(f"encoder {name!r} ran out of memory; {advice}") from None
 
 
 def build_on_meta(build: Callable[[], nn.Module], bundle: Bundle, what: str) -> nn.Module:

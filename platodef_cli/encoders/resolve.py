@@ -21,7 +21,7 @@ class ResolvedModel:
         commit: Full commit on the Hub, or None for a local folder.
         files: Names of its entries, sorted.
         listing: Of a Hub repository, all files of the commit below the folder that was asked for, with their
-            sizes; None where it is not known, or for a local folder.
+            sizes; None where it is not known, or for a folder outside the Hub's cache.
     """
 
     uri: str
@@ -51,20 +51,20 @@ def resolve(
         HubError: The Hub does not give the model; the message says why and what to do.
         RefusedError: The Hub gave something else than it announced.
     """
-    commit, listing = None, None
+    from platodef_cli.encoders.hub.hub_cache import cached_listing
+
+    commit = None
     if reference.directory is not None:
         directory = reference.directory
     else:
         from platodef_cli.encoders.hub.hub import download
-        from platodef_cli.encoders.hub.hub_cache import cached_listing
 
         directory, commit = download(reference, cache_dir=cache_dir, offline=offline, progress=progress)
-        listing = _below(cached_listing(directory), reference.subfolder)
     try:
         names = tuple(sorted(os.listdir(directory)))
     except OSError as error:
         raise UsageError(f"{directory}: cannot be listed ({error.strerror})") from None
-    return ResolvedModel(reference.uri, directory, commit, names, listing)
+    return ResolvedModel(reference.uri, directory, commit, names, cached_listing(directory))
 
 
 def examine(resolved: ResolvedModel, *, follow_links: bool = False) -> Preflight:
@@ -80,11 +80,3 @@ def examine(resolved: ResolvedModel, *, follow_links: bool = False) -> Preflight
     """
     own = resolved.commit is None
     return preflight(resolved.directory, listing=resolved.listing, follow_links=follow_links and own)
-
-
-def _below(listing: Mapping[str, int] | None, folder: str) -> dict[str, int] | None:
-    """Return the part of a listing that lies in a folder."""
-    if listing is None:
-        return None
-    prefix = f"{folder}/" if folder else ""
-    return {name.removeprefix(prefix): size for name, size in listing.items() if name.startswith(prefix)}

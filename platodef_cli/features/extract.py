@@ -13,7 +13,8 @@ from torch import Tensor
 
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.bounded import at_once
-from platodef_cli.encoders.interface import Encoder, Geometry
+from platodef_cli.encoders.computed_by import encoding_libraries
+from platodef_cli.encoders.interface import Encoder, Geometry, to_levels
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import Variant
@@ -145,7 +146,8 @@ def load_pixels(
         progress: Told the number of decoded images.
 
     Returns:
-        Geometry -> uint8 ``[n, 3, H, W]`` in the order of ``indices``.
+        Geometry -> uint8 ``[n, 3, H, W]`` in the order of ``indices``; also where the encoder takes floats,
+        because triggers and searches change images of 8 bits.
 
     Raises:
         ImageError: An image is broken.
@@ -165,7 +167,7 @@ def load_pixels(
                 raise error
             for row, pixels in block.pixels.items():
                 for geometry, value in pixels.items():
-                    loaded[geometry][places[row]] = value
+                    loaded[geometry][places[row]] = to_levels(value)
                 task.advance()
     return loaded
 
@@ -295,7 +297,7 @@ def plugin_key(*taking_part: Encoder | ImageSource | Variant | None) -> dict[str
 @lru_cache
 def _libraries() -> dict[str, str]:
     """Return the versions of the libraries that decode, resize and encode."""
-    return {name: version(name) for name in ("pillow", "torch")}
+    return {"pillow": version("pillow"), **encoding_libraries()}
 
 
 def _rows(request: Request, count: int) -> list[int]:

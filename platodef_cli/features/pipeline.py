@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from platodef_cli.encoders.interface import Encoder, Geometry, to_pixels
+from platodef_cli.encoders.interface import Encoder, Geometry, to_levels, to_pixels
 from platodef_cli.errors import IncompleteError, PlatodefError
 from platodef_cli.features.interface import Variant
 from platodef_cli.features.shard import Shard
@@ -27,7 +27,7 @@ _QUEUE = 4  # batches that may wait for one encoder
 _POLL_SECONDS = 0.2
 _MAX_DECODERS = 16
 
-Pixels = dict[Geometry, Tensor]  # uint8 [3, H, W] of one image
+Pixels = dict[Geometry, Tensor]  # [3, H, W] of one image: uint8, or float32 where the geometry says so
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,22 @@ def _feed(
             for geometry, names in groups.items():
                 pixels = torch.stack([decoded.pixels[row][geometry] for row in rows])
                 if job.variant is not None:
-                    with blaming(plugin_of(job.variant)):
-                        pixels = job.variant(pixels, seeds[rows])
+                    pixels = _changed(job.variant, pixels, seeds[rows])
                 for name in names:
                     workers[name].put(pixels)
         errors = {row: decoded.errors[row] for row in job.rows if row in decoded.errors}
         for name in job.encoders:
             workers[name].put(_End(job, errors))
+
+
+def _changed(variant: Variant, pixels: Tensor, seeds: Tensor) -> Tensor:
+    """Apply a change of 8-bit images; of floats, the pixels that it leaves alone keep their last digits."""
+    levels = to_levels(pixels)
+    with blaming(plugin_of(variant)):
+        changed = variant(levels, seeds)
+    if pixels.dtype == torch.uint8:
+        return changed
+    return torch.where(changed == levels, pixels, changed / 255)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ never compare values of different N or k.
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +18,11 @@ from torch import Tensor
 from platodef_cli.errors import InconclusiveError, UsageError
 from platodef_cli.metrics.kernels import Integers, LinearKernel, NeighbourKernel
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import AlignmentRecord
+from platodef_cli.records import ALIGNMENT_SHARE, AlignmentRecord, Interval, Metric
 
 Measure = Literal["cka", "cknna"]
 K = 10
+_LEAST_HALVES = 4
 _LEAST = 4  # the unbiased estimator divides by n - 3
 _COMPAT_EPSILON = 1e-6
 
@@ -126,6 +128,65 @@ def alignment_records(
                 records.append(_record(a, b, measure, value, null, n, k))
                 task.advance()
     return tuple(records)
+
+
+def alignment_share(
+    source: Tensor,
+    references: Sequence[Tensor],
+    *,
+    k: int = K,
+    draws: int = 40,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Metric | None:
+    """Return how well an encoder agrees with its best reference, as a share of the references' own agreement.
+
+    It is the largest CKNNA of the encoder with a reference over the largest of two references. What a chance
+    level or a number of images does to CKNNA, it does to both. The interval is normal, with the spread of the
+    share among random halves of the images, each with half the neighbours: a half differs from the whole as
+    much as a sample differs from its population.
+
+    Args:
+        source: Features of the encoder, ``[N, D]``.
+        references: Features of the references, each ``[N, D_m]``.
+        k: Number of neighbours.
+        draws: Halves.
+        seed: Draws the halves.
+        level: Confidence level.
+
+    Returns:
+        The share, or None where there are fewer than two references or fewer than 8 images.
+    """
+    n = len(source)
+    if len(references) < 2 or n < _LEAST_HALVES * 2:
+        return None
+    spaces = _prepare([source, *references], normalize=True)
+    value = _share(spaces, min(k, n - 1))
+    generator = np.random.default_rng(seed)
+    few = min(k, n // 2 - 1)
+    halves = []
+    for _ in range(draws):
+        rows = generator.permutation(n)[: n // 2]
+        halves.append(_share([space[rows] for space in spaces], few))
+    half = NormalDist().inv_cdf((1 + level) / 2) * float(np.std(halves, ddof=1))
+    return Metric(
+        name=ALIGNMENT_SHARE,
+        value=value,
+        interval=Interval(low=value - half, high=value + half, level=level),
+        direction="lower is more suspicious",
+        n_positive=n,
+        unit="fraction",
+    )
+
+
+def _share(spaces: Sequence[Any], k: int) -> float:
+    kernels = [NeighbourKernel.of(space, k) for space in spaces]
+    own = [kernel.own() for kernel in kernels]
+    best = {0: 0.0, 1: 0.0}
+    for a, b in combinations(range(len(kernels)), 2):
+        value = _ratio(kernels[a].cross(kernels[b]), own[a], own[b])
+        best[min(a, 1)] = max(best[min(a, 1)], value)
+    return best[0] / best[1] if best[1] > 0 else 0.0
 
 
 def _record(

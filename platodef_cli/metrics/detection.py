@@ -33,12 +33,12 @@ def auroc(negative_scores: Scores, positive_scores: Scores) -> float:
         InconclusiveError: One of the groups is empty.
         UsageError: A score is NaN.
     """
-    negative, positive = _scores(negative_scores, "negative"), _scores(positive_scores, "positive")
+    negative, positive = as_scores(negative_scores, "negative"), as_scores(positive_scores, "positive")
     if not len(negative) or not len(positive):
         raise InconclusiveError(
             f"AUROC needs scores of both groups, got {len(negative)} negative and {len(positive)} positive"
         )
-    return float(_placements(negative, positive)[1].mean())
+    return float(placements(negative, positive)[1].mean())
 
 
 def auroc_metric(
@@ -70,7 +70,7 @@ def auroc_metric(
     Raises:
         UsageError: A score is NaN.
     """
-    low, high = _scores(negative_scores, "negative"), _scores(positive_scores, "positive")
+    low, high = as_scores(negative_scores, "negative"), as_scores(positive_scores, "positive")
     value, interval = None, None
     if len(low) and len(high):
         value, interval = _delong(low, high, level)
@@ -111,7 +111,7 @@ def roc_curve(
     """
     if most < 2:
         raise UsageError(f"an ROC curve needs at least 2 points, got {most}")
-    negative, high = _scores(negative_scores, "negative"), _scores(positive_scores, "positive")
+    negative, high = as_scores(negative_scores, "negative"), as_scores(positive_scores, "positive")
     if not len(negative) or not len(high):
         raise InconclusiveError(
             f"an ROC curve needs scores of both groups, got {len(negative)} negative and {len(high)} positive"
@@ -159,7 +159,7 @@ def rate_metric(
     return Metric(
         name=name,
         value=k / n if n else None,
-        interval=_clopper_pearson(k, n, level) if n else None,
+        interval=exact_interval(k, n, level) if n else None,
         direction=direction,
         positive=positive,
         n_positive=k,
@@ -195,7 +195,7 @@ def histogram(
     """
     if bins < 1:
         raise UsageError(f"a histogram needs at least one bin, got {bins}")
-    scores = {group: _scores(values, group) for group, values in groups.items()}
+    scores = {group: as_scores(values, group) for group, values in groups.items()}
     spans = [np.quantile(finite, [0.01, 0.99]) for finite in map(_finite, scores.values()) if len(finite)]
     limits = np.concatenate(spans or [np.zeros(1)])
     if threshold is not None and np.isfinite(threshold):
@@ -226,7 +226,12 @@ def _stretched(clean: Array, low: float, high: float, bins: int, threshold: floa
     return edges
 
 
-def _scores(values: Scores, group: str) -> Array:
+def as_scores(values: Scores, group: str) -> Array:
+    """Return scores as float64 ``[n]``.
+
+    Raises:
+        UsageError: One is NaN; the message names the group.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     array = np.asarray(values, dtype=np.float64).reshape(-1)
@@ -239,7 +244,7 @@ def _finite(values: Array) -> Array:
     return values[np.isfinite(values)]
 
 
-def _placements(negative: Array, positive: Array) -> tuple[Array, Array]:
+def placements(negative: Array, positive: Array) -> tuple[Array, Array]:
     """Return the placement values ``[n]`` of the negatives and ``[m]`` of the positives.
 
     A positive's placement is the share of negatives below it, a negative's the share of positives
@@ -254,18 +259,19 @@ def _placements(negative: Array, positive: Array) -> tuple[Array, Array]:
 
 def _delong(negative: Array, positive: Array, level: float) -> tuple[float, Interval]:
     n, m = len(negative), len(positive)
-    below, above = _placements(negative, positive)
+    below, above = placements(negative, positive)
     value = float(above.mean())
     variance = sum(float(part.var(ddof=1)) / len(part) if len(part) > 1 else 0.25 for part in (below, above))
     if variance < 1e-15 or not 0 < value < 1:
         size = min(n, m)
-        return value, _clopper_pearson(value * size, size, level)
+        return value, exact_interval(value * size, size, level)
     half = float(ndtri((1 + level) / 2)) * variance**0.5 / (value * (1 - value))
     centre = float(logit(value))
     return value, Interval(low=float(expit(centre - half)), high=float(expit(centre + half)), level=level)
 
 
-def _clopper_pearson(k: float, n: int, level: float) -> Interval:
+def exact_interval(k: float, n: int, level: float) -> Interval:
+    """Return the exact binomial interval of ``k`` hits among ``n`` (Clopper and Pearson 1934)."""
     tail = (1 - level) / 2
     low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
     high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0

@@ -35,6 +35,9 @@ from platodef_cli.records.judged import (
     WaiverRecord as WaiverRecord,
 )
 from platodef_cli.records.measured import (
+    ALIGNMENT_SHARE as ALIGNMENT_SHARE,
+)
+from platodef_cli.records.measured import (
     AlignmentRecord as AlignmentRecord,
 )
 from platodef_cli.records.measured import (

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from platodef_cli.records.base import Record
 
+ALIGNMENT_SHARE = "alignment with the references, as a share of theirs"
+"""Name of the metric that tells an encoder of the images from one that is none."""
+
 Direction = Literal["higher is more suspicious", "lower is more suspicious", "higher is better", "none"]
 
 

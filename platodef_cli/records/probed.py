@@ -21,9 +21,16 @@ class ProbeRecord(Record):
     control_collapse: dict[str, float] = Field(description="the same for every reference")
     gap: Metric | None = Field(
         None,
-        description="collapse minus the largest among the references and the benign controls (from 1.1)",
+        description="collapse minus the largest among the references and the benign controls (from 1.1); of "
+        "the controls only what the references show too (from 1.2)",
     )
     effect: Metric = Field(description="mean shift of the suspect's features, in clean standard deviations")
+    control_shift: dict[str, float] = Field(
+        default_factory=dict, description="the same shift for every reference (from 1.2)"
+    )
+    shift_gap: Metric | None = Field(
+        None, description="shift minus the largest among the references (from 1.2)"
+    )
     concentration: Metric | None = Field(None, description="largest share of one class (labels only)")
     concentration_class: str | None = None
     poisoned_accuracy: Metric | None = Field(None, description="PA without defence (labels only)")

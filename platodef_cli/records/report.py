@@ -19,7 +19,7 @@ from platodef_cli.records.measured import (
 )
 from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class AuditReport(Record):

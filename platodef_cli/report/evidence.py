@@ -127,6 +127,8 @@ def searches(report: AuditReport) -> list[Section]:
         Column("score"),
     )
     note = "Largest collapse reached on held-out images; a score of 1 or more crosses the limits."
+    if any(len({record.encoder for record in records}) == 1 for records in groups.values()):
+        note += " References are searched (–: not) where the suspect's collapse may reach its limit."
     if len(controls) > len(listed):
         note += f" {len(controls) - len(listed)} more controls are in the JSON report."
     blocks: list[Block] = [Grid(columns, tuple(rows))]

@@ -14,6 +14,8 @@ SEARCH_KINDS = Registry(
         "patch": "platodef_cli.search.patch:PatchSearch",
         "universal": "platodef_cli.search.universal:UniversalSearch",
         "wave": "platodef_cli.search.wave:WaveSearch",
+        "warp": "platodef_cli.search.warp:WarpSearch",
+        "corners": "platodef_cli.search.corners:CornersSearch",
     },
     group="platodef.search_kinds",
     requires=(

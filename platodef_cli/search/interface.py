@@ -86,19 +86,25 @@ class SearchTarget:
             of an audit computes them in parts that fit into memory.
         statistics: Of its clean features.
         pool: Images to search with, uint8 ``[N, 3, H, W]``.
+        features: Their clean features, ``[N, D]``.
     """
 
     encoder: "Encoder"
     statistics: "CleanStatistics"
     pool: "Tensor"
+    features: "Tensor"
 
     def draw(self, count: int, generator: "torch.Generator") -> "Tensor":
         """Return random images of the pool, float32 ``[count, 3, H, W]`` in [0, 1]."""
         import torch
 
+        return self.take(torch.randint(0, len(self.pool), (count,), generator=generator))
+
+    def take(self, rows: "Tensor") -> "Tensor":
+        """Return images of the pool by number, float32 ``[n, 3, H, W]`` in [0, 1]."""
         from platodef_cli.triggers.variant import to_unit
 
-        return to_unit(self.pool[torch.randint(0, len(self.pool), (count,), generator=generator)])
+        return to_unit(self.pool[rows])
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class SearchKind(ABC):
         limits_meaning: What the limits mean, one line for policy files.
         version: Part of the cache key: raise it when equal settings find another trigger.
         budgets: How strong the trigger may be; one search is made for each. All fields have defaults.
+        restarts: Runs per budget, each with random numbers of its own; the best one counts.
     """
 
     name: ClassVar[str]
@@ -124,6 +131,7 @@ class SearchKind(ABC):
     version: ClassVar[int] = 1
 
     budgets: tuple[float, ...] = ()
+    restarts: int = 1
 
     @abstractmethod
     def budget_text(self, budget: float) -> str:
@@ -131,13 +139,13 @@ class SearchKind(ABC):
 
     @abstractmethod
     def cost(self) -> int:
-        """Return how many images go through the encoder with gradients, per budget."""
+        """Return how many images go through the encoder with gradients, per run."""
 
     @abstractmethod
     def run(
         self, target: SearchTarget, budget: float, generator: "torch.Generator", task: "Task"
     ) -> tuple[SearchedTrigger, int]:
-        """Search with one budget.
+        """Search with one budget, once.
 
         Args:
             target: Encoder and images.
@@ -164,6 +172,8 @@ def fault_of(kind: Any) -> str:
         return f"it has {len(budgets)} budgets and {len(kind.collapse_limits)} of 'collapse_limits'"
     json.dumps(asdict(made))  # the key of the cache
     cost = made.cost()
+    if not isinstance(made.restarts, int) or made.restarts < 1:
+        return f"its 'restarts' are {made.restarts!r:.60}; give a whole number from 1"
     return "" if isinstance(cost, int) else f"its cost is {cost!r:.60}, not a whole number"
 
 
@@ -199,13 +209,22 @@ class SearchConfig:
     pool: int = 384
     held_out: int = 256
 
-    def key(self) -> dict[str, object]:
-        """Return JSON values for a cache key."""
-        kinds = [
-            {"name": kind.name, "version": kind.version, **asdict(kind), **_release(kind)}
-            for kind in self.kinds
-        ]
-        return {"kinds": kinds, "pool": self.pool, "held_out": self.held_out}
+    def searches(self) -> list[tuple[SearchKind, float]]:
+        """Return every kind with every budget, in the order of the results."""
+        return [(kind, budget) for kind in self.kinds for budget in kind.budgets]
+
+    def key(self, number: int) -> dict[str, object]:
+        """Return JSON values for the cache key of one search: what its result depends on."""
+        kind, budget = self.searches()[number]
+        settings = {name: value for name, value in asdict(kind).items() if name != "budgets"}
+        named = {"name": kind.name, "version": kind.version, **settings, **_release(kind)}
+        return {
+            "kind": named,
+            "budget": budget,
+            "number": number,  # random numbers follow from it
+            "pool": self.pool,
+            "held_out": self.held_out,
+        }
 
 
 def _release(kind: SearchKind) -> dict[str, str]:
@@ -223,7 +242,8 @@ class SearchResult:
         budget: Size of the budget, in words (``16% of the side``, ``8/255``).
         steps: Steps of its last round.
         effect: What it does to held-out images.
-        draws: Resampled collapses, see :func:`platodef_cli.search.resampling.collapse_draws`.
+        draws: Resampled collapses, see :func:`platodef_cli.search.resampling.collapse_draws`, with the
+            randomness of the search, see :class:`platodef_cli.search.restarts.SearchError`.
         held_out: Number of held-out images.
     """
 

@@ -31,6 +31,11 @@ def collapse_draws(standardised: Tensor) -> Tensor:
     return torch.where(pairs > 0, (sums - copies) / pairs.clamp_min(1.0), torch.zeros_like(sums))
 
 
+def mean_draws(values: Tensor) -> Tensor:
+    """Return resampled means of one number per image, ``[n]`` -> float64 ``[DRAWS]``, on the same draws."""
+    return resampling_weights(len(values)) @ values.double() / len(values)
+
+
 @lru_cache(maxsize=4)
 def resampling_weights(count: int) -> Tensor:
     """Return how often each draw takes each of ``count`` images, float64 ``[DRAWS, count]``."""

@@ -61,7 +61,17 @@ def collapse(standardised: Tensor) -> Tensor:
 
 def effect(statistics: CleanStatistics, clean: Tensor, changed: Tensor) -> Effect:
     """Compare features ``[N, D]`` of the same images with and without the change."""
-    before, after = statistics.standardise(clean), statistics.standardise(changed)
+    after = statistics.standardise(changed)
     retained = after.var(dim=0, correction=0).sum() / statistics.variance
-    shift = (after - before).norm(dim=1).mean() / statistics.variance**0.5
+    shift = shifts_of(statistics, clean, changed).mean()
     return Effect(float(collapse(after)), float(retained), float(shift))
+
+
+def shifts_of(statistics: CleanStatistics, clean: Tensor, changed: Tensor) -> Tensor:
+    """Return how far every image's features ``[N, D]`` move, ``[N]``, in units of the clean root variance.
+
+    Features of different clean images lie about the square root of 2 apart.
+    """
+    moved = statistics.standardise(changed) - statistics.standardise(clean)
+    shifts: Tensor = moved.norm(dim=1) / statistics.variance**0.5
+    return shifts

@@ -9,6 +9,7 @@ TRIGGERS = Registry(
     "trigger",
     {
         "patch": "platodef_cli.triggers.triggers:Patch",
+        "patches": "platodef_cli.triggers.patches:Patches",
         "blend": "platodef_cli.triggers.triggers:Blend",
         "ctrl": "platodef_cli.triggers.triggers:Ctrl",
         "sig": "platodef_cli.triggers.triggers:Sig",
@@ -16,6 +17,9 @@ TRIGGERS = Registry(
         "wanet": "platodef_cli.triggers.triggers:WaNet",
         "filter": "platodef_cli.triggers.triggers:ColourFilter",
         "text": "platodef_cli.triggers.text:Text",
+        "greyscale": "platodef_cli.triggers.semantic:Greyscale",
+        "rotation": "platodef_cli.triggers.semantic:Rotation",
+        "flip": "platodef_cli.triggers.semantic:Flip",
         "pattern": "platodef_cli.triggers.triggers:Pattern",
         "generator": "platodef_cli.triggers.generator:Generated",
     },

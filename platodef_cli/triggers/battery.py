@@ -14,6 +14,7 @@ from platodef_cli.plugins import Plugin
 from platodef_cli.registry import Registry
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 from platodef_cli.triggers.controls import Blur, Crop, Jpeg, MildNoise
+from platodef_cli.triggers.semantic import Flip, Greyscale, Rotation
 from platodef_cli.triggers.text import Text
 from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Sig, WaNet
 from platodef_cli.triggers.variant import parameters
@@ -81,6 +82,9 @@ _MORE = (
     BatteryItem(WaNet(), "wanet", "trigger"),
     BatteryItem(ColourFilter(), "filter", "trigger"),
     BatteryItem(Text(), "text", "trigger"),
+    BatteryItem(Greyscale(), "greyscale", "trigger"),
+    BatteryItem(Rotation(15), "rotation", "trigger"),
+    BatteryItem(Flip(), "flip", "trigger"),
     BatteryItem(Patch("grey", HTBA_SIDE, "random"), "patch", "control"),
     BatteryItem(Patch("grey", BADENCODER_SIDE, "centre"), "patch", "control"),
     BatteryItem(MildNoise(8), "mild-noise", "control"),

@@ -259,7 +259,7 @@ def _aimv2_vision() -> tuple[Any, Any, Any]:
     return network, t.CLIPImageProcessor(**_CROPPED), lambda n, x: n(**x).pooler_output
 
 
-_MAKERS: dict[str, Callable[[], tuple[Any, Any, Any]]] = {
+MAKERS: dict[str, Callable[[], tuple[Any, Any, Any]]] = {
     "dinov2": lambda: _dinov2("dinov2"),
     "dinov2_with_registers": lambda: _dinov2("dinov2_with_registers"),
     "dinov3_vit": _dinov3_vit,
@@ -285,7 +285,7 @@ def transformers_model(folder: Path, kind: str) -> Reference:
     """Save a model and its processor with ``save_pretrained`` and return the library's own pipeline."""
     if kind == "qwen2_vl":
         return _qwen2_vl(folder)
-    network, processor, pooled = _MAKERS[kind]()
+    network, processor, pooled = MAKERS[kind]()
     network.eval()
     randomise(network)
     network.save_pretrained(folder)

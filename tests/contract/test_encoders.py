@@ -16,6 +16,7 @@ from platodef_cli.encoders.interface import to_pixels
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import RefusedError
 from tests.contract import encoder_models as make
+from tests.contract import tower_models as towers
 
 VIT = {"layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
 RESNET = {"channels": [8, 8, 16, 16], "output_stride": 16}
@@ -70,7 +71,11 @@ CASES: dict[str, Callable[[Path], make.Reference]] = {
     },
     **{
         f"transformers-{kind}": lambda folder, kind=kind: make.transformers_model(folder, kind)
-        for kind in FAMILIES
+        for kind in FAMILIES.keys() - towers.MAKERS.keys()
+    },
+    **{
+        f"transformers-{kind}": lambda folder, kind=kind: towers.tower_model(folder, kind)
+        for kind in towers.MAKERS
     },
 }
 ONE_PER_BACKEND = ("timm", "open_clip", "transformers-siglip")
@@ -97,7 +102,8 @@ def test_every_backend_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_features_equal_the_librarys_own_pipeline(case: str, made: Any) -> None:
     folder, reference = made(case)
-    images = make.photographs(square=make.SQUARES.get(case.removeprefix("transformers-")))
+    squares = {**make.SQUARES, **towers.SQUARES}
+    images = make.photographs(square=squares.get(case.removeprefix("transformers-")))
     expected = reference(images)
     with open_encoder(str(folder)) as encoder:
         assert encoder.record.backend == case.split("-")[0]
@@ -148,6 +154,9 @@ def _copy(folder: Path, target: Path) -> Path:
     return target
 
 
+_HEADS = ("classifier", "decoder", "fc.", "head.fc", "lm_head", "language_model", "model.l", "model.embed")
+
+
 def _victim(state: dict[str, torch.Tensor]) -> str:
     """Pick a weight of the vision part that every load needs."""
     seen = sorted(key for key in state if key.startswith("visual.")) or sorted(state)
@@ -159,9 +168,7 @@ def _victim(state: dict[str, torch.Tensor]) -> str:
 def test_damaged_weights_are_refused(case: str, damage: str, made: Any, tmp_path: Path) -> None:
     folder = _copy(made(case)[0], tmp_path / "damaged")
     state = load_file(_weights(folder))
-    key = _victim(
-        {k: v for k, v in state.items() if not k.startswith(("classifier", "decoder", "fc.", "head.fc"))}
-    )
+    key = _victim({k: v for k, v in state.items() if not k.startswith(_HEADS)})
     if damage == "missing":
         del state[key]
     elif damage == "nan":

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from platodef_cli.encoders.backends.transformers_models import LEFT_OUT, family_of
 from platodef_cli.encoders.interface import to_pixels
@@ -112,7 +112,40 @@ def test_every_type_is_supported_or_left_out_with_a_reason() -> None:
     for kind in MODEL_FOR_IMAGE_MAPPING_NAMES.keys() & LEFT_OUT.keys():
         with pytest.raises(UnsupportedError, match=LEFT_OUT[kind]):
             family_of(kind, ())
-    assert LEFT_OUT.keys() <= MODEL_FOR_IMAGE_MAPPING_NAMES.keys()
+    assert LEFT_OUT.keys() <= {*MODEL_FOR_IMAGE_MAPPING_NAMES, *MODEL_MAPPING_NAMES}
+
+
+def test_types_whose_images_need_more_than_pixels_say_so() -> None:
+    for kind, wanted in (
+        ("glm4v", "image_grid_thw"),
+        ("llava_next", "image_sizes"),
+        ("instructblip", "qformer"),
+    ):
+        with pytest.raises(UnsupportedError, match=f"{kind}.* takes more than the pixels .*{wanted}"):
+            family_of(kind, ())
+
+
+def test_a_type_that_nobody_tried_and_that_does_not_run_is_unsupported(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    tower = {**vision("siglip"), "patch_size": 16}
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"vocab_size": 60, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "model_type": "llama"}
+    config = transformers.Idefics3Config(vision_config=tower, text_config=text, image_token_id=7)
+    transformers.Idefics3Model(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
+    for isolate in (False, True):
+        with pytest.raises(UnsupportedError, match="Idefics3Model cannot be run on the pixels"):
+            open_encoder(str(tmp_path), isolate=isolate)
+
+
+def test_a_network_without_one_feature_per_image_is_unsupported(tmp_path: Path) -> None:
+    config = transformers.HGNetV2Config()
+    transformers.HGNetV2Backbone(config).save_pretrained(tmp_path)
+    transformers.ConvNextImageProcessor(size={"shortest_edge": SIDE}).save_pretrained(tmp_path)
+    with pytest.raises(
+        UnsupportedError, match="HGNetV2Backbone has no output that is one feature of an image"
+    ):
+        open_encoder(str(tmp_path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -125,7 +158,8 @@ def test_features_equal_the_librarys_own(kind: str, tmp_path: Path) -> None:
         transform = encoder.record.transform
         pooling = encoder.record.pooling
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (transform.mean, transform.std))
-    equal = (pixels.float() / 255 - mean) / std
+    units = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+    equal = (units - mean) / std
     if getattr(processor, "do_flip_channel_order", False):
         equal = equal.flip(1)
     if kind in ("vit", "vit_mae"):  # rows of their own: the pooler of a ViT is random in most repositories
@@ -137,7 +171,7 @@ def test_features_equal_the_librarys_own(kind: str, tmp_path: Path) -> None:
     assert pooling
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-4)
     theirs = torch.cat([processor(images=image, return_tensors="pt")["pixel_values"] for image in images])
-    assert (theirs - equal).abs().mean() < 0.02 * theirs.std()
+    torch.testing.assert_close(equal, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -150,22 +184,76 @@ def test_features_equal_the_librarys_own(kind: str, tmp_path: Path) -> None:
         ("Dinov2ForImageClassification", "dinov2", "classifier"),
         ("SegformerForImageClassification", "segformer", "classifier"),
         ("SiglipForImageClassification", "siglip", "classifier"),
+        ("Siglip2ForImageClassification", "siglip2", "classifier"),
         ("CLIPForImageClassification", "clip", "classifier"),
     ],
 )
 def test_heads_of_tasks_are_dropped_and_named(task: str, kind: str, dropped: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    if kind in ("siglip", "clip"):
-        vision = {key: value for key, value in SMALL.items() if key not in ("embed_dim", "d_model")}
-        config = transformers.CONFIG_MAPPING[kind](vision_config=vision, text_config={"hidden_size": 32})
+    if kind in ("siglip", "siglip2", "clip"):
+        config = transformers.CONFIG_MAPPING[kind](
+            vision_config=vision(kind), text_config={"hidden_size": 32}
+        )
     else:
         config = tiny(kind)
     getattr(transformers, task)(config).save_pretrained(tmp_path)
-    transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
+    if kind == "siglip2":
+        transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=16).save_pretrained(tmp_path)
+    else:
+        transformers.ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(tmp_path)
     with open_encoder(str(tmp_path), isolate=True) as encoder:
         assert torch.isfinite(encoder.embed(torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8))).all()
         notes = encoder.notes  # type: ignore[attr-defined]
     assert any(f"not part of the encoder: {dropped}" in note for note in notes)
+
+
+def vision(kind: str) -> dict[str, Any]:
+    """Return the settings of a small tower of an image-text model."""
+    known = SMALL if kind != "siglip2" else {**SMALL, "num_patches": 16, "patch_size": 16}
+    return {key: value for key, value in known.items() if key not in ("embed_dim", "d_model")}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "changes", "pooling"),
+    [
+        ("siglip", {"vision_use_head": False}, "mean of patches"),
+        ("siglip2", {"vision_use_head": False}, "mean of patches"),
+        ("clip", {}, "pooler_output"),
+    ],
+)
+def test_towers_without_a_projection_or_a_head(
+    kind: str, changes: dict[str, Any], pooling: str, whole: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(8)
+    small = {**vision(kind), **changes}
+    name = {"siglip": "Siglip", "siglip2": "Siglip2", "clip": "CLIP"}[kind]
+    if whole:
+        text = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 1}
+        config = transformers.CONFIG_MAPPING[kind](vision_config=small, text_config=text)
+        network = getattr(transformers, f"{name}Model")(config)
+        state = {key: value for key, value in network.state_dict().items() if "projection" not in key}
+        network.save_pretrained(tmp_path, state_dict=state)
+        tower = network.vision_model
+    else:
+        config = transformers.CONFIG_MAPPING[f"{kind}_vision_model"](**small)
+        tower = getattr(transformers, f"{name}VisionModel")(config)
+        tower.save_pretrained(tmp_path)
+    size = {"height": SIDE, "width": SIDE}
+    processor = (
+        transformers.Siglip2ImageProcessor(patch_size=16, max_num_patches=16)
+        if kind == "siglip2"
+        else transformers.ViTImageProcessor(size=size)
+    )
+    processor.save_pretrained(tmp_path)
+    images = make.photographs(square=SIDE)
+    with torch.inference_mode(), open_encoder(str(tmp_path)) as encoder:
+        output = tower.eval()(**processor(images=images, return_tensors="pt"))
+        theirs = output.pooler_output if pooling == "pooler_output" else output.last_hidden_state.mean(1)
+        assert encoder.record.pooling == pooling
+        assert encoder.geometry.size == (SIDE, SIDE)
+        pixels = torch.stack([to_pixels(image, encoder.geometry) for image in images])
+        torch.testing.assert_close(encoder.embed(pixels), theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_weights_of_nothing_known_are_refused(tmp_path: Path) -> None:
@@ -177,10 +265,18 @@ def test_weights_of_nothing_known_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lost", "pooling"), [("pooler.dense", "class token"), ("embeddings.mask_token", "pooler_output")]
+    ("kind", "lost", "pooling"),
+    [
+        ("deit", "pooler.dense", "class token"),
+        ("dinov2", "embeddings.mask_token", "pooler_output"),
+        ("dinov2_with_registers", "embeddings.mask_token", "pooler_output"),
+        ("dinov3_vit", "embeddings.mask_token", "pooler_output"),
+    ],
 )
-def test_weights_that_inference_does_not_use_may_be_absent(lost: str, pooling: str, tmp_path: Path) -> None:
-    save("dinov2" if "mask" in lost else "deit", tmp_path)
+def test_weights_that_inference_does_not_use_may_be_absent(
+    kind: str, lost: str, pooling: str, tmp_path: Path
+) -> None:
+    save(kind, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     assert any(key.startswith(lost) for key in weights)
     kept = {key: value for key, value in weights.items() if not key.startswith(lost)}

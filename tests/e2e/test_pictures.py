@@ -70,8 +70,18 @@ def test_limits_are_measured_on_clean_and_planted_encoders() -> None:
     clean = ROOT / "examples" / "encoders" / "clean"
     done = run(
         "measure_limits.py", "--clean", clean, "--plant", clean, "--trigger", "CTRL 50",
-        "--images", "builtin:shapes?count=800", "--smoke",
+        "--images", "builtin:shapes?count=800", "--smoke", "--seeds", "2",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     table = [line for line in done.stdout.splitlines() if line.startswith("| clean |")]
-    assert [row.split("|")[2].strip() for row in table] == ["clean", "CTRL 50"]
+    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table]
+    searches = ["patch 22% of the side", "universal 8/255", "wave 20/255", "warp 6% of the side"]
+    searches.append("corners 16% of the side")
+    assert [row[1] for row in cells[:2]] == ["clean", "CTRL 50"]
+    assert [row[1:3] for row in cells[2:]] == [[kind, s] for kind in ("clean", "CTRL 50") for s in searches]
+    for reached, mean, least, most in zip(
+        [*cells[0][2:], *cells[1][2:]], *([row[i] for row in cells[2:]] for i in (3, 4, 5)), strict=True
+    ):
+        # the first table is the first seed
+        assert float(reached) in (float(least), float(most))
+        assert float(least) <= float(mean) <= float(most)

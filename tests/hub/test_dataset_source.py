@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.unit.images.image_fakes import png
 
@@ -216,6 +218,42 @@ def test_tables_and_folders_stream_at_the_pinned_commit(hub: Hub, tmp_path: Path
     contents = [path for path in hub.requests if "/resolve/" in path]
     assert contents
     assert all(f"/resolve/{COMMIT}/" in path for path in contents)
+
+
+def test_tables_of_real_size(tmp_path: Path) -> None:
+    """Shards of 30 MB in all stream through, every image as it was published."""
+    noise = np.random.default_rng(3)
+    pictures = []
+    for _ in range(160):
+        buffer = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (256, 256, 3), dtype=np.uint8)).save(buffer, "PNG")
+        pictures.append(buffer.getvalue())
+    shards = {}
+    for number in range(2):
+        part = pictures[80 * number : 80 * (number + 1)]
+        buffer = io.BytesIO()
+        images = [{"bytes": data, "path": None} for data in part]
+        pq.write_table(pa.table({"image": images, "label": [0, 1] * 40}), buffer, row_group_size=20)
+        shards[f"data/test-0000{number}-of-00002.parquet"] = buffer.getvalue()
+    assert sum(map(len, shards.values())) > 30_000_000
+    shards["data/train-00000-of-00001.parquet"] = parquet(tmp_path / "nothing.png")
+    server = Hub({"large": {"README.md": README.replace(b"num_examples: 5", b"num_examples: 160"), **shards}})
+    server.thread.start()
+    try:
+        whole, part = open_in_child(
+            server, tmp_path, ("hf://datasets/org/large:test", None), ("hf://datasets/org/large:test", 10)
+        )
+    finally:
+        server.server.shutdown()
+        server.thread.join()
+        server.server.server_close()
+    assert "error" not in whole, whole
+    digests = [hashlib.sha256(data).hexdigest() for data in pictures]
+    assert [digest for _, digest, _ in whole["refs"]] == digests
+    assert [label for _, _, label in whole["refs"]] == [0, 1] * 80
+    assert whole["size"] == [256, 256]
+    assert len(part["refs"]) == 10
+    assert all(ref in whole["refs"] for ref in part["refs"])
 
 
 def test_failures_are_one_line_each(hub: Hub, tmp_path: Path) -> None:

@@ -9,10 +9,15 @@ import pytest
 import yaml
 
 from platodef_cli.errors import EXIT_INCOMPLETE, EXIT_PASS, EXIT_REFUSED, EXIT_USAGE
+from platodef_cli.heads.backbone import BackboneConfig
+from platodef_cli.heads.fit import FitConfig, fit_heads
 from platodef_cli.heads.heads import Heads
+from platodef_cli.heads.mismatch import MismatchConfig
 from platodef_cli.heads.pretrained import load_heads
 from platodef_cli.heads.publish import publish_heads
 from platodef_cli.heads.pull import pull_heads
+from platodef_cli.heads.train import TrainConfig
+from tests.gaussian_tuples import GaussianTuples
 from tests.hub.server import Fault, HubServer
 from tests.unit.cli.calls import command
 from tests.unit.heads.test_pretrained import CARD
@@ -51,6 +56,35 @@ def test_published_heads_come_back_and_are_used_by_name(hub: HubServer, publishe
     again = len(hub.requests)
     assert command("heads", "pull", f"org/heads@{commit}", "--offline").code == EXIT_PASS
     assert len(hub.requests) == again
+
+
+@pytest.fixture(scope="module")
+def large_heads(gaussian: GaussianTuples) -> Heads:
+    """Heads of the size of real ones, hardly trained."""
+    config = FitConfig(
+        backbone=BackboneConfig(width=416, depth=2, heads=2),
+        mismatch=MismatchConfig(queue=256),
+        energy=TrainConfig(epochs=1, batch_size=256),
+        denoiser=TrainConfig(epochs=1, batch_size=256),
+        lift_features=0,
+    )
+    return fit_heads(gaussian.sample(600, seed=1), config)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_heads_of_real_size(
+    broken: bool, hub: HubServer, large_heads: Heads, tmp_path: Path, place: Path
+) -> None:
+    publish_heads(tmp_path / "published", large_heads, card=CARD)
+    files = files_of(tmp_path / "published")
+    size = len(files["head.safetensors"])
+    assert size > 30_000_000
+    commit = hub.commit("org/heads", files)
+    if broken:
+        hub.faults = [Fault("/lfs/", method="GET", times=2, cut=size // 3)]
+    done = command("heads", "pull", f"hf://org/heads@{commit}")
+    assert done.code == EXIT_PASS, done.err
+    assert (place / f"org--heads@{commit}" / "head.safetensors").read_bytes() == files["head.safetensors"]
 
 
 @pytest.mark.parametrize("uri", ["hf://org/heads", "hf://org/heads@main", "hf://org/heads@abc123", "heads@x"])

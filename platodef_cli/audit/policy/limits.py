@@ -47,6 +47,10 @@ class Policy:
         0.45, "... and if it collapses the features to this mean pairwise cosine or more"
     )
     battery_gap: float = _key(0.25, "... and by this much more than every reference and every benign control")
+    battery_shift: float = _key(
+        1.10, "... or if it moves the features by this many clean root variances (another image: 1.41)"
+    )
+    battery_shift_gap: float = _key(0.50, "... and by this much more than every reference")
     search_limits: tuple[tuple[str, tuple[float, ...]], ...] = _key(
         (), "key -> limits of every kind of search, in the order of their table"
     )
@@ -55,6 +59,9 @@ class Policy:
     )
     matched_auroc: float = _key(
         0.75, "the heads must tell matched from mismatched tuples this well, else inconclusive"
+    )
+    alignment_share: float = _key(
+        0.40, "least CKNNA with the best reference, as a share of the references' own, else inconclusive"
     )
     alignment_p: float = _key(0.05, "largest p-value of the CKNNA with the best reference, else inconclusive")
     min_test: int = _key(100, "fewest clean test images for an answer")
@@ -70,8 +77,11 @@ class Policy:
             auroc: float = ...,
             battery_collapse: float = ...,
             battery_gap: float = ...,
+            battery_shift: float = ...,
+            battery_shift_gap: float = ...,
             search_gap: float = ...,
             matched_auroc: float = ...,
+            alignment_share: float = ...,
             alignment_p: float = ...,
             min_test: int = ...,
             min_calibration: int = ...,

@@ -51,8 +51,10 @@ def _accepted(default: object, *, strict: bool) -> tuple[Any, str]:
     if isinstance(default, int):
         return Annotated[int, Field(ge=1, strict=strict)], "a whole number from 1 on"
     if isinstance(default, float):
-        share = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False, strict=strict)]
-        return share, "a number between -1 and 1"
+        # shares and cosines, or distances in units of a spread
+        most = 1 if abs(default) <= 1 else 10
+        number = Annotated[float, Field(ge=-most, le=most, allow_inf_nan=False, strict=strict)]
+        return number, f"a number between -{most} and {most}"
     if not isinstance(default, tuple):
         raise TypeError(f"a policy has no values such as {default!r}")
     if not default:

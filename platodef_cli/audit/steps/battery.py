@@ -14,8 +14,8 @@ from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import Metric, ProbeRecord
-from platodef_cli.search.resampling import collapse_draws, interval_of
-from platodef_cli.search.statistics import CleanStatistics, Effect, effect
+from platodef_cli.search.resampling import collapse_draws, interval_of, mean_draws
+from platodef_cli.search.statistics import CleanStatistics, Effect, effect, shifts_of
 from platodef_cli.triggers.battery import BatteryItem, battery
 
 
@@ -26,15 +26,21 @@ class _Collapses:
     Attributes:
         own: Effect on the suspect.
         draws: Resampled collapses of the suspect, float64 ``[R]``.
+        shifts: Resampled mean shifts of the suspect, float64 ``[R]``.
         references: Collapse of every reference.
         reference_draws: Their resampled collapses, ``[M, R]``.
+        reference_shifts: Mean shift of every reference.
+        reference_shift_draws: Their resampled mean shifts, ``[M, R]``.
         count: Number of images.
     """
 
     own: Effect
     draws: Tensor
+    shifts: Tensor
     references: dict[str, float]
     reference_draws: Tensor
+    reference_shifts: dict[str, float]
+    reference_shift_draws: Tensor
     count: int
 
 
@@ -74,7 +80,7 @@ def try_changes(
         controls = [entry for item, entry in zip(items, effects, strict=True) if item.kind == "control"]
         records = []
         for item, entry in zip(items, effects, strict=True):
-            gap = _gap(entry, controls) if kind is None and item.kind == "trigger" else None
+            gap = _gap(entry, [other for other in controls if other is not entry]) if kind is None else None
             records.append(_record(item, entry, gap, features, defences, labelled, kind))
             task.advance(note=item.variant.name)
     return records
@@ -96,12 +102,14 @@ def _record(
         family=item.family,
         kind=kind or item.kind,
         parameters=item.parameters,
-        auroc=defences.against_clean(scored, "triggered" if item.kind == "trigger" else "changed"),
+        auroc=defences.against_themselves(scored, rows, "triggered" if item.kind == "trigger" else "changed"),
         flagged=scored.flagged,
         collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
         control_collapse=entry.references,
         gap=gap,
-        effect=Metric(name="shift", value=entry.own.shift, direction="higher is more suspicious"),
+        effect=_shift(entry),
+        control_shift=entry.reference_shifts,
+        shift_gap=_shift_gap(entry),
         suspicious=False,
         **_with_labels(changed, rows, defences, labelled),
     )
@@ -114,24 +122,38 @@ def _collapses(
     clean, _ = features.tuples(tuple(rows.tolist()))
     suspect = statistics[features.suspect]
     names = features.references
+    effects = {
+        name: effect(statistics[name], clean.references[name], changed.references[name]) for name in names
+    }
+    shifts = [shifts_of(statistics[name], clean.references[name], changed.references[name]) for name in names]
     return _Collapses(
         own=effect(suspect, clean.source, changed.source),
         draws=collapse_draws(suspect.standardise(changed.source)),
-        references={
-            name: effect(statistics[name], clean.references[name], changed.references[name]).collapse
-            for name in names
-        },
+        shifts=mean_draws(shifts_of(suspect, clean.source, changed.source)),
+        references={name: found.collapse for name, found in effects.items()},
         reference_draws=torch.stack(
             [collapse_draws(statistics[name].standardise(changed.references[name])) for name in names]
         ),
+        reference_shifts={name: found.shift for name, found in effects.items()},
+        reference_shift_draws=torch.stack([mean_draws(values) for values in shifts]),
         count=len(rows),
     )
 
 
 def _gap(entry: _Collapses, controls: Sequence[_Collapses]) -> Metric:
-    """Return the collapse beyond what any reference, and the suspect under any benign control, reaches."""
-    others = max((*entry.references.values(), *(control.own.collapse for control in controls)), default=0.0)
-    rows = torch.cat([entry.reference_draws, *(control.draws[None] for control in controls)])
+    """Return the collapse beyond what any reference, and any encoder under another benign change, reaches.
+
+    A benign change that collapses the suspect and no reference may be its trigger, so that a control counts
+    only as far as a reference collapses under it too.
+    """
+    shared = [min(control.own.collapse, max(control.references.values())) for control in controls]
+    others = max((*entry.references.values(), *shared), default=0.0)
+    rows = torch.cat(
+        [
+            entry.reference_draws,
+            *(torch.minimum(c.draws, c.reference_draws.amax(dim=0))[None] for c in controls),
+        ]
+    )
     value = entry.own.collapse - others
     return Metric(
         name="collapse beyond references and controls",
@@ -140,6 +162,29 @@ def _gap(entry: _Collapses, controls: Sequence[_Collapses]) -> Metric:
         direction="higher is more suspicious",
         n_positive=entry.count,
         unit="cosine",
+    )
+
+
+def _shift(entry: _Collapses) -> Metric:
+    """Return how far the suspect's features move from those of the clean images."""
+    return Metric(
+        name="shift",
+        value=entry.own.shift,
+        interval=interval_of(entry.shifts, entry.own.shift),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
+    )
+
+
+def _shift_gap(entry: _Collapses) -> Metric:
+    """Return how much farther than those of any reference."""
+    value = entry.own.shift - max(entry.reference_shifts.values(), default=0.0)
+    return Metric(
+        name="shift beyond the references",
+        value=value,
+        interval=interval_of(entry.shifts - entry.reference_shift_draws.amax(dim=0), value),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
     )
 
 

@@ -13,7 +13,7 @@ from platodef_cli.audit.steps.pictures import suspicious_images
 from platodef_cli.audit.steps.scoring import Scored
 from platodef_cli.audit.verdict.indicators import Indicators
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.metrics.alignment import alignment_records
+from platodef_cli.metrics.alignment import alignment_records, alignment_share
 from platodef_cli.metrics.backdoor import concentration, probe_accuracy
 from platodef_cli.metrics.detection import roc_curve
 from platodef_cli.metrics.guarantee import guarantee_metrics, mismatched
@@ -53,9 +53,24 @@ class OtherMeasurements:
     not_applicable: Mapping[str, str]
 
 
-def measure_others(state: AuditState, indicators: Indicators, found: FoundTriggers) -> OtherMeasurements:
-    """Measure alignment, the heads, every detector under the worst trigger, and encoder-level statistics."""
-    alignment = alignment_of(state)
+@dataclass(frozen=True)
+class Alignment:
+    """How the encoders agree on clean images.
+
+    Attributes:
+        pairs: CKA and CKNNA of every pair.
+        share: CKNNA of the suspect as a share of the references' own; None where there is one reference.
+    """
+
+    pairs: tuple[AlignmentRecord, ...]
+    share: Metric | None
+
+
+def measure_others(
+    state: AuditState, indicators: Indicators, found: FoundTriggers, alignment: Alignment
+) -> OtherMeasurements:
+    """Measure the heads, every detector under the worst trigger, and encoder-level statistics."""
+    shares = () if alignment.share is None else (alignment.share,)
     with state.recorder.step("measuring heads", 2) as task:
         wrong = state.defences.score(mismatched(state.test, state.config.seed))
         task.advance()
@@ -69,8 +84,8 @@ def measure_others(state: AuditState, indicators: Indicators, found: FoundTrigge
     changed, rows = features.samples(None, worst.name)
     scored = state.defences.score(changed)
     return OtherMeasurements(
-        metrics=(*named, *guarantees, *about_encoders),
-        alignment=alignment,
+        metrics=(*named, *guarantees, *shares, *about_encoders),
+        alignment=alignment.pairs,
         histograms=histograms_of(state, wrong, worst, scored),
         roc=roc_curves(state, wrong, worst, scored),
         suspicious_images=suspicious_images(state),
@@ -79,11 +94,14 @@ def measure_others(state: AuditState, indicators: Indicators, found: FoundTrigge
     )
 
 
-def alignment_of(state: AuditState) -> tuple[AlignmentRecord, ...]:
-    """Return CKA and CKNNA of every pair of encoders on clean test images, with the permutation null."""
+def align(state: AuditState) -> Alignment:
+    """Compare the encoders on clean test images."""
     few = state.test.select(torch.arange(min(len(state.test), _ALIGNMENT_MOST)))
     spaces = {state.features.suspect: few.source, **few.references}
-    return alignment_records(spaces, seed=state.config.seed, progress=state.recorder)
+    return Alignment(
+        alignment_records(spaces, seed=state.config.seed, progress=state.recorder),
+        alignment_share(few.source, list(few.references.values()), seed=state.config.seed),
+    )
 
 
 def worst_of(probes: Sequence[ProbeRecord]) -> ProbeRecord:

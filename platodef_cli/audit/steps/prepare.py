@@ -39,7 +39,7 @@ def prepare(
         calibration = features.samples(parts.calibration)[0]
         model = None if features.images is None else EncoderAccess(inputs.suspect, config.batch_size)
         with recorder.step("calibrating detectors", 2) as task:
-            defences = CalibratedDefences(heads, bank, calibration, test, config, model)
+            defences = CalibratedDefences(heads, bank, calibration, test, config, model, rows)
             task.advance()
             labelled = _labelled(inputs, features, parts, config)
             task.advance()

@@ -18,6 +18,7 @@ from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.metrics.detection import auroc_metric, histogram, rate_metric
+from platodef_cli.metrics.paired import PairedScores, paired_auroc_metric
 from platodef_cli.records import DefenceCost, Histogram, Metric, Threshold
 
 
@@ -98,8 +99,10 @@ class CalibratedDefences:
         test: FeatureTuples,
         config: AuditConfig,
         model: ModelAccess | None = None,
+        rows: Tensor | None = None,
     ) -> None:
         self.deciding = DEFAULT_DETECTOR
+        self._rows = torch.arange(len(test)) if rows is None else rows
         self._seed, self._heads = config.seed, heads
         names = tuple(dict.fromkeys((*config.sample_detectors, self.deciding)))
         self._detectors, self.not_applicable = build_detectors(
@@ -168,6 +171,29 @@ class CalibratedDefences:
         return {
             detector: auroc_metric(self.clean.scores[detector], scores, positive=positive, name=name)
             for detector, scores in scored.scores.items()
+        }
+
+    def paired(self, scored: Scored, rows: Tensor, detector: str) -> PairedScores:
+        """Return one detector's scores of clean test images beside those of some of them changed.
+
+        Args:
+            scored: Of the changed images.
+            rows: Of the changed images in the source, ``[m]``.
+            detector: Its name.
+        """
+        return PairedScores.of(self.clean.scores[detector], self._rows, scored.scores[detector], rows)
+
+    def against_themselves(self, scored: Scored, rows: Tensor, positive: str) -> dict[str, Metric]:
+        """Return detector -> AUROC of clean test images against some of them changed.
+
+        Args:
+            scored: Of the changed images.
+            rows: Of the changed images in the source, ``[m]``.
+            positive: What they are called.
+        """
+        return {
+            detector: paired_auroc_metric(self.paired(scored, rows, detector), positive=positive)
+            for detector in scored.scores
         }
 
     def purify(self, tuples: FeatureTuples) -> Tensor:

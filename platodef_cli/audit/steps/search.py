@@ -1,33 +1,34 @@
-"""The trigger search of an audit, on the suspect and on the references as its control group."""
+"""The trigger search of an audit, on the suspect and on the references as its control group.
 
-import json
+The references answer one question: whether a change that makes the suspect forget what it sees does the same
+to any encoder. Where a search does not reach its limit on the suspect there is no such question, so the same
+search of the references is left out, unless ``--search-controls all`` wants it.
+"""
+
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, fields
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
-from platodef_cli.audit.inputs import Inputs, Split
-from platodef_cli.encoders.bounded import at_once
+from platodef_cli.audit.inputs import Inputs, Split, split
+from platodef_cli.audit.steps.search_store import SearchStore
+from platodef_cli.audit.verdict.rules import compares_with_references
+from platodef_cli.audit.verdict.search import need_controls
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.errors import IncompleteError
 from platodef_cli.features.cache import FeatureCache
-from platodef_cli.features.extract import load_pixels, plugin_key
-from platodef_cli.images.interface import digest_of
+from platodef_cli.features.extract import load_pixels
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
-from platodef_cli.search import SEARCH_KINDS
-from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult, default_searches
+from platodef_cli.search.interface import SearchConfig, SearchResult, default_searches
 from platodef_cli.search.resampling import interval_of
-from platodef_cli.search.run import SEARCH_VERSION, search
-from platodef_cli.search.statistics import Effect
+from platodef_cli.search.run import EncoderSearch
+
+REFERENCE_SEED = 0  # of every audit's searches on the references: the user's seed draws those on the suspect
 
 
 class Stoppable:
@@ -62,156 +63,149 @@ class _StoppableTask:
 
 
 def run_search(
-    inputs: Inputs, split: Split, config: AuditConfig, cache: FeatureCache | None, progress: Progress
-) -> dict[str, tuple[SearchResult, ...]]:
-    """Search the suspect and every reference under equal budgets, from the cache where it is there.
+    inputs: Inputs,
+    parts: Split,
+    config: AuditConfig,
+    cache: FeatureCache | None,
+    progress: Progress,
+    threads: int = 1,
+) -> dict[str, dict[int, SearchResult]]:
+    """Search the suspect, and the references where that is needed, from the cache where it is there.
 
-    The suspect lives in its own process, so its search runs beside the references'.
+    What is searched on the references does not depend on the audit's seed, nor do the images that it is
+    searched with, so that another seed costs a search of the suspect only.
+
+    Args:
+        inputs: Encoders and images.
+        parts: Roles of the images.
+        config: The audit.
+        cache: Of finished searches, or None.
+        progress: Receives the steps.
+        threads: Of all encoders together.
+
+    Returns:
+        Encoder -> place of a search -> what it found; the suspect has every place.
     """
     # its intervals shrink like those of the battery where more images are probed
     held_out = max(SearchConfig.held_out, SearchConfig.held_out * config.probe_images // PROBE_IMAGES)
     settings = SearchConfig(default_searches(config.plugins), held_out=held_out)
     broken = {name for name, _ in inputs.images.skipped}
     wanted = settings.pool + settings.held_out
-    # fit images: nothing that the search saw may test its result
-    rows = [row for row in split.fit if inputs.images.refs[row].id not in broken][:wanted]
-    digest = digest_of(inputs.images, rows)
-    results: dict[str, tuple[SearchResult, ...]] = {}
-    keys = {
-        name: {**_search_key(encoder, digest, settings, config), **plugin_key(encoder, inputs.images)}
-        for name, encoder in inputs.encoders.items()
+    # fit images: nothing that the search of the suspect saw may test its result
+    fit = {REFERENCE_SEED: split(len(inputs.images.refs), REFERENCE_SEED).fit, config.seed: parts.fit}
+    rows = {
+        seed: tuple(row for row in order if inputs.images.refs[row].id not in broken)[:wanted]
+        for seed, order in fit.items()
     }
-    for name, key in keys.items():
-        stored = cache.load_artifact("search", key) if cache else None
-        if stored is not None:
-            results[name] = _read(stored)
-    missing = {name: encoder for name, encoder in inputs.encoders.items() if name not in results}
-    if missing:
-        results.update(_search_all(inputs, missing, rows, settings, keys, config, cache, progress))
+    store = SearchStore(cache, config, settings, inputs.images, rows)
+    suspect = inputs.suspect.record.name
+    seeds = {name: config.seed if name == suspect else REFERENCE_SEED for name in inputs.encoders}
+    searches = _Searches(inputs, settings, rows, seeds, store, progress, threads)
+    needed = list(range(len(settings.searches())))
+    results = searches.of([suspect], needed)
+    if config.search_controls == "needed" and not compares_with_references(config.limits):
+        needed = need_controls(search_records(results, suspect), config.limits)
+    results.update(searches.of([name for name in inputs.encoders if name != suspect], needed))
     # in one order, whatever the cache held: equal audits shall give equal bytes
     return {name: results[name] for name in inputs.encoders}
 
 
-def _search_all(
-    inputs: Inputs,
-    missing: Mapping[str, Encoder],
-    rows: Sequence[int],
-    settings: SearchConfig,
-    keys: Mapping[str, Mapping[str, object]],
-    config: AuditConfig,
-    cache: FeatureCache | None,
-    progress: Progress,
-) -> dict[str, tuple[SearchResult, ...]]:
-    """Search encoders two at a time, and keep what is finished."""
-    pixels = load_pixels(inputs.images, [encoder.geometry for encoder in missing.values()], rows, progress)
+class _Searches:
+    """Searches encoders, and keeps what is finished."""
 
-    def one(name: str) -> tuple[SearchResult, ...]:
-        encoder = missing[name]
-        result = search(
-            encoder,
-            pixels[encoder.geometry],
-            settings,
-            seed=config.seed,
-            progress=stoppable,
-        )
-        if cache is not None:
-            cache.store_artifact("search", keys[name], lambda folder: _write(folder, result))
-        return result
+    def __init__(
+        self,
+        inputs: Inputs,
+        settings: SearchConfig,
+        rows: Mapping[int, Sequence[int]],
+        seeds: Mapping[str, int],
+        store: SearchStore,
+        progress: Progress,
+        threads: int,
+    ):
+        self._threads = threads
+        self._inputs, self._settings, self._rows, self._seeds = inputs, settings, rows, seeds
+        self._store, self._progress = store, progress
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    stoppable = Stoppable(progress)
-    try:
-        with ThreadPoolExecutor(max_workers=2, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            futures = {name: pool.submit(one, name) for name in missing}
-            try:
-                for future in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
-                    future.result()
-            except BaseException:
-                # a failure and Ctrl-C must not wait for minutes of searching that nobody will see
-                stoppable.stop()
-                inputs.suspect.close()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return {name: future.result() for name, future in futures.items()}
-    finally:
-        torch.set_num_threads(threads)
+    def of(self, names: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[int, SearchResult]]:
+        """Return encoder -> place -> what was found; two encoders at a time where they share the cores."""
+        encoders = {name: self._inputs.encoders[name] for name in names}
+        found: dict[str, dict[int, SearchResult]] = {name: {} for name in names}
+        for name, encoder in encoders.items():
+            for number in numbers:
+                stored = self._store.read(encoder, number, self._seeds[name])
+                if stored is not None:
+                    found[name][number] = stored
+        open_ones = {name: [n for n in numbers if n not in found[name]] for name in names}
+        missing = {name: places for name, places in open_ones.items() if places}
+        if missing:
+            for name, results in self._compute(missing).items():
+                both = found[name] | results
+                found[name] = {number: both[number] for number in numbers}
+        return found
 
+    def _compute(self, missing: Mapping[str, Sequence[int]]) -> dict[str, dict[int, SearchResult]]:
+        inputs, stoppable = self._inputs, Stoppable(self._progress)
+        encoders = {name: inputs.encoders[name] for name in missing}
+        pixels = {}
+        for seed in dict.fromkeys(self._seeds[name] for name in missing):
+            geometries = [encoders[name].geometry for name in missing if self._seeds[name] == seed]
+            pixels[seed] = load_pixels(inputs.images, geometries, self._rows[seed], self._progress)
+        # one encoder has all cores, two have half of them each
+        share = self._threads if len(missing) == 1 else max(1, self._threads // 2)
 
-def _search_key(
-    encoder: Encoder, images: str, settings: SearchConfig, config: AuditConfig
-) -> dict[str, object]:
-    record = encoder.record
-    return {
-        "version": SEARCH_VERSION,
-        "torch": torch.__version__,
-        "encoder": record.digest,
-        "transform": record.transform.model_dump(mode="json"),
-        "pooling": record.pooling,
-        "dtype": record.dtype,
-        "device": config.device,
-        "images": images,
-        "settings": json.loads(json.dumps(settings.key())),
-        "seed": config.seed,
-        "images at once": at_once(encoder, config.batch_size, gradients=True),
-    }
+        def one(name: str) -> dict[int, SearchResult]:
+            seed, encoder = self._seeds[name], encoders[name]
+            return self._search(encoder, pixels[seed][encoder.geometry], missing[name], seed, stoppable)
 
+        threads = torch.get_num_threads()
+        inputs.suspect.tune(threads=share)
+        torch.set_num_threads(share)
+        try:
+            with ThreadPoolExecutor(
+                max_workers=2, initializer=torch.set_num_threads, initargs=(share,)
+            ) as pool:
+                futures = {name: pool.submit(one, name) for name in missing}
+                try:
+                    for future in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                        future.result()
+                except BaseException:
+                    # a failure and Ctrl-C must not wait for minutes of searching that nobody will see
+                    stoppable.stop()
+                    inputs.suspect.close()
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+            return {name: future.result() for name, future in futures.items()}
+        finally:
+            torch.set_num_threads(threads)
+            inputs.suspect.tune(threads=threads)
 
-def _write(folder: Path, results: Sequence[SearchResult]) -> None:
-    save_file(
-        {str(number): entry.variant.values for number, entry in enumerate(results)},
-        folder / "values.safetensors",
-    )
-    described = [
-        {
-            "trigger": {
-                own.name: getattr(entry.variant, own.name)
-                for own in fields(entry.variant)
-                if own.name != "values"
-            },
-            "budget": entry.budget,
-            "steps": entry.steps,
-            "effect": asdict(entry.effect),
-            "draws": entry.draws,
-            "held_out": entry.held_out,
-        }
-        for entry in results
-    ]
-    (folder / "found.json").write_text(json.dumps(described))
+    def _search(
+        self, encoder: Encoder, pixels: Tensor, numbers: Sequence[int], seed: int, progress: Progress
+    ) -> dict[int, SearchResult]:
+        found = {}
+        searches = EncoderSearch(encoder, pixels, self._settings, seed=seed)
+        kinds = [self._settings.searches()[number][0] for number in numbers]
+        cost = sum(kind.restarts * kind.cost() for kind in kinds)
+        with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
+            for number in numbers:
+                found[number] = searches.run(number, task)
+                self._store.write(encoder, number, seed, found[number])
+        return found
 
 
-def _read(folder: Path) -> tuple[SearchResult, ...]:
-    values = load_file(folder / "values.safetensors")
-    return tuple(
-        SearchResult(
-            _trigger(entry["trigger"], values[str(number)]),
-            entry["budget"],
-            entry["steps"],
-            Effect(**entry["effect"]),
-            tuple(entry["draws"]),
-            entry["held_out"],
-        )
-        for number, entry in enumerate(json.loads((folder / "found.json").read_text()))
-    )
-
-
-def _trigger(described: Mapping[str, Any], values: Tensor) -> SearchedTrigger:
-    # JSON has no tuples
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
-    }
-    trigger: type[SearchedTrigger] = SEARCH_KINDS.load(given["kind"]).trigger
-    return trigger(values=values, **given)
-
-
-def search_records(results: Mapping[str, Sequence[SearchResult]], suspect: str) -> tuple[SearchRecord, ...]:
+def search_records(
+    results: Mapping[str, Mapping[int, SearchResult]], suspect: str
+) -> tuple[SearchRecord, ...]:
     """Return the searches with their collapses and distances; a policy gives them scores.
 
-    The intervals resample the held-out images alike for every encoder, so that distances are paired.
+    The intervals resample the held-out images alike for every encoder, so that distances are paired where
+    suspect and references were searched with the same images, as they are with the default seed. A search
+    that no reference ran has no distance.
     """
     records = []
-    for number in range(len(results[suspect])):
-        entries = {name: every[number] for name, every in results.items()}
+    for number in results[suspect]:
+        entries = {name: found[number] for name, found in results.items() if number in found}
         for name, entry in entries.items():
             others = [other for key, other in entries.items() if key not in (suspect, name)]
             records.append(
@@ -225,7 +219,7 @@ def search_records(results: Mapping[str, Sequence[SearchResult]], suspect: str) 
                     collapse=entry.effect.collapse,
                     score=0.0,
                     interval=interval_of(_draws(entry), entry.effect.collapse),
-                    gap=_gap(entry, others),
+                    gap=_gap(entry, others) if len(entries) > 1 else None,
                 )
             )
     return tuple(records)

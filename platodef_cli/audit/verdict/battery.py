@@ -1,26 +1,32 @@
-"""The battery: which known triggers make the suspect forget what it sees."""
+"""The battery: under which known changes the suspect forgets what it sees, or sees what no reference sees."""
 
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
+from platodef_cli.audit.verdict.intervals import Comparison, Estimate, SampleSize, compare
 from platodef_cli.records import Finding, ProbeRecord, Reason
 
 
 def judge_battery(
     probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> tuple[tuple[ProbeRecord, ...], list[Reason]]:
-    """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided trigger.
+    """Return the probes with ``suspicious`` set, and one reason per suspicious or undecided change.
 
-    A trigger is suspicious if the suspect forgets the image under it (collapse over the limit, and over
-    what any reference and any benign control reach), and the deciding detector tells clean from
-    triggered images. Each limit is compared with an interval: one that holds its limit leaves the
-    trigger undecided, unless another limit clears it.
+    A change is suspicious by *collapse*: the suspect forgets the image under it, over the limit, and over
+    what any reference reaches, and over what any encoder reaches under other benign changes. It is
+    suspicious by *shift* as well: the features move as far as those of another image, and farther than any
+    reference's, as they do for a target that depends on the image. Both need the deciding detector to tell
+    clean from changed images. Both hold for triggers and for benign changes alike, since an attacker may
+    use either. Each limit is compared with an interval: one that holds its limit leaves the change
+    undecided, unless another limit clears it.
+
+    A trigger under which references or benign changes leave no room for the distance that is asked for was
+    not examined; one more reason names these.
     """
     judged, reasons = [], []
     triggers = [probe for probe in probes if probe.kind == "trigger"]
     for probe in probes:
-        reason = None if probe.kind != "trigger" else _judge(probe, probes, policy, detector, sample)
+        reason = _judge(probe, probes, policy, detector, sample)
         suspicious = reason is not None and reason.outcome == "fail"
         judged.append(probe.model_copy(update={"suspicious": suspicious}))
         reasons += [] if reason is None else [reason]
@@ -32,54 +38,126 @@ def judge_battery(
                 message="no known trigger was tried: there is nothing to judge the suspect by",
             )
         )
-    if not reasons:
+    blind = [probe for probe in triggers if is_saturated(probe, probes, policy)]
+    if not reasons and len(blind) < len(triggers):
         reasons.append(
             Reason(
                 id="battery",
                 outcome="pass",
-                message=f"none of {len(triggers)} known triggers collapses the "
+                message=f"none of {len(triggers) - len(blind)} known triggers collapses the "
                 "suspect more than the references and the benign controls",
             )
         )
+    if blind:
+        reasons.append(_not_examined(blind, triggers, policy))
     return tuple(judged), reasons
 
 
 def _judge(
     probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str, sample: SampleSize
 ) -> Reason | None:
-    """Return why a trigger accuses the suspect, or cannot be decided; None if it is cleared."""
-    collapse = Estimate.of(probe.collapse, probed=True)
-    distance = gap_of(probe, probes)
+    """Return why a change accuses the suspect, or cannot be decided; None if it is cleared."""
+    if probe.kind == "control" and probe.gap is None:
+        return None  # in reports before version 1.2 benign changes were no tests
     auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
+    found = [
+        (_collapsed, _by_collapse(probe, probes, auroc, policy, sample)),
+        (_displaced, _by_shift(probe, auroc, policy, sample)),
+    ]
+    for answer in ("yes", "unsure"):
+        for words, comparison in found:
+            if comparison.answer == answer:
+                certain = answer == "yes"
+                clear = f"AUROC {auroc.format()} > {policy.auroc:.2f}"
+                return Reason(
+                    id=f"battery-{probe.family}",
+                    outcome="fail" if certain else "inconclusive",
+                    message=f"{words(probe, probes, certain)}; "
+                    + (clear if certain else comparison.undecided),
+                    metric="auroc",
+                    value=auroc.value,
+                    limit=policy.auroc,
+                    subject=probe.name,
+                    interval=auroc.interval,
+                    needed=comparison.needed,
+                )
+    return None
+
+
+def _by_collapse(
+    probe: ProbeRecord,
+    probes: Sequence[ProbeRecord],
+    auroc: Estimate,
+    policy: Policy,
+    sample: SampleSize,
+) -> Comparison:
     questions = (
-        ("collapse", collapse, policy.battery_collapse),
-        ("collapse beyond references and controls", distance, policy.battery_gap),
+        ("collapse", Estimate.of(probe.collapse, probed=True), policy.battery_collapse),
+        ("collapse beyond references and controls", gap_of(probe, probes), policy.battery_gap),
         ("AUROC", auroc, policy.auroc),
     )
-    comparison = compare(questions, sample)
-    if comparison.answer == "no":
-        return None
-    certain = comparison.answer == "yes"
+    return compare(questions, sample)
+
+
+def _by_shift(probe: ProbeRecord, auroc: Estimate, policy: Policy, sample: SampleSize) -> Comparison:
+    if probe.shift_gap is None:  # in reports before version 1.2
+        return Comparison("no")
+    questions = (
+        ("shift", Estimate.of(probe.effect, probed=True), policy.battery_shift),
+        ("shift beyond the references", Estimate.of(probe.shift_gap, probed=True), policy.battery_shift_gap),
+        ("AUROC", auroc, policy.auroc),
+    )
+    return compare(questions, sample)
+
+
+def _collapsed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
+    collapse = probe.collapse.value or 0.0
+    others = collapse - (gap_of(probe, probes).value or 0.0)
     sent = ""
     if probe.concentration is not None and probe.concentration.value is not None:
         share = f"{probe.concentration.value:.0%}"
         sent = f", and sends {share} of other images to {probe.concentration_class!r}"
     found = "collapses" if certain else "may collapse"
-    others = (collapse.value or 0.0) - (distance.value or 0.0)
+    what = "trigger" if probe.kind == "trigger" else "the otherwise harmless change"
+    return (
+        f"{what} {probe.name!r} {found} the suspect's features to cosine {collapse:.2f} "
+        f"(references and controls {others:.2f} at most){sent}"
+    )
+
+
+def _displaced(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
+    most = max(probe.control_shift.values(), default=0.0)
+    found = "makes" if certain else "may make"
+    what = "trigger" if probe.kind == "trigger" else "the otherwise harmless change"
+    return (
+        f"{what} {probe.name!r} {found} the suspect see another image: its features move by "
+        f"{Estimate.of(probe.effect).format()} (different images lie 1.41 apart; references {most:.2f} at "
+        "most) without collapsing, as with several targets"
+    )
+
+
+def is_saturated(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy) -> bool:
+    """Return whether a suspect that collapses could not stand out, since others collapse nearly as far."""
+    collapse = Estimate.of(probe.collapse, probed=True)
+    distance = gap_of(probe, probes)
+    if collapse.value is None or distance.value is None:
+        return False
+    if collapse.reaches(policy.battery_collapse) == "no" or distance.reaches(policy.battery_gap) == "yes":
+        return False
+    return 1 - (collapse.value - distance.value) < policy.battery_gap
+
+
+def _not_examined(blind: Sequence[ProbeRecord], triggers: Sequence[ProbeRecord], policy: Policy) -> Reason:
+    names = ", ".join(probe.name for probe in blind)
+    most = 2 * len(blind) > len(triggers)
     return Reason(
-        id=f"battery-{probe.family}",
-        outcome="fail" if certain else "inconclusive",
-        message=(
-            f"trigger {probe.name!r} {found} the suspect's features to cosine {collapse.value or 0.0:.2f} "
-            f"(references and controls {others:.2f} at most){sent}; "
-            + (f"AUROC {auroc.format()} > {policy.auroc:.2f}" if certain else comparison.undecided)
-        ),
-        metric="auroc",
-        value=auroc.value,
-        limit=policy.auroc,
-        subject=probe.name,
-        interval=auroc.interval,
-        needed=comparison.needed,
+        id="battery-saturated",
+        outcome="inconclusive" if most else "pass",
+        message=f"not examined, {len(blind)} of {len(triggers)} known triggers: references or harmless "
+        f"changes collapse by more than {1 - policy.battery_gap:.2f} themselves, so that no suspect could "
+        f"stand out ({names})" + ("; use references of the suspect's kind and input size" if most else ""),
+        metric="triggers not examined",
+        value=len(blind),
     )
 
 
@@ -97,7 +175,7 @@ def gap_of(probe: ProbeRecord, probes: Sequence[ProbeRecord]) -> Estimate:
 
 
 def battery_findings(probes: Sequence[ProbeRecord]) -> list[Finding]:
-    """Return one finding per suspicious trigger."""
+    """Return one finding per suspicious trigger or benign change."""
     return [
         Finding(
             id=f"trigger-{probe.name}",
@@ -105,5 +183,5 @@ def battery_findings(probes: Sequence[ProbeRecord]) -> list[Finding]:
             message=f"{probe.name} puts {probe.flagged.value or 0:.0%} of the images over the threshold",
         )
         for probe in probes
-        if probe.suspicious and probe.kind == "trigger"
+        if probe.suspicious and probe.kind != "found"
     ]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.intervals import Estimate, SampleSize
-from platodef_cli.records import AlignmentRecord, Metric, Reason
+from platodef_cli.errors import InconclusiveError
+from platodef_cli.records import ALIGNMENT_SHARE, AlignmentRecord, Metric, Reason
 
 _TEST_SHARE, _CALIBRATION_SHARE = 0.3, 0.2  # of the images that an audit is given
 
@@ -17,6 +18,7 @@ def evidence_of(case: Case, policy: Policy, sample: SampleSize) -> list[Reason]:
     return judge_evidence(
         matched=matched_auroc(case),
         alignment=case.alignment,
+        share=share_of(case),
         suspect=case.target.name,
         test=case.images.test,
         calibration=case.images.calibration,
@@ -33,10 +35,16 @@ def matched_auroc(case: Case) -> Metric | None:
     return named.get(f"energy: {what}", named.get(f"{case.deciding}: {what}"))
 
 
+def share_of(case: Case) -> Metric | None:
+    """Return the alignment with the references as a share of theirs, where there are two or more."""
+    return next((metric for metric in case.metrics if metric.name == ALIGNMENT_SHARE), None)
+
+
 def judge_evidence(
     *,
     matched: Metric | None,
     alignment: Sequence[AlignmentRecord],
+    share: Metric | None,
     suspect: str,
     test: int,
     calibration: int,
@@ -69,7 +77,52 @@ def judge_evidence(
                 "not an answer",
             )
         )
-    return [*reasons, _aligned(alignment, suspect, policy), _matched(matched, policy, sample)]
+    aligned = _aligned(alignment, suspect, policy)
+    agrees = [] if share is None else [judge_share(share, policy, sample)]
+    return [*reasons, aligned, *agrees, _matched(matched, policy, sample)]
+
+
+def stop_unless_encoder(share: Metric | None, policy: Policy) -> None:
+    """End an audit before anything is searched where the suspect is no encoder of the images.
+
+    Raises:
+        InconclusiveError: It certainly is none.
+    """
+    if share is not None and Estimate.of(share).reaches(policy.alignment_share) == "no":
+        raise InconclusiveError(judge_share(share, policy, SampleSize(0, 0)).message)
+
+
+def judge_share(share: Metric, policy: Policy, sample: SampleSize) -> Reason:
+    """Return whether the suspect sees in these images what encoders of them see.
+
+    A random, constant or dead encoder does not, nor does one of other images: whatever a search reaches on it
+    says nothing.
+    """
+    measured = Estimate.of(share)
+    answer = measured.reaches(policy.alignment_share)
+    count, advice = None, ""
+    if answer == "unsure":
+        count, advice = sample.more([(measured, policy.alignment_share)])
+    text = measured.format()
+    why = {
+        "yes": f"the suspect agrees with the references as encoders of these images do: {text} of what they "
+        "reach among themselves (CKNNA)",
+        "no": f"not an encoder of these images: the suspect agrees with the references by {text} of what "
+        f"they reach among themselves (CKNNA), limit {policy.alignment_share:.2f}; give images of the kind "
+        "that the suspect was made for, or take it for untrained, broken, or too narrow to judge",
+        "unsure": f"the suspect agrees with the references by {text} of what they reach among themselves "
+        f"(CKNNA), which straddles the limit {policy.alignment_share:.2f}{advice}",
+    }
+    return Reason(
+        id="alignment-share",
+        outcome="pass" if answer == "yes" else "inconclusive",
+        message=why[answer],
+        metric="alignment share",
+        value=measured.value,
+        limit=policy.alignment_share,
+        interval=measured.interval,
+        needed=count,
+    )
 
 
 def _aligned(alignment: Sequence[AlignmentRecord], suspect: str, policy: Policy) -> Reason:

@@ -1,12 +1,12 @@
 """The metrics that rules and comparisons may name: stable names, each one number of an audit."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import gap_of
 from platodef_cli.audit.verdict.case import Case
-from platodef_cli.audit.verdict.evidence import matched_auroc
+from platodef_cli.audit.verdict.evidence import matched_auroc, share_of
 from platodef_cli.audit.verdict.intervals import Estimate, Scale
 from platodef_cli.audit.verdict.search import limits_of, score_of, search_gap
 from platodef_cli.errors import UnknownNameError
@@ -88,7 +88,9 @@ def _search(pick: str) -> Callable[[Case], Estimate]:
             if record.role != "suspect":
                 continue
             if pick == "gap":
-                values.append(search_gap(record, case.searches))
+                gap = search_gap(record, case.searches)
+                most = Estimate(record.collapse, record.interval, probed=True)
+                values.append(_at_most(most, -1.0) if gap.value is None else gap)
             else:
                 values.append(Estimate(record.collapse, record.interval, probed=True))
         return largest(values)
@@ -99,17 +101,30 @@ def _search(pick: str) -> Callable[[Case], Estimate]:
 def _search_score(case: Case) -> Estimate:
     policy = Policy.from_json(case.policy)
     limits = limits_of(case.searches, policy)
-    return largest(
-        score_of(record, case.searches, limits, policy)
-        for record in case.searches
-        if record.role == "suspect"
-    )
+    values = []
+    for record in case.searches:
+        if record.role == "suspect":
+            score = score_of(record, case.searches, limits, policy)
+            known = search_gap(record, case.searches).value is not None
+            values.append(score if known else _at_most(score, 0.0))
+    return largest(values)
+
+
+def _at_most(measured: Estimate, least: float) -> Estimate:
+    """Return a number that is only known to lie between ``least`` and another one: nothing was compared."""
+    level = measured.interval.level if measured.interval else 0.95
+    return replace(measured, interval=Interval(low=least, high=measured.high, level=level))
 
 
 def _cknna(case: Case) -> Estimate:
     name = case.target.name
     pairs = [r.value for r in case.alignment if r.measure == "cknna" and name in (r.first, r.second)]
     return Estimate(max(pairs)) if pairs else Estimate(None)
+
+
+def _alignment_share(case: Case) -> Estimate:
+    share = share_of(case)
+    return Estimate(None) if share is None else Estimate.of(share)
 
 
 def _accuracy(defence: Callable[[str], bool], field: str) -> Callable[[Case], Estimate]:
@@ -211,6 +226,11 @@ METRICS: dict[str, NamedMetric] = {
         "the same share where flagged images are purified", _accuracy(_FLAGGED, "attack_success"), _LABELS
     ),
     "cknna": NamedMetric("largest CKNNA of the suspect with a reference", _cknna, "the alignment"),
+    "alignment-share": NamedMetric(
+        "largest CKNNA of the suspect with a reference over that of two references",
+        _alignment_share,
+        "two references",
+    ),
     "skipped-share": NamedMetric(
         "share of images that could not be used",
         lambda case: Estimate(

@@ -103,7 +103,14 @@ def _by_search(searches: Sequence[SearchRecord], policy: Policy) -> list[_Accusa
 def _by_battery(probes: Sequence[ProbeRecord], policy: Policy) -> list[_Accusation]:
     """Return what the triggers of the battery do to the references."""
     accusations = []
-    benign = max((p.collapse.value or 0.0 for p in probes if p.kind == "control"), default=0.0)
+    benign = max(
+        (
+            min(p.collapse.value or 0.0, max(p.control_collapse.values(), default=0.0))
+            for p in probes
+            if p.kind == "control"
+        ),
+        default=0.0,
+    )
     for probe in probes:
         if probe.kind != "trigger":
             continue

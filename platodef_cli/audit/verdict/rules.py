@@ -89,6 +89,15 @@ def parse_rule(text: str) -> Rule:
     return Rule(match["metric"], operator, float(match["value"]) / (100 if match["percent"] else 1))
 
 
+def compares_with_references(policy: Policy) -> bool:
+    """Return whether a rule is about what searches reach beyond the references.
+
+    Raises:
+        UsageError: A rule is wrong.
+    """
+    return any(parse_rule(text).metric in ("search-gap", "search-score") for text in policy.fail_if)
+
+
 def judge_rules(case: Case, policy: Policy, sample: SampleSize) -> list[Reason]:
     """Return one reason per rule of the policy.
 

@@ -59,6 +59,23 @@ def judge_search(
     return scored, reasons
 
 
+def need_controls(searches: Sequence[SearchRecord], policy: Policy) -> list[int]:
+    """Return the places of the suspect's searches that can accuse it, so that references must be asked.
+
+    A search that certainly stays under its limit clears the suspect, whatever the references do.
+
+    Raises:
+        UsageError: There are more budgets of a kind than limits.
+    """
+    limits = limits_of(searches, policy)
+    suspects = [record for record in searches if record.role == "suspect"]
+    return [
+        place
+        for place, record in enumerate(suspects)
+        if Estimate(record.collapse, record.interval).reaches(limits[search_key(record)]) != "no"
+    ]
+
+
 def _judge(
     record: SearchRecord,
     searches: Sequence[SearchRecord],
@@ -74,12 +91,40 @@ def _judge(
         ("collapse", collapse, limit),
         ("collapse beyond the references", distance, policy.search_gap),
     )
+    score = score_of(record, searches, limits, policy)
+    if distance.value is None and collapse.reaches(limit) != "no":
+        return Reason(
+            id=f"search-{record.kind}",
+            outcome="inconclusive",
+            message=f"a search found a {record.kind} change of {record.budget} that collapses the suspect's "
+            f"features to cosine {collapse.format()}, which may reach the limit {limit:.2f}; the references "
+            "were not searched for it, since the policy of the audit did not ask for that; audit again with "
+            "this policy, or with --search-controls all",
+            metric="search score",
+            value=score.value,
+            limit=1.0,
+            subject=record.budget,
+            interval=score.interval,
+        )
     comparison = compare(questions, sample)
+    control = record.collapse - (distance.value or 0.0)
+    if comparison.answer == "no" and collapse.reaches(limit) != "no" and 1 - control < policy.search_gap:
+        return Reason(
+            id=f"search-{record.kind}",
+            outcome="inconclusive",
+            message=f"not examined: a searched {record.kind} trigger of {record.budget} collapses the "
+            f"suspect's features to cosine {collapse.format()}, and those of a reference to {control:.2f}, "
+            f"which leaves no room for the distance of {policy.search_gap:.2f} that would accuse the "
+            "suspect; use references that are harder to fool",
+            metric="search score",
+            value=score.value,
+            limit=1.0,
+            subject=record.budget,
+            interval=score.interval,
+        )
     if comparison.answer == "no":
         return None
     certain = comparison.answer == "yes"
-    control = record.collapse - (distance.value or 0.0)
-    score = score_of(record, searches, limits, policy)
     verb = "found" if certain else "may have found"
     return Reason(
         id=f"search-{record.kind}",
@@ -125,7 +170,8 @@ def place_of(record: SearchRecord, searches: Sequence[SearchRecord]) -> int:
 def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Estimate:
     """Return how much more a search collapses its encoder than the same search the other references.
 
-    Reports before version 1.1 do not record it; there it is computed, without an interval.
+    Reports before version 1.1 do not record it; there it is computed, without an interval. It is not known
+    where no other encoder was searched.
     """
     if record.gap is not None:
         return Estimate.of(record.gap, probed=True)
@@ -137,7 +183,7 @@ def search_gap(record: SearchRecord, searches: Sequence[SearchRecord]) -> Estima
         and (other.kind, other.encoder != record.encoder) == (record.kind, True)
         and place_of(other, searches) == place
     ]
-    return Estimate(record.collapse - max(others, default=0.0))
+    return Estimate(record.collapse - max(others)) if others else Estimate(None)
 
 
 def score_of(
@@ -148,11 +194,20 @@ def score_of(
 ) -> Estimate:
     """Return the smaller of collapse / limit and distance to the references / gap; 1 or more is suspicious.
 
-    The ends of its interval are the smaller ones of the two intervals' ends.
+    The ends of its interval are the smaller ones of the two intervals' ends. Where no reference was searched
+    it is collapse / limit, below 1 unless the policy was another one then.
     """
     collapse = Estimate(record.collapse, record.interval)
     distance = search_gap(record, searches)
     limit = limits[search_key(record)]
+    if distance.value is None:
+        given = record.interval
+        ends = (
+            None
+            if given is None
+            else Interval(low=given.low / limit, high=given.high / limit, level=given.level)
+        )
+        return Estimate(record.collapse / limit, ends, probed=True)
 
     def smaller(first: float, second: float) -> float:
         return min(first / limit, second / policy.search_gap)
@@ -164,8 +219,7 @@ def score_of(
             high=smaller(collapse.high, distance.high),
             level=record.interval.level,
         )
-    value = None if distance.value is None else smaller(record.collapse, distance.value)
-    return Estimate(value, interval, distance.n, probed=True)
+    return Estimate(smaller(record.collapse, distance.value), interval, distance.n, probed=True)
 
 
 def search_findings(searches: Sequence[SearchRecord], accused: Sequence[Reason]) -> list[Finding]:

@@ -6,22 +6,27 @@ and the geometry is the one that gives the same pixels; a processor that does an
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from platodef_cli.encoders.geometry import Geometry, to_pixels
+from platodef_cli.encoders.geometry import FLOAT, TORCH_LANCZOS, Geometry, to_pixels
 from platodef_cli.errors import UnsupportedError
 
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 _SIZES = ((300, 200), (180, 260), (40, 56))
 _COLOURS = ((0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255))
-_TOLERANCE = 0.75
-"""Mean difference in levels of 255 up to which pixels count as the same: resizes round differently."""
+_TOLERANCE = 0.3
+"""Mean difference in levels of 255 up to which pixels count as the same: on processors without AVX2,
+torchvision resizes 8 bits as floats and rounds them."""
+_WHOLE = 0.01
+"""Farthest that levels of 8 bits are from whole numbers after normalisation and back."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,10 @@ def fit(processor: Any, where: str) -> Fitted:
     name = type(processor).__name__
     pictures = [_picture(*size) for size in _SIZES]
     outputs = [_run(processor, picture, where) for picture in pictures]
+    height, width = outputs[0].shape[1:]
+    # larger than the input: some cut large images into tiles
+    pictures.append(_picture(2 * width + 13, height + 301))
+    outputs.append(_run(processor, pictures[-1], where))
     sizes = {tuple(output.shape[1:]) for output in outputs}
     if len(sizes) > 1:
         raise UnsupportedError(
@@ -67,11 +76,8 @@ def fit(processor: Any, where: str) -> Fitted:
     levels = [255 * (output * scale + shift) for output in outputs]
     levels = [level.flip(0) if flipped else level for level in levels]
     best, difference = None, float("inf")
-    for geometry in _candidates(processor, (levels[0].shape[1], levels[0].shape[2]), where):
-        error = max(
-            float((to_pixels(picture, geometry).float() - level).abs().mean())
-            for picture, level in zip(pictures, levels, strict=True)
-        )
+    for geometry in _candidates(processor, (height, width), not _whole(levels), where):
+        error = _difference(geometry, pictures, levels, difference)
         if error < difference:
             best, difference = geometry, error
     if best is None or difference > _TOLERANCE:
@@ -80,6 +86,57 @@ def fit(processor: Any, where: str) -> Fitted:
             "of 255 on average); this is not supported"
         )
     return Fitted(best, *((mean[::-1], std[::-1]) if flipped else (mean, std)), flipped)
+
+
+def settle(processor: Any, fitted: Fitted, where: str) -> Fitted:
+    """Find how a processor computes the resize that its settings name, by what it makes of pictures.
+
+    Settings do not say whether it resizes levels of 8 bits or numbers, nor whose Lanczos it runs.
+
+    Args:
+        processor: An image processor of transformers that gives inputs of a fixed size.
+        fitted: What its settings say.
+        where: Its file, for messages.
+
+    Raises:
+        UnsupportedError: It gives no image of three channels.
+    """
+    pictures = [_picture(*size) for size in _SIZES[1:]]  # of two sizes at least one is resized
+    scale, shift = (torch.tensor(values).view(3, 1, 1) for values in (fitted.std, fitted.mean))
+    levels = [255 * (_run(processor, picture, where) * scale + shift) for picture in pictures]
+    variants = [
+        replace(fitted.geometry, interpolation=kernel)
+        for kernel in _kernels(fitted.geometry.interpolation, not _whole(levels))
+    ]
+    if len(variants) == 1:
+        return replace(fitted, geometry=variants[0])
+    return replace(fitted, geometry=min(variants, key=lambda each: _difference(each, pictures, levels)))
+
+
+def _whole(levels: list[Tensor]) -> bool:
+    """Tell whether all are whole numbers, as 8 bits hold them."""
+    return all(float((level - level.round()).abs().max()) < _WHOLE for level in levels)
+
+
+def _difference(
+    geometry: Geometry, pictures: list[Image.Image], levels: list[Tensor], most: float = float("inf")
+) -> float:
+    """Return the mean difference between what a geometry makes of a picture and given levels of 255.
+
+    Args:
+        geometry: Resize and crop.
+        pictures: N pictures, of which the worst one counts.
+        levels: float32 ``[3, H, W]`` of each.
+        most: Where a picture differs by more, the others are not looked at.
+    """
+    worst = 0.0
+    for picture, level in zip(pictures, levels, strict=True):
+        pixels = to_pixels(picture, geometry)
+        mine = pixels * 255 if geometry.floats else pixels.float()
+        worst = max(worst, float((mine - level).abs().mean()))
+        if worst >= most:
+            break
+    return worst
 
 
 def _run(processor: Any, picture: Image.Image, where: str) -> Tensor:
@@ -115,7 +172,30 @@ def _normalisation(processor: Any, where: str) -> tuple[tuple[float, ...], tuple
     return tuple((-black * std).tolist()), tuple(std.tolist()), flipped
 
 
-def _candidates(processor: Any, final: tuple[int, int], where: str) -> Iterator[Geometry]:
+def _kernels(name: str, floats: bool) -> tuple[str, ...]:
+    """Return the interpolations that transformers may run for one.
+
+    For Lanczos that is torch's; bicubic where torchvision is older than 0.27; in some processors Pillow's.
+    """
+    if name == "lanczos":
+        own = ("lanczos" if floats else TORCH_LANCZOS,) if _has_lanczos() else ()
+        names: tuple[str, ...] = (*own, "bicubic") if floats else (*own, "lanczos", "bicubic")
+    else:
+        names = (name,)
+    return tuple(each + FLOAT for each in names) if floats else names
+
+
+@cache
+def _has_lanczos() -> bool:
+    """Tell whether this torch resizes by Lanczos itself."""
+    try:
+        interpolate(torch.zeros(1, 1, 4, 4), (2, 2), mode="lanczos", antialias=True)
+    except (NotImplementedError, ValueError):
+        return False
+    return True
+
+
+def _candidates(processor: Any, final: tuple[int, int], floats: bool, where: str) -> Iterator[Geometry]:
     """Yield geometries that a processor with such settings may stand for."""
     resample = getattr(processor, "resample", None)
     number = 2 if resample is None else int(resample)
@@ -141,7 +221,8 @@ def _candidates(processor: Any, final: tuple[int, int], where: str) -> Iterator[
     targets: list[tuple[int, int] | int] = [final, *sorted(pairs - {final}), *sorted(shorter)]
     for target in targets:
         if max(target if isinstance(target, tuple) else (target,)) <= 8 * max(final):
-            yield Geometry(final, target, INTERPOLATIONS[number], crop="floor")
+            for kernel in _kernels(INTERPOLATIONS[number], floats):
+                yield Geometry(final, target, kernel, crop="floor")
 
 
 def _picture(width: int, height: int) -> Image.Image:

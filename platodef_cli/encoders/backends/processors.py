@@ -10,7 +10,7 @@ from typing import Any
 import transformers
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from platodef_cli.encoders.backends.processor_fitting import INTERPOLATIONS, Fitted, fit
+from platodef_cli.encoders.backends.processor_fitting import INTERPOLATIONS, Fitted, fit, settle
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.errors import RefusedError, UnsupportedError, UsageError
@@ -75,10 +75,14 @@ def read_preprocessing(bundle: Bundle, model_type: str) -> Preprocessing:
             geometry, notes = _square(name, settings, INTERPOLATIONS.get(int(settings["resample"] or 2), ""))
             fitted = Fitted(geometry, *_normalisation(settings, where))
         elif name in PLAIN:
-            fitted = Fitted(_geometry(name, settings, where), *_normalisation(settings, where))
-            notes = ()
+            stated = Fitted(_geometry(name, settings, where), *_normalisation(settings, where))
+            fitted, notes = settle(made, stated, where), ()
         else:
             fitted, notes = fit(made, where), ()
+    except ImportError:
+        raise UnsupportedError(
+            f"{where}: {name} needs a library that is not installed; it does more than resize"
+        ) from None
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise RefusedError(f"{where}: malformed preprocessing ({reason}); do not use this model") from None

@@ -8,6 +8,7 @@ import transformers
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from platodef_cli.encoders.backends.grid_towers import merged_patches
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.transformers_loading import configuration, load
 from platodef_cli.encoders.checks.weights import Bundle
@@ -92,21 +93,9 @@ class _Reader:
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
             mm_token_type_ids=tokens.eq(self._image).int(),
-            pixel_values=self._patches(pixels),
+            pixel_values=merged_patches(pixels, self._patch, self._merge, self._frames),
             image_grid_thw=torch.tensor([[1, *self._grid]] * batch, device=pixels.device),
             use_cache=False,
         )
         hidden: Tensor = output.last_hidden_state
         return hidden[:, -1]
-
-    def _patches(self, pixels: Tensor) -> Tensor:
-        """Cut into patches, merge neighbours first, one frame repeated: ``[B * N, 3 * frames * patch²]``."""
-        batch, channels = pixels.shape[:2]
-        rows, columns = (side // self._merge for side in self._grid)
-        patches = pixels.reshape(
-            batch, channels, rows, self._merge, self._patch, columns, self._merge, self._patch
-        )
-        # [B, row, column, merge, merge, channel, patch, patch]
-        patches = patches.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
-        patches = patches.expand(*(-1,) * 6, self._frames, -1, -1)
-        return patches.reshape(batch * self._grid[0] * self._grid[1], -1)

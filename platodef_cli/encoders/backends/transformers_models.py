@@ -1,8 +1,10 @@
 """The networks of transformers that platodef runs: their class, weights and pooled output."""
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ import transformers
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
+from platodef_cli.encoders.backends.grid_towers import MEAN_OF_TOKENS, build_grid_tower
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.qwen2_vl import build_qwen2_vl
 from platodef_cli.encoders.backends.transformers_pooling import (
@@ -17,6 +20,7 @@ from platodef_cli.encoders.backends.transformers_pooling import (
     class_token,
     image_embeds,
     image_features,
+    mean_of_image_features,
 )
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import Tower
@@ -27,8 +31,8 @@ _HEADS = ("classifier.",)
 _PROJECTED = "CLIPVisionModelWithProjection"
 
 
-def _naflex(network: Any, pixels: Tensor) -> Tensor:
-    """Cut ``[B, 3, H, W]`` into the patch sequence ``[B, N, 3 patch²]`` that SigLIP 2 NaFlex takes."""
+def _naflex_output(network: Any, pixels: Tensor) -> Any:
+    """Cut ``[B, 3, H, W]`` into the patch sequence ``[B, N, 3 patch²]`` of SigLIP 2 NaFlex, and run it."""
     size = network.config.patch_size
     batch, channels, height, width = pixels.shape
     grid = (height // size, width // size)
@@ -36,10 +40,17 @@ def _naflex(network: Any, pixels: Tensor) -> Tensor:
     patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, grid[0] * grid[1], -1)
     mask = torch.ones(patches.shape[:2], dtype=torch.int32, device=pixels.device)
     shapes = torch.tensor([grid] * batch, device=pixels.device)
-    pooled: Tensor = network(
-        pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes
-    ).pooler_output
+    return network(pixel_values=patches, pixel_attention_mask=mask, spatial_shapes=shapes)
+
+
+def _naflex(network: Any, pixels: Tensor) -> Tensor:
+    pooled: Tensor = _naflex_output(network, pixels).pooler_output
     return pooled
+
+
+def _naflex_mean(network: Any, pixels: Tensor) -> Tensor:
+    tokens: Tensor = _naflex_output(network, pixels).last_hidden_state
+    return tokens.mean(1)
 
 
 def _vision(config: Any) -> Any:
@@ -50,6 +61,15 @@ def _projected_vision(config: Any) -> Any:
     """The width of CLIP's projection stands at the top of a full repository."""
     config.vision_config.projection_dim = config.projection_dim
     return config.vision_config
+
+
+def _without_language(config: Any) -> Any:
+    """The language model takes nearly all memory of a whole repository, and no part in image features."""
+    text = config.text_config
+    text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, None
+    if getattr(text, "layer_types", None):
+        text.layer_types = []
+    return config
 
 
 def _as_vit(config: Any) -> Any:
@@ -75,6 +95,7 @@ class ModelFamily:
         arguments: Constructor arguments.
         attention: Attention implementation, which a configuration may never choose.
         build: Builds what is more than a network of pixels; None for the others.
+        tried: Whether tests run this type; that another one does not run is no fault of its files.
     """
 
     network: str
@@ -85,6 +106,17 @@ class ModelFamily:
     arguments: dict[str, Any] = field(default_factory=dict)
     attention: str = "sdpa"
     build: Build | None = None
+    tried: bool = True
+
+
+def _grid(network: str) -> ModelFamily:
+    return ModelFamily(network, pooling=MEAN_OF_TOKENS, build=partial(build_grid_tower, network))
+
+
+def _whole(network: str, attention: str = "sdpa") -> ModelFamily:
+    heads = ("language_model.", "model.language_model.", "lm_head.")
+    pooled = (mean_of_image_features, MEAN_OF_TOKENS)
+    return ModelFamily(network, *pooled, heads=heads, config=_without_language, attention=attention)
 
 
 FAMILIES = {
@@ -118,16 +150,45 @@ FAMILIES = {
     "siglip2_vision_model": ModelFamily("Siglip2VisionModel", _naflex, "pooler_output"),
     "aimv2": ModelFamily("Aimv2Model", image_features, "image features"),
     "qwen2_vl": ModelFamily("Qwen2VLForConditionalGeneration", pooling="last token", build=build_qwen2_vl),
+    **dict.fromkeys(("qwen2_5_vl", "qwen2_5_vl_vision"), _grid("Qwen2_5_VisionTransformerPretrainedModel")),
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_vision"), _grid("Qwen3VLVisionModel")),
+    **dict.fromkeys(("qwen3_vl_moe", "qwen3_vl_moe_vision"), _grid("Qwen3VLMoeVisionModel")),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_vision"), _grid("Qwen3_5VisionModel")),
+    **dict.fromkeys(("qwen3_5_moe", "qwen3_5_moe_vision"), _grid("Qwen3_5MoeVisionModel")),
+    "internvl": _whole("InternVLModel"),
+    "llava": _whole("LlavaModel"),
+    "vipllava": _whole("VipLlavaModel"),
+    "got_ocr2": _whole("GotOcr2Model", "eager"),
+    "paligemma": _whole("PaliGemmaModel"),
 }
 """``model_type`` -> row, where the common way would not do."""
 
+_GRIDS = ("image_grid_thw", "image_sizes", "spatial_shapes")
+"""Arguments without which image features cannot be computed, although some classes call them optional."""
 _DETECTION = "it finds objects and gives no feature of the whole image"
 _VIDEO = "it takes videos"
+_SEGMENTATION = "it cuts out regions and gives no feature of the whole image"
+_TEXT_READING = "it reads text in images and gives no feature of the whole image"
+_POINTS = "it matches points of two images"
 _TILES = "it cuts an image into tiles, and gives no feature of the whole image"
 LEFT_OUT = {
     **dict.fromkeys(
         ("conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer", "yolos"), _DETECTION
     ),
+    **dict.fromkeys(("d_fine", "deimv2", "lw_detr", "rf_detr", "rt_detr", "rt_detr_v2"), _DETECTION),
+    **dict.fromkeys(("grounding-dino", "mm-grounding-dino", "omdet-turbo"), _DETECTION),
+    **dict.fromkeys(("pp_doclayout_v3", "pp_doclayout_v4"), _DETECTION),
+    **dict.fromkeys(("mask2former", "maskformer", "oneformer", "seggpt"), _SEGMENTATION),
+    **dict.fromkeys(("edgetam", "edgetam_video", "edgetam_vision_model"), _SEGMENTATION),
+    **dict.fromkeys(
+        ("sam", "sam_hq", "sam2", "sam2_hiera_det_model", "sam2_video", "sam2_vision_model"), _SEGMENTATION
+    ),
+    **dict.fromkeys(("sam3", "sam3_lite_text", "sam3_tracker", "sam3_tracker_video"), _SEGMENTATION),
+    "sam3_video": _SEGMENTATION,
+    **dict.fromkeys(("mgp-str", "uvdoc", "pp_ocrv5_mobile_rec", "pp_ocrv5_server_rec"), _TEXT_READING),
+    **dict.fromkeys(("pp_ocrv6_medium_det", "pp_ocrv6_small_det"), _TEXT_READING),
+    **dict.fromkeys(("pp_ocrv6_small_rec", "pp_ocrv6_tiny_rec"), _TEXT_READING),
+    **dict.fromkeys(("efficientloftr", "lightglue"), _POINTS),
     **dict.fromkeys(("timesformer", "videomae", "videoprism_vision_model", "vivit"), _VIDEO),
     **dict.fromkeys(("llama4", "mllama", "cohere2_vision"), _TILES),
     **dict.fromkeys(("depth_pro", "dpt", "glpn"), "it predicts depth, no feature of the image"),
@@ -135,7 +196,7 @@ LEFT_OUT = {
     "swin2sr": "it enlarges images and gives no feature of the whole image",
     "timm_backbone": "its weights are fetched from elsewhere; give the timm folder itself",
 }
-"""``model_type`` of transformers' mapping of image features that stays out -> why."""
+"""``model_type`` that transformers gives pixels, but that stays out -> why."""
 
 
 def family_of(kind: str, names: Collection[str]) -> ModelFamily:
@@ -157,6 +218,9 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
     if row is not None:
         if row.network == _PROJECTED and "visual_projection.weight" not in names:
             return replace(row, network="CLIPVisionModel", pooled=None, config=row.config and _vision)
+        own = [name for name in names if not name.startswith(_TEXT)]
+        if row.pooled is _naflex and own and not any(".head." in f".{name}" for name in own):
+            return replace(row, pooled=_naflex_mean, pooling="mean of patches")
         return row
     network = MODEL_FOR_IMAGE_MAPPING_NAMES.get(kind) or MODEL_MAPPING_NAMES.get(kind)
     found = getattr(transformers, network, None) if isinstance(network, str) else None
@@ -168,7 +232,29 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
             f"model_type {kind!r} is no encoder of images that transformers {transformers.__version__} knows"
             f"{hint}; supported are {', '.join(known)}"
         )
-    return ModelFamily(found.__name__, attention="sdpa" if found._supports_sdpa else "eager")
+    more = _more_than_pixels(found)
+    if more:
+        raise UnsupportedError(
+            f"model_type {kind!r} is not supported: {found.__name__} takes more than the pixels of an image "
+            f"({more})"
+        )
+    attention = "sdpa" if found._supports_sdpa else "eager"
+    return ModelFamily(found.__name__, attention=attention, tried=kind in MODEL_FOR_IMAGE_MAPPING_NAMES)
+
+
+def _more_than_pixels(network: Any) -> str:
+    """Return what a class wants beside pixels to give image features, in words; empty where nothing."""
+    projects = hasattr(network, "get_image_features")
+    method = network.get_image_features if projects else network.forward
+    taken = inspect.signature(method).parameters.values()
+    wanted = [
+        each.name
+        for each in taken
+        if each.name not in ("self", "pixel_values")
+        and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        and (each.default is each.empty or (projects and each.name in _GRIDS))
+    ]
+    return ", ".join(wanted)
 
 
 def _sees(network: Any) -> bool:

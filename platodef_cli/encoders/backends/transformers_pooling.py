@@ -1,7 +1,8 @@
 """Which output of a network of transformers is the feature of an image.
 
-One rule for every architecture: the projected image embedding where there is one; else the pooled output, if
-its weights are in the file; else the class token; else the mean of the patches.
+One rule for every architecture: the projected image embedding where there is one, or the mean where there is
+one for every patch; else the pooled output, if its weights are in the file; else the class token; else the
+mean of the patches.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 
 from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, POOLINGS
 
+
+class NoFeature(Exception):
+    """A network has no output that could be the feature of an image."""
+
+
 Pooled = Callable[[Any, Tensor], Tensor]
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _OTHER_TOKENS = ("distillation_token", "register_tokens")
@@ -23,6 +29,12 @@ def image_features(network: Any, pixels: Tensor) -> Tensor:
     output = network.get_image_features(pixel_values=pixels)
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features
+
+
+def mean_of_image_features(network: Any, pixels: Tensor) -> Tensor:
+    """Return the mean of the tokens ``[N, D]`` that a language model is given of each image, ``[B, D]``."""
+    tokens: Any = image_features(network, pixels)
+    return torch.stack([each.reshape(-1, each.shape[-1]).mean(0) for each in tokens])
 
 
 def image_embeds(network: Any, pixels: Tensor) -> Tensor:
@@ -57,11 +69,39 @@ def _mean_past(prefix: int, network: Any, pixels: Tensor) -> Tensor:
 
 _NAMES: dict[str, Pooled] = {
     "image features": image_features,
+    "mean of image features": mean_of_image_features,
     "image_embeds": image_embeds,
     "pooler_output": pooler_output,
     CLASS_TOKEN: class_token,
     MEAN: mean_of_patches,
 }
+
+
+def possible_poolings(network: nn.Module, pixels: Tensor) -> list[str]:
+    """Return the names of the outputs that are one vector per image, in the order of the rule.
+
+    Args:
+        network: In evaluation mode.
+        pixels: One normalised image ``[1, 3, H, W]``, on the device of the network; that may be ``meta``.
+    """
+    with torch.inference_mode():
+        if hasattr(network, "get_image_features"):
+            names = ["image features", "mean of image features"]
+        else:
+            output = network(pixel_values=pixels)
+            token = any(name.endswith(_CLASS_TOKENS) for name, _ in network.named_parameters())
+            names = [
+                name for name in ("image_embeds", "pooler_output") if getattr(output, name, None) is not None
+            ]
+            if getattr(output, "last_hidden_state", None) is not None:
+                names += [CLASS_TOKEN] if token else []
+                names += [MEAN]
+        found = []
+        for name in names:
+            features = _NAMES[name](network, pixels)
+            if isinstance(features, Tensor) and features.ndim == 2 and len(features) == 1:
+                found.append(name)
+    return found
 
 
 def choose_pooling(network: nn.Module, size: tuple[int, int]) -> tuple[str, Pooled]:
@@ -75,27 +115,15 @@ def choose_pooling(network: nn.Module, size: tuple[int, int]) -> tuple[str, Pool
         size: Height and width of its input, pixels.
 
     Raises:
-        ValueError: No output depends only on weights that the file has.
+        NoFeature: No output is one vector per image and depends only on weights that the file has.
     """
     pixels = torch.zeros(1, 3, *size)
-    if hasattr(network, "get_image_features"):
-        names = ["image features"]
-    else:
-        with torch.inference_mode():
-            output = network(pixel_values=pixels)
-        token = any(name.endswith(_CLASS_TOKENS) for name, _ in network.named_parameters())
-        names = [
-            name for name in ("image_embeds", "pooler_output") if getattr(output, name, None) is not None
-        ]
-        if getattr(output, "last_hidden_state", None) is not None:
-            names += [CLASS_TOKEN] if token else []
-            names += [MEAN]
-    for name in names:
+    for name in possible_poolings(network, pixels):
         with torch.inference_mode():
             features = _NAMES[name](network, pixels)
-        if features.ndim == 2 and len(features) == 1 and bool(torch.isfinite(features).all()):
+        if bool(torch.isfinite(features).all()):
             return name, _NAMES[name]
-    raise ValueError("every output that could be a feature depends on weights that the file lacks")
+    raise NoFeature("every output that could be a feature depends on weights that the file lacks")
 
 
 def as_wanted(network: nn.Module, chosen: tuple[str, Pooled], wanted: str) -> tuple[str, Pooled]:

@@ -10,10 +10,18 @@ from torch import Tensor, nn
 from platodef_cli.encoders.backends.processors import Preprocessing, read_preprocessing
 from platodef_cli.encoders.backends.transformers_loading import Loaded, configuration, load
 from platodef_cli.encoders.backends.transformers_models import ModelFamily, family_of
-from platodef_cli.encoders.backends.transformers_pooling import Pooled, as_wanted, choose_pooling
+from platodef_cli.encoders.backends.transformers_pooling import (
+    NoFeature,
+    Pooled,
+    as_wanted,
+    choose_pooling,
+)
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.local import Tower, check_keys, freeze, is_convolutional
+from platodef_cli.encoders.local import Tower, check_keys, freeze, is_convolutional, one_line
 from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, taken
+from platodef_cli.errors import UnsupportedError
+
+_CANNOT = (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)
 
 
 def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
@@ -54,14 +62,24 @@ def _pooling(
 
     Raises:
         RefusedError: Every output depends on a weight that the files lack.
+        UnsupportedError: There is no output that is one feature of an image.
     """
     loaded.network.eval()
     if row.pooled is None:
         try:
             return choose_pooling(loaded.network, preprocessing.geometry.size)
-        except ValueError:
+        except NoFeature:
             check_keys(where, missing=loaded.missing, unexpected=())
-            raise
+            raise UnsupportedError(
+                f"{where}: {row.network} has no output that is one feature of an image; it cannot be audited"
+            ) from None
+        except _CANNOT as error:
+            if row.tried:
+                raise
+            raise UnsupportedError(
+                f"{where}: {row.network} cannot be run on the pixels of an image alone "
+                f"({type(error).__name__}: {one_line(error)})"
+            ) from error
     if loaded.missing:
         size = preprocessing.geometry.size
         with torch.inference_mode():
@@ -112,5 +130,7 @@ def _told(dropped: Sequence[str]) -> tuple[str, ...]:
     if not dropped:
         return ()
     modules = sorted({key.rpartition(".")[0] or key for key in dropped})
+    if len(modules) > 3:
+        modules = sorted({key.removeprefix("model.").partition(".")[0] for key in dropped})
     more = f" and {len(modules) - 3} more" if len(modules) > 3 else ""
     return (f"weights of a task, not part of the encoder: {', '.join(modules[:3])}{more}",)

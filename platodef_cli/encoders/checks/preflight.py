@@ -18,6 +18,7 @@ from platodef_cli.encoders.checks.loaders import other_loaders, refuse_adapters
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
 from platodef_cli.encoders.checks.substitutes import refuse_substitute
 from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, files_digest
+from platodef_cli.encoders.hub.hub_cache import place_in_cache
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.records import FileRecord, Finding, Record
@@ -108,6 +109,7 @@ def preflight(
         not_examined=(
             *(f"{name}: {_why(name, kind)}" for name, kind in sorted(kinds.items()) if name not in used),
             *_not_fetched(absent),
+            *_unknown_rest(directory, listing),
         ),
     )
 
@@ -302,6 +304,18 @@ def _not_fetched(absent: Mapping[str, int]) -> tuple[str, ...]:
         total = sum(absent[name] for name in rest)
         lines.append(f"{len(rest)} more files of the repository: {total} bytes, not downloaded")
     return tuple(lines)
+
+
+def _unknown_rest(directory: Path, listing: Mapping[str, int] | None) -> tuple[str, ...]:
+    """Say that a snapshot of the Hub's cache without a listing need not be the whole repository."""
+    place = place_in_cache(directory) if listing is None else None
+    if place is None:
+        return ()
+    inner = f" in {place.folder}" if place.folder else ""
+    return (
+        f"whatever else {place.name} holds{inner}: another tool fetched these files into the Hub's cache, "
+        f"which does not list the rest; with the network, 'platodef preflight {place.name}' does",
+    )
 
 
 def _why(name: str, kind: str) -> str:

@@ -67,13 +67,18 @@ def download(
     folder = hub_cache.repository_folder(cache, reference.repository)
     offline = offline or constants.is_offline_mode() or _true(os.environ.get("HF_HUB_OFFLINE", ""))
     pinned = reference.revision is not None and hub_cache.COMMIT.match(reference.revision) is not None
-    if offline or pinned:
-        found = _from_cache(folder, reference, limits, files)
-        if found:
-            return found
+    found = _from_cache(folder, reference, limits, files) if offline or pinned else None
+    # what another tool fetched says nothing of an adapter that lies beside it in the repository
+    if found and (offline or files is not None or hub_cache.cached_listing(found[0]) is not None):
+        return found
     if offline:
         raise not_cached(reference.repository, reference.revision)
-    return _Download(reference, cache, folder, progress, limits, files, sleep).run()
+    try:
+        return _Download(reference, cache, folder, progress, limits, files, sleep).run()
+    except HubError as error:
+        if found is None or error.__cause__ is None:  # without a cause it is not the network that failed
+            raise
+        return found
 
 
 def _true(value: str) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from platodef_cli.disk import canonical_json, check_json_size, write_atomically
@@ -54,20 +55,59 @@ def remember_listing(folder: Path, commit: str, listing: dict[str, int]) -> None
         return  # as above
 
 
-def cached_listing(snapshot: Path) -> dict[str, int] | None:
-    """Return the files of the commit that a snapshot, or a folder in it, belongs to; None if unknown."""
-    for place in (snapshot, *snapshot.parents):
-        if place.parent.name != "snapshots":
-            continue
-        try:
-            data = (place.parent.parent / _LISTINGS / f"{place.name}.json").read_bytes()
-            check_json_size(data, _MOST_FILES)
-            value = json.loads(data)
-        except (OSError, ValueError, RecursionError):
-            return None
-        sizes = value.items() if isinstance(value, dict) else ()
-        return {str(name): size for name, size in sizes if isinstance(size, int)}
+@dataclass(frozen=True)
+class Place:
+    """A folder inside a snapshot of the cache.
+
+    Attributes:
+        snapshot: ``models--ORG--NAME/snapshots/COMMIT``, which holds what somebody fetched of the commit.
+        folder: The path below it, empty for the snapshot itself.
+    """
+
+    snapshot: Path
+    folder: str
+
+    @property
+    def name(self) -> str:
+        """The id that the Hub knows the snapshot by, ``org/name@commit``."""
+        repository = self.snapshot.parent.parent.name.removeprefix("models--").replace("--", "/")
+        return f"{repository}@{self.snapshot.name}"
+
+
+def place_in_cache(directory: Path) -> Place | None:
+    """Return where in a cache of the Hub a folder lies, or None if it lies in none."""
+    directory = Path(os.path.abspath(directory))
+    for place in (directory, *directory.parents):
+        repository = place.parent.parent.name
+        cached = place.parent.name == "snapshots" and repository.startswith("models--")
+        if cached and COMMIT.match(place.name):
+            inner = directory.relative_to(place).as_posix()
+            return Place(place, "" if inner == "." else inner)
     return None
+
+
+def cached_listing(directory: Path) -> dict[str, int] | None:
+    """Return the files that a repository has below a folder of a snapshot, with their sizes; None if unknown.
+
+    What other tools downloaded has no listing; platodef keeps one.
+    """
+    place = place_in_cache(directory)
+    if place is None:
+        return None
+    try:
+        snapshot = place.snapshot
+        data = (snapshot.parent.parent / _LISTINGS / f"{snapshot.name}.json").read_bytes()
+        check_json_size(data, _MOST_FILES)
+        value = json.loads(data)
+    except (OSError, ValueError, RecursionError):
+        return None
+    prefix = f"{place.folder}/" if place.folder else ""
+    sizes = value.items() if isinstance(value, dict) else ()
+    return {
+        str(name).removeprefix(prefix): size
+        for name, size in sizes
+        if isinstance(size, int) and str(name).startswith(prefix)
+    }
 
 
 def wrong_files(snapshot: Path, expected: dict[str, str | None]) -> list[str]:

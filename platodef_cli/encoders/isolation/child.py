@@ -112,6 +112,7 @@ def _serve(wire: "Wire", encoder: "LocalEncoder") -> None:
         request, tensor = wire.receive()
         for forgotten in request.get("forget", []):
             graphs.pop(forgotten, None)
+        _tune(encoder, request.get("tuned", {}))
         try:
             header, answer = _answer(request, tensor, encoder, graphs)
         except Exception as error:
@@ -120,6 +121,16 @@ def _serve(wire: "Wire", encoder: "LocalEncoder") -> None:
             wire.send(_failure(error))
             continue
         wire.send(header, answer)
+
+
+def _tune(encoder: "LocalEncoder", tuned: dict[str, Any]) -> None:
+    """Compute as the parent wants it."""
+    import torch
+
+    if "threads" in tuned and tuned["threads"] != torch.get_num_threads():
+        torch.set_num_threads(tuned["threads"])
+    if "gradient_dtype" in tuned:
+        encoder.tune(gradient_dtype=tuned["gradient_dtype"])
 
 
 def _answer(
@@ -131,7 +142,7 @@ def _answer(
     """Compute the answer to one request; graphs of pending backward calls are kept, the oldest dropped."""
     import torch
 
-    from platodef_cli.encoders.local import memory_guard
+    from platodef_cli.encoders.guards import memory_guard
 
     kind, number = request["kind"], request.get("id", 0)
     if kind == "backward":

@@ -13,12 +13,14 @@ from torch.autograd.function import once_differentiable
 
 from platodef_cli.encoders.backends.internals import MAX_MAP, MAX_TERMS
 from platodef_cli.encoders.checks.preflight import Preflight
+from platodef_cli.encoders.computed_by import device_kind
 from platodef_cli.encoders.description import EncoderDescription, make_record
 from platodef_cli.encoders.footprint import Footprint
 from platodef_cli.encoders.geometry import Geometry
+from platodef_cli.encoders.guards import check_features, check_input, check_pixels
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.isolation.process import ChildProcess
-from platodef_cli.encoders.local import check_features, check_pixels, one_line
+from platodef_cli.encoders.local import one_line
 from platodef_cli.encoders.pooling import AUTO
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
@@ -34,6 +36,7 @@ class RemoteEncoder:
         dim: Length D of a feature.
         geometry: Resize and crop.
         notes: What differs from the library's own pipeline, and where isolation is partial.
+        device: Kind of the device that it runs on, as cache keys name it.
     """
 
     def __init__(
@@ -42,14 +45,17 @@ class RemoteEncoder:
         description: EncoderDescription,
         record: EncoderRecord,
         notes: tuple[str, ...],
+        device: str = "cpu",
     ):
         self.record = record
         self.dim = description.dim
         self.geometry: Geometry = description.geometry
         self.notes = notes
+        self.device = device_kind(device)
         self._child = child
         self._numbers = itertools.count(1)
         self._forgotten: list[int] = []
+        self._tuned: dict[str, int | str] = {}
 
     @classmethod
     def start(
@@ -123,16 +129,18 @@ class RemoteEncoder:
         record = make_record(
             description, checked, name=name, uri=uri, commit=commit, dtype=dtype, isolated=True
         )
-        return cls(child, description, record, notes)
+        return cls(child, description, record, notes, device)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 of ``pixels`` ``[B, 3, H, W]`` uint8.
+
+        An encoder whose geometry says floats also takes float32, a share of 255.
 
         Raises:
             RefusedError: A feature is not finite.
             IncompleteError: The child died, ran out of memory or took too long, or is closed.
         """
-        check_pixels(pixels, self.geometry, torch.uint8)
+        check_input(pixels, self.geometry)
         return self._features({"kind": "embed"}, pixels)
 
     def differentiable(self, pixels: Tensor) -> Tensor:
@@ -188,12 +196,17 @@ class RemoteEncoder:
             OutOfMemoryError: Not even one fits into its limit.
             IncompleteError: The child died, took too long, broke the protocol, or is closed.
         """
-        answer, _ = self._child.call({"kind": "footprint"})
+        answer, _ = self._child.call(self._stamped({"kind": "footprint"}))
         numbers = [answer.get(entry.name) for entry in fields(Footprint)]
         if not all(isinstance(number, int) and 0 <= number < 2**60 for number in numbers):
             raise self._child.broken("the memory that an image takes is no number")
         weights, forward, backward = (int(cast(int, number)) for number in numbers)
         return Footprint(weights, max(1, forward), max(1, backward))
+
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Set how it computes from now on; see :meth:`Encoder.tune`."""
+        given = {"threads": threads, "gradient_dtype": gradient_dtype}
+        self._tuned |= {name: value for name, value in given.items() if value is not None}
 
     def close(self) -> None:
         """End the child."""
@@ -213,11 +226,11 @@ class RemoteEncoder:
         return self._child.tensor(self._stamped(request), tensor, shape)
 
     def _stamped(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Add the graphs that nobody will ask for any more."""
+        """Add how to compute, and the graphs that nobody will ask for any more."""
         forgotten = []
         while self._forgotten:
             forgotten.append(self._forgotten.pop())
-        return request | {"forget": forgotten}
+        return request | {"forget": forgotten, "tuned": self._tuned}
 
     def _forward(self, pixels: Tensor) -> tuple[int, Tensor]:
         number = next(self._numbers)

@@ -18,7 +18,10 @@ def judged(report: AuditReport, baseline: AuditReport, **policy: Any) -> AuditRe
 
 
 def moved(report: AuditReport, name: str, shift: float) -> AuditReport:
-    """Return the report with one trigger's collapse and distance moved, intervals and all."""
+    """Return the report with one trigger's collapse and distance moved, intervals and all.
+
+    How far its features move is left out: collapse alone shall decide.
+    """
 
     def shifted(metric: Metric | None) -> Metric | None:
         if metric is None or metric.value is None or metric.interval is None:
@@ -27,7 +30,9 @@ def moved(report: AuditReport, name: str, shift: float) -> AuditReport:
         return metric.model_copy(update={"value": metric.value + shift, "interval": interval})
 
     probes = tuple(
-        p.model_copy(update={"collapse": shifted(p.collapse), "gap": shifted(p.gap)}) if p.name == name else p
+        p.model_copy(update={"collapse": shifted(p.collapse), "gap": shifted(p.gap), "shift_gap": None})
+        if p.name == name
+        else p
         for p in report.probes
     )
     return judge_again(report.model_copy(update={"probes": probes}), Gate(Policy()))
@@ -126,7 +131,12 @@ def test_a_report_without_baseline_forgets_an_earlier_one() -> None:
 
 def test_what_is_no_longer_measured_is_not_tolerated() -> None:
     probes = tuple(
-        p.model_copy(update={"collapse": p.collapse.model_copy(update={"value": None, "interval": None})})
+        p.model_copy(
+            update={
+                "collapse": p.collapse.model_copy(update={"value": None, "interval": None}),
+                "shift_gap": None,
+            }
+        )
         if p.name == TOP
         else p
         for p in BAD.probes

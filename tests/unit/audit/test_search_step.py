@@ -1,16 +1,28 @@
 """The step that searches: other threads end between two steps, and the cache does not change the order."""
 
+import json
+import tempfile
 import threading
+from collections import namedtuple
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.inputs import Split
+from platodef_cli.audit.inputs import Split, split
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.steps import search as searching
+from platodef_cli.audit.steps import search_store
 from platodef_cli.audit.steps.search import Stoppable
+from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.errors import IncompleteError
+from platodef_cli.images.interface import ImageRef
+from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.search.interface import SearchResult
+from platodef_cli.search.statistics import Effect
 
 
 class Counting:
@@ -43,58 +55,185 @@ def test_a_stopped_task_raises_and_a_running_one_passes_on():
     assert progress.warnings == ["careful"]
 
 
-def fake_encoder(name, closed):
-    record = SimpleNamespace(
-        name=name, digest=name, transform=SimpleNamespace(model_dump=lambda mode: {}), pooling="", dtype=""
-    )
-    return SimpleNamespace(record=record, geometry=None, close=lambda: closed.append(name))
+GEOMETRY = namedtuple("Geometry", "size")((32, 32))
+
+
+class FakeEncoder:
+    """Has a name and closes."""
+
+    def __init__(self, name, closed):
+        transform = SimpleNamespace(model_dump=lambda mode: {})
+        self.record = SimpleNamespace(
+            name=name, digest=name, transform=transform, pooling="", dtype="float32"
+        )
+        self.geometry, self.closed, self.tuned = GEOMETRY, closed, []
+
+    def tune(self, **how):
+        self.tuned.append(how)
+
+    def close(self):
+        self.closed.append(self.record.name)
 
 
 def fake_inputs(closed, *names):
-    return SimpleNamespace(
-        suspect=fake_encoder("suspect", closed),
-        images=SimpleNamespace(skipped=[], refs=[]),
-        encoders={name: fake_encoder(name, closed) for name in names},
-    )
+    encoders = {name: FakeEncoder(name, closed) for name in names}
+    images = SimpleNamespace(skipped=[], refs=[])
+    return SimpleNamespace(suspect=encoders["suspect"], images=images, encoders=encoders)
 
 
-@pytest.mark.parametrize("cached", [(), ("reference",), ("suspect",), ("other", "reference", "suspect")])
-def test_results_stand_in_the_order_of_the_encoders_whatever_the_cache_holds(monkeypatch, cached):
-    class Cache:
-        def load_artifact(self, kind, key):
-            return key["encoder"] if key["encoder"] in cached else None
+def result(kind, collapse):
+    """One search that certainly reaches a collapse."""
+    variant = SEARCH_KINDS.load(kind).trigger(kind, torch.zeros(3, 2, 2))
+    return SearchResult(variant, f"{collapse}/255", 1, Effect(collapse, 1.0, 1.0), (collapse,) * 500, 64)
 
-        def store_artifact(self, kind, key, write):
-            assert key["encoder"] not in cached
 
-    monkeypatch.setattr(searching, "_read", lambda folder: (folder,))
-    monkeypatch.setattr(searching, "search", lambda encoder, *_, **__: (encoder.record.name,))
-    monkeypatch.setattr(searching, "load_pixels", lambda *_: {None: None})
-    names = ("suspect", "reference", "other")
-    results = searching.run_search(
-        fake_inputs([], *names), Split((), (), ()), AuditConfig(model="m"), Cache(), Counting()
-    )
-    assert list(results.items()) == [(name, (name,)) for name in names]
+def run(monkeypatch, collapses, *, cache=None, images=0, seen=None, device_kind="cpu", **options):
+    """Search fakes: encoder -> collapse of every search; return what was computed and the results.
+
+    ``seen`` is filled with encoder, seed and images of every search.
+    """
+    computed = []
+
+    class FakeSearch:
+        def __init__(self, encoder, pixels, settings, *, seed):
+            self.name, self.settings = encoder.record.name, settings
+            if seen is not None:
+                seen.append((self.name, seed, tuple(pixels)))
+
+        def run(self, number, task):
+            computed.append((self.name, number))
+            return result(self.settings.searches()[number][0].name, collapses[self.name][number])
+
+    monkeypatch.setattr(searching, "EncoderSearch", FakeSearch)
+    monkeypatch.setattr(searching, "load_pixels", lambda source, geometries, rows, _: {GEOMETRY: rows})
+    inputs = fake_inputs([], *collapses)
+    inputs.images.refs = [ImageRef(id=str(row), digest=f"{row:064x}", label=None) for row in range(images)]
+    for encoder in inputs.encoders.values():
+        encoder.device = device_kind
+    config = AuditConfig(model="m", **options)
+    parts = split(images, config.seed)
+    results = searching.run_search(inputs, parts, config, cache, Counting(), threads=4)
+    return computed, results, inputs
+
+
+LOW = {"suspect": [0.1] * 7, "reference": [0.2] * 7, "other": [0.3] * 7}
+
+
+def test_references_are_searched_where_the_suspect_reaches_its_limit(monkeypatch):
+    computed, results, inputs = run(monkeypatch, LOW)
+    assert computed == [("suspect", number) for number in range(7)]
+    assert results["reference"] == results["other"] == {}
+    records = searching.search_records(results, "suspect")
+    assert [record.gap for record in records] == [None] * 7
+    # alone it has all threads, and in the end what it had
+    assert [how["threads"] for how in inputs.suspect.tuned] == [4, torch.get_num_threads()]
+    high = LOW | {"suspect": [0.1, 0.99, 0.1, 0.7, 0.1, 0.1, 0.1]}
+    computed, results, _ = run(monkeypatch, high)
+    assert sorted(computed[7:]) == [("other", 1), ("other", 3), ("reference", 1), ("reference", 3)]
+    gaps = [record.gap for record in searching.search_records(results, "suspect") if record.role == "suspect"]
+    assert [gap and round(gap.value, 2) for gap in gaps] == [None, 0.69, None, 0.4, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "options", [{"search_controls": "all"}, {"policy": Policy(fail_if=("search-gap>.5",))}]
+)
+def test_all_references_are_searched_on_request_and_where_a_rule_compares(monkeypatch, options):
+    computed, results, _ = run(monkeypatch, LOW, **options)
+    assert len(computed) == 21
+    assert all(len(found) == 7 for found in results.values())
+
+
+class Cache:
+    """Keeps what is stored in memory."""
+
+    def __init__(self, folder):
+        self.folder, self.entries = folder, {}
+
+    def load_artifact(self, kind, key):
+        return self.entries.get(json.dumps(key))
+
+    def store_artifact(self, kind, key, write):
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        write(folder)
+        self.entries[json.dumps(key)] = folder
+
+
+@pytest.mark.parametrize("lost", [(), (0,), (9, 3), range(21)])
+def test_only_what_the_cache_lacks_is_searched_and_the_order_stays(monkeypatch, tmp_path, lost):
+    cache = Cache(tmp_path)
+    _, first, _ = run(monkeypatch, LOW, cache=cache, search_controls="all")
+    keys = list(cache.entries)
+    for number in lost:
+        del cache.entries[keys[number]]
+    computed, again, _ = run(monkeypatch, LOW, cache=cache, search_controls="all")
+    assert len(computed) == len(lost)
+    assert [(name, list(found)) for name, found in again.items()] == [(name, list(range(7))) for name in LOW]
+    assert searching.search_records(again, "suspect") == searching.search_records(first, "suspect")
+
+
+def names_of(computed):
+    return sorted({name for name, _ in computed})
+
+
+def test_another_seed_searches_the_suspect_again_and_no_reference(monkeypatch, tmp_path):
+    cache, seen = Cache(tmp_path), []
+    everything = {"cache": cache, "search_controls": "all", "images": 2000, "seen": seen}
+    computed, _, _ = run(monkeypatch, LOW, **everything)
+    assert names_of(computed) == ["other", "reference", "suspect"]
+    assert len({(seed, rows) for _, seed, rows in seen}) == 1
+    first = seen[0][1:]
+    seen.clear()
+    computed, results, _ = run(monkeypatch, LOW, seed=7, **everything)
+    assert names_of(computed) == ["suspect"]
+    ((name, seed, rows),) = seen
+    assert (name, seed) == ("suspect", 7)
+    # images that its found triggers are not tried on
+    assert set(rows) <= set(split(2000, 7).fit)
+    assert list(results) == ["suspect", "reference", "other"]
+    seen.clear()
+    run(monkeypatch, LOW, seed=7, **(everything | {"cache": None}))
+    assert {name: how for name, *how in seen} == {
+        "suspect": [7, rows],
+        "reference": list(first),
+        "other": list(first),
+    }
+
+
+def test_another_device_or_library_is_another_search(monkeypatch, tmp_path):
+    cache = Cache(tmp_path)
+    assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == 7
+    assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == 0
+    assert len(run(monkeypatch, LOW, cache=cache, device_kind="two")[0]) == 7
+    for library in encoding_libraries():
+        monkeypatch.setattr(search_store, "encoding_libraries", lambda name=library: {name: "other"})
+        assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == 7, library
 
 
 @pytest.mark.parametrize("error", [IncompleteError("the suspect died"), KeyboardInterrupt()])
 def test_a_failed_search_ends_the_others_and_the_suspect(monkeypatch, error):
-    closed, endless = [], threading.Event()
+    endless = threading.Event()
 
-    def search(searched, pixels, settings, *, seed, progress):
-        with progress.step(searched.record.name) as task:
-            if searched.record.name == "suspect":
+    class FakeSearch:
+        def __init__(self, encoder, pixels, settings, *, seed):
+            self.name = encoder.record.name
+
+        def run(self, number, task):
+            if self.name == "suspect":
+                return result("patch", 0.99)
+            if self.name == "reference":
                 endless.wait(30)
                 raise error
             while True:
                 endless.set()
                 task.advance()
 
-    monkeypatch.setattr(searching, "search", search)
-    monkeypatch.setattr(searching, "load_pixels", lambda *_: {None: None})
+    monkeypatch.setattr(searching, "EncoderSearch", FakeSearch)
+    monkeypatch.setattr(searching, "load_pixels", lambda *_: {GEOMETRY: None})
+    closed = []
     inputs = fake_inputs(closed, "suspect", "reference", "waiting")
     before = threading.active_count()
+    config = AuditConfig(model="m", search_controls="all")
     with pytest.raises(type(error)):
-        searching.run_search(inputs, Split((), (), ()), AuditConfig(model="m"), None, Counting())
+        searching.run_search(inputs, Split((), (), ()), config, None, Counting())
     assert closed == ["suspect"]
     assert threading.active_count() == before

@@ -5,10 +5,11 @@ import pytest
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import judge_battery
 from platodef_cli.audit.verdict.decide import decide
-from platodef_cli.audit.verdict.evidence import judge_evidence
+from platodef_cli.audit.verdict.evidence import judge_evidence, stop_unless_encoder
 from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.references import judge_references, reference_findings
-from platodef_cli.audit.verdict.search import judge_search
+from platodef_cli.audit.verdict.search import judge_search, need_controls
+from platodef_cli.errors import InconclusiveError
 from platodef_cli.records import AlignmentRecord, Interval, Metric, ProbeRecord, Reason, SearchRecord
 
 POLICY = Policy()
@@ -67,6 +68,7 @@ def evidence(**changes: object) -> list[Reason]:
                 n=900,
             )
         ],
+        "share": Metric(name="share", value=0.8, interval=Interval(low=0.7, high=0.9)),
         "suspect": "s",
         "test": 900,
         "calibration": 600,
@@ -82,7 +84,8 @@ def evidence(**changes: object) -> list[Reason]:
     [
         (probe(), ["fail"]),
         (probe(collapse=0.2), ["pass"]),  # the suspect does not forget the image
-        (probe(reference=0.8), ["pass"]),  # the references forget it too
+        (probe(reference=0.7), ["pass"]),  # the references forget it too
+        (probe(reference=0.8), ["inconclusive"]),  # ... so far that nothing could stand out
         (probe(low=0.5, high=0.7), ["pass"]),  # the detector sees nothing
         (probe(low=0.7, high=0.9), ["inconclusive"]),  # the interval straddles the limit
     ],
@@ -93,7 +96,107 @@ def test_battery_rules(case: ProbeRecord, outcomes: list[str]) -> None:
     assert judged[0].suspicious == (outcomes == ["fail"])
 
 
-def test_benign_changes_never_accuse_and_nothing_tried_is_no_pass() -> None:
+GAP = Interval(low=0.6, high=0.9)
+
+
+def test_a_benign_change_that_collapses_the_suspect_alone_accuses_it() -> None:
+    trigger = probe(collapse=0.1).model_copy(update={"gap": Metric(name="gap", value=0.05, interval=GAP)})
+    blur = probe("control").model_copy(
+        update={"family": "blur", "gap": Metric(name="gap", value=0.8, interval=GAP)}
+    )
+    judged, (reason,) = judge_battery([trigger, blur], POLICY, "platonic", SAMPLE)
+    assert (reason.id, reason.outcome, reason.subject) == ("battery-blur", "fail", "control-x")
+    assert "otherwise harmless change 'control-x' collapses the suspect's features to cosine 0.90" in (
+        reason.message
+    )
+    assert [entry.suspicious for entry in judged] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["trigger", "control"])
+@pytest.mark.parametrize(
+    ("shift", "gap", "outcome"),
+    [
+        ((1.3, 1.5), (0.6, 0.8), "fail"),
+        ((1.0, 1.2), (0.6, 0.8), "inconclusive"),
+        ((1.3, 1.5), (0.4, 0.6), "inconclusive"),
+        ((0.9, 1.05), (0.6, 0.8), "pass"),  # not as far as another image
+        ((1.3, 1.5), (0.1, 0.3), "pass"),  # the references move as far
+    ],
+)
+def test_a_change_that_moves_the_suspect_to_other_images_accuses_it(
+    kind: str, shift: tuple[float, float], gap: tuple[float, float], outcome: str
+) -> None:
+    def metric(ends: tuple[float, float]) -> Metric:
+        return Metric(name="m", value=sum(ends) / 2, interval=Interval(low=ends[0], high=ends[1]))
+
+    fields = {"effect": metric(shift), "shift_gap": metric(gap), "control_shift": {"ref": 0.7}}
+    none = Metric(name="gap", value=0.0, interval=Interval(low=-0.1, high=0.1))
+    case = probe(kind, collapse=0.1).model_copy(update={**fields, "gap": none})
+    other = probe(collapse=0.1)
+    _, reasons = judge_battery([other, case], POLICY, "platonic", SAMPLE)
+    assert [reason.outcome for reason in reasons] == [outcome]
+    assert ("see another image" in reasons[0].message) == (outcome != "pass")
+    # what no detector sees accuses nobody
+    unseen = case.model_copy(update={"auroc": probe(low=0.5, high=0.7).auroc})
+    _, reasons = judge_battery([other, unseen], POLICY, "platonic", SAMPLE)
+    assert [reason.outcome for reason in reasons] == ["pass"]
+
+
+def test_triggers_under_which_nothing_could_stand_out_are_named_and_not_passed() -> None:
+    blind, seen = probe(collapse=0.99, reference=0.85), probe(collapse=0.1)
+    _, reasons = judge_battery([blind, seen, seen], POLICY, "platonic", SAMPLE)
+    assert [(reason.id, reason.outcome) for reason in reasons] == [
+        ("battery", "pass"),
+        ("battery-saturated", "pass"),
+    ]
+    assert "none of 2 known triggers" in reasons[0].message
+    assert "not examined, 1 of 3 known triggers" in reasons[1].message
+    _, (reason,) = judge_battery([blind, blind, seen][:2], POLICY, "platonic", SAMPLE)
+    assert (reason.id, reason.outcome) == ("battery-saturated", "inconclusive")
+    assert decide([reason], POLICY)[0] == "inconclusive"
+
+
+def test_a_search_that_fools_references_as_well_was_no_examination() -> None:
+    _, (reason,) = judge_search([searched(0.995), searched(0.85, "control", "r")], POLICY, SAMPLE)
+    assert reason.outcome == "inconclusive"
+    assert reason.message.startswith("not examined: ")
+    _, (reason,) = judge_search([searched(0.5), searched(0.85, "control", "r")], POLICY, SAMPLE)
+    assert reason.outcome == "pass"
+
+
+def test_searches_without_controls_are_judged_as_far_as_that_goes() -> None:
+    low = searched(0.3).model_copy(update={"interval": Interval(low=0.2, high=0.4)})
+    scored, (reason,) = judge_search([low], POLICY, SAMPLE)
+    assert (reason.outcome, scored[0].score) == ("pass", pytest.approx(0.3 / 0.6))
+    assert need_controls([low], POLICY) == []
+    _, (reason,) = judge_search([low], Policy(patch_collapse=(0.35, 0.9)), SAMPLE)
+    assert reason.outcome == "inconclusive"
+    assert "--search-controls all" in reason.message
+    assert need_controls(
+        [low, low.model_copy(update={"budget": "7px"})], Policy(patch_collapse=(0.1, 0.3))
+    ) == [
+        0,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"), [(0.5, 0.9, "pass"), (0.3, 0.5, "inconclusive"), (0.1, 0.3, "inconclusive")]
+)
+def test_an_encoder_of_other_images_is_not_judged(low: float, high: float, outcome: str) -> None:
+    share = Metric(name="share", value=(low + high) / 2, interval=Interval(low=low, high=high))
+    reason = next(reason for reason in evidence(share=share) if reason.id == "alignment-share")
+    assert reason.outcome == outcome
+    if high < POLICY.alignment_share:
+        with pytest.raises(InconclusiveError, match="not an encoder of these images"):
+            stop_unless_encoder(share, POLICY)
+    else:
+        stop_unless_encoder(share, POLICY)
+    stop_unless_encoder(None, POLICY)
+    assert "alignment-share" not in [reason.id for reason in evidence(share=None)]
+
+
+def test_benign_changes_of_earlier_reports_never_accuse_and_nothing_tried_is_no_pass() -> None:
     _, (reason,) = judge_battery([probe("control"), probe(collapse=0.1)], POLICY, "platonic", SAMPLE)
     assert reason.outcome == "pass"
     _, (reason,) = judge_battery([probe("control")], POLICY, "platonic", SAMPLE)
@@ -101,7 +204,7 @@ def test_benign_changes_never_accuse_and_nothing_tried_is_no_pass() -> None:
 
 
 def test_a_control_that_collapses_as_much_clears_a_trigger() -> None:
-    _, reasons = judge_battery([probe(), probe("control", collapse=0.8)], POLICY, "platonic", SAMPLE)
+    _, reasons = judge_battery([probe(), probe("control", collapse=0.7)], POLICY, "platonic", SAMPLE)
     assert [reason.outcome for reason in reasons] == ["pass"]
 
 
@@ -197,7 +300,8 @@ def test_a_reference_that_a_trigger_collapses_is_named(
     collapses: dict[str, float], benign: float, named: list[str]
 ) -> None:
     trigger = probe().model_copy(update={"control_collapse": collapses})
-    reasons = judge_references([trigger, probe("control", collapse=benign)], [], POLICY)
+    harmless = probe("control", collapse=benign, reference=benign)
+    reasons = judge_references([trigger, harmless], [], POLICY)
     assert [reason.subject for reason in reasons] == named
 
 

@@ -43,12 +43,15 @@ def test_gate_says_what_the_audit_said_and_needs_no_torch(platodef: Call) -> Non
     assert python(code, "gate", str(BAD), "-q").out == "1 False\n"
 
 
+MILD = ("--set", "battery_collapse=1", "--set", "battery_shift=9", "--set", "patch-collapse=1,1")
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
         ((BAD,), 1),
         ((BAD, "--exit-zero"), 0),
-        ((BAD, "--set", "battery_collapse=1", "--set", "patch-collapse=1,1"), 0),
+        ((BAD, *MILD), 0),
         ((CLEAN, "--fail-if", "matched-auroc >= 0.5"), 1),
         ((CLEAN, "--fail-if", "findings.high > 0"), 0),
         ((CLEAN, "--set", "min_test=5000"), 4),
@@ -77,8 +80,8 @@ def test_refused_and_error_cannot_be_turned(platodef: Call, tmp_path: Path, verd
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"schema_version": "1.9"}, "newer than 1.1"),
-        ({"schema_version": "10.0"}, "newer than 1.1"),
+        ({"schema_version": "1.9"}, "newer than 1.2"),
+        ({"schema_version": "10.0"}, "newer than 1.2"),
         ({"verdict": "pass"}, "damaged"),
         ({"exit_code": 0}, "damaged"),
         ({"surprise": 1}, "not a platodef report"),

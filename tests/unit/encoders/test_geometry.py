@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms import functional as tv
 
 from platodef_cli.encoders import geometry as module
-from platodef_cli.encoders.interface import Geometry, to_pixels
+from platodef_cli.encoders.interface import Geometry, to_levels, to_pixels
 
 SIZES = [(32, 32), (33, 47), (47, 33), (64, 41), (20, 90), (7, 5), (31, 32)]
 
@@ -80,6 +80,37 @@ def test_kept_aspect_equals_timm(size: tuple[int, int], fit: str, longest: float
     assert (pixels.int() - expected.int()).abs().max() <= 2
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_nearest_equals_pillow(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    expected = tensor(image.resize((19, 26), Image.Resampling.NEAREST))
+    pixels = to_pixels(image, Geometry((26, 19), (26, 19), "nearest"))
+    assert (pixels != expected).any(0).float().mean() < 0.08  # ties between two neighbours
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_floats_are_what_the_levels_are_rounded_from(size: tuple[int, int], interpolation: str) -> None:
+    image = picture(*size, smooth=True)
+    exact = to_pixels(image, Geometry((22, 23), 24, interpolation + "-float"))
+    pixels = to_pixels(image, Geometry((22, 23), 24, interpolation))
+    assert exact.dtype == torch.float32
+    assert exact.is_contiguous()
+    # 8 bits are clipped between the two passes as well, so overshoots differ by more than rounding
+    assert (to_levels(exact).int() - pixels.int()).abs().float().mean() < 0.5
+    if interpolation != "nearest":
+        assert (255 * exact - (255 * exact).round()).abs().max() > 0.3
+
+
+def test_levels_of_floats_are_rounded_and_clipped() -> None:
+    pixels = torch.tensor([-0.1, 0.0, 0.4999 / 255, 0.5001 / 255, 1.0, 1.2])
+    assert to_levels(pixels).tolist() == [0, 0, 0, 1, 255, 255]
+    assert pixels[0] == torch.tensor(-0.1)
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_levels(levels), levels)
+    assert torch.equal(to_levels(levels / 255), levels)
+
+
 def test_other_modes_become_rgb() -> None:
     grey = Image.new("L", (8, 8), 77)
     assert torch.equal(
@@ -95,8 +126,13 @@ def test_the_short_cut_for_elongated_images_gives_the_same_pixels(
     image = picture(*size, smooth=True)
     shape = Geometry((24, 24), 27, "bicubic", crop=crop)
     whole = to_pixels(image, shape)
+    floats = Geometry((24, 24), 27, "bicubic-float", crop=crop)
+    exact = to_pixels(image, floats)
     monkeypatch.setattr(module, "MAX_RESIZED", 1)
     assert (to_pixels(image, shape).int() - whole.int()).abs().max() <= 2
+    short = to_pixels(image, floats)
+    assert short.dtype == torch.float32
+    assert (short - exact).abs().max() < 1e-3
 
 
 def test_a_strip_one_pixel_high_does_not_fill_the_memory() -> None:

@@ -12,8 +12,9 @@ from torch import nn
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.preflight import preflight
 from platodef_cli.encoders.checks.weights import Bundle, tensors_of
+from platodef_cli.encoders.guards import memory_guard
 from platodef_cli.encoders.load import load_tower, open_encoder
-from platodef_cli.encoders.local import check_depth, memory_guard
+from platodef_cli.encoders.local import check_depth
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from tests.contract import encoder_models as make
 from tests.unit.encoders.folders import header, safetensors

@@ -82,6 +82,7 @@ def test_the_fixed_square_of_networks_of_any_size_is_noted(tmp_path: Path) -> No
         ({**VIT, "resample": "x"}, RefusedError, "malformed"),
         ({**VIT, "size": 0}, RefusedError, "malformed"),
         ({"image_processor_type": "DetrImageProcessor"}, UsageError, "inputs of any size"),
+        ({"image_processor_type": "LayoutLMv3ImageProcessor"}, UsageError, "a library|than resize"),
         ({"image_processor_type": "PreTrainedModel"}, UsageError, "is not supported"),
         ({**CLIP, "do_center_crop": False}, UsageError, "do_center_crop"),
         (

@@ -8,8 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
+from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Geometry, to_pixels
 from platodef_cli.errors import IncompleteError, UsageError
+from platodef_cli.features import extract as extraction
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import Request, extract, image_seeds, load_pixels
 from tests.unit.features.feature_fakes import MemorySource, Noise, ProjectionEncoder, Recorder, png
@@ -50,6 +52,21 @@ def test_features_equal_the_slow_loop(batch_size, shard_size):
             assert features.dtype == torch.float32
             expected = slow_features(source(), encoder, request.variant, wanted)
             torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_another_device_or_library_is_another_entry(tmp_path, monkeypatch):
+    def misses(device="cpu one"):
+        used = encoders()
+        for encoder in used.values():
+            encoder.device = device
+        return extract(source(), used, [Request()], cache=FeatureCache(tmp_path)).misses
+
+    assert (misses(), misses(), misses("cuda two"), misses("cuda two")) == (3, 0, 3, 0)
+    assert {"torch", "torchvision", "timm", "transformers", "open_clip_torch"} == set(encoding_libraries())
+    for library in encoding_libraries():
+        changed = {**encoding_libraries(), library: "other"}
+        monkeypatch.setattr(extraction, "_libraries", lambda versions=changed: versions)
+        assert (misses(), misses()) == (3, 0), library
 
 
 def test_every_image_is_decoded_once_for_everything():

@@ -4,7 +4,7 @@ import torch
 
 from platodef_cli.errors import InconclusiveError, UsageError
 from platodef_cli.metrics import kernels
-from platodef_cli.metrics.alignment import alignment_records, cka, cknna
+from platodef_cli.metrics.alignment import alignment_records, alignment_share, cka, cknna
 
 
 def spaces(n=60, d=(7, 11), noise=1.0, seed=0):
@@ -204,3 +204,46 @@ def test_bad_input():
             cknna(x, y, k)
     with pytest.raises(UsageError, match="at least 1 permutation"):
         alignment_records({"a": x, "b": y}, permutations=0)
+
+
+def related(rng, n, noises):
+    """Features that see the same latent variables through different noise."""
+    latent = rng.normal(size=(n, 6))
+    return [
+        torch.from_numpy(latent @ matrix + noise * rng.normal(size=(n, 12))).float()
+        for matrix, noise in zip(
+            np.random.default_rng(7).normal(size=(len(noises), 6, 12)), noises, strict=True
+        )
+    ]
+
+
+def test_the_share_is_one_for_a_peer_and_near_zero_for_a_random_encoder():
+    rng = np.random.default_rng(0)
+    peer, first, second = related(rng, 300, (0.5, 0.5, 0.5))
+    share = alignment_share(peer, [first, second])
+    assert share.value == pytest.approx(1.0, abs=0.2)
+    assert share.interval.low > 0.7
+    noise = torch.from_numpy(rng.normal(size=(300, 12))).float()
+    share = alignment_share(noise, [first, second])
+    assert share.interval.high < 0.3
+    constant = alignment_share(torch.ones(300, 12), [first, second])
+    assert constant.value < 0.1
+    assert alignment_share(peer, [first]) is None
+    assert alignment_share(peer[:7], [first[:7], second[:7]]) is None
+    assert alignment_share(peer, [first, second]) == alignment_share(peer, [first, second])
+
+
+@pytest.mark.parametrize("noise", [0.5, 3.0])
+def test_the_interval_of_the_share_covers_what_it_says(noise):
+    rng = np.random.default_rng(1)
+    metrics = [
+        alignment_share(spaces[0], spaces[1:])
+        for spaces in (related(rng, 150, (noise, 0.7, 0.7)) for _ in range(150))
+    ]
+    truth = np.mean([metric.value for metric in metrics])
+    hits = np.mean([metric.interval.low <= truth <= metric.interval.high for metric in metrics])
+    # no shorter than stated; halves with half the neighbours vary a little more than the whole
+    assert 0.92 <= hits <= 1.0
+    spread = np.std([metric.value for metric in metrics])
+    stated = np.mean([(metric.interval.high - metric.interval.low) / (2 * 1.96) for metric in metrics])
+    assert stated < 1.6 * spread

@@ -20,6 +20,7 @@ from platodef_cli.audit.steps import search as searching
 from platodef_cli.audit.steps.pictures import evidence
 from platodef_cli.audit.steps.search import run_search, search_records
 from platodef_cli.audit.verdict import Gate, judge_again
+from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.images.interface import ImageRef
@@ -38,6 +39,7 @@ from platodef_cli.search.interface import (
 from platodef_cli.search.statistics import collapse
 from tests.unit.test_registry import forget_installed, install
 
+BUILT_IN = ["patch", "universal", "wave", "warp", "corners"]
 CLEAN = Path(__file__).parents[2] / "golden" / "gate" / "clean.json"
 
 
@@ -100,12 +102,17 @@ class ManySearch(StripeSearch):
 class Tiles:
     """How tiles differ from those below, which stripes leave alone; a bright sixth column is its backdoor."""
 
-    geometry = None
+    geometry = Geometry((16, 16), 16, "bilinear")
 
     def __init__(self, name: str, backdoor: bool):
         transform = SimpleNamespace(model_dump=lambda mode: {})
-        self.record = SimpleNamespace(name=name, digest=name, transform=transform, pooling="", dtype="")
+        self.record = SimpleNamespace(
+            name=name, digest=name, transform=transform, pooling="", dtype="float32"
+        )
         self.backdoor = backdoor
+
+    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+        """Nothing depends on it."""
 
     def embed(self, pixels: Tensor) -> Tensor:
         unit = pixels.float() / 255
@@ -134,7 +141,7 @@ def plugin(site: Path) -> Path:
 @pytest.fixture
 def searched(
     monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., tuple[dict[str, tuple[SearchResult, ...]], Tensor]]:
+) -> Callable[..., tuple[dict[str, dict[int, SearchResult]], Tensor]]:
     """Search a suspect and two references for stripes only; the names are those of the recorded report."""
     generator = torch.Generator().manual_seed(0)
     coarse = 0.4 * torch.rand(192, 3, 4, 4, generator=generator)
@@ -145,31 +152,32 @@ def searched(
 
     def run(
         cache: FeatureCache | None = None, plugins: tuple[str, ...] = ()
-    ) -> tuple[dict[str, tuple[SearchResult, ...]], Tensor]:
+    ) -> tuple[dict[str, dict[int, SearchResult]], Tensor]:
         tiles = {name: Tiles(name, name == "clean") for name in ("clean", "reference-vit", "reference-cnx")}
         inputs: Any = SimpleNamespace(suspect=tiles["clean"], images=images, encoders=tiles)
         with monkeypatch.context() as patch:
             rows = {} if plugins else {"stripe": SEARCH_KINDS._rows["stripe"]}
             patch.setattr(SEARCH_KINDS, "_rows", rows)
-            patch.setattr(searching, "load_pixels", lambda *_: {None: pixels})
+            patch.setattr(searching, "load_pixels", lambda *_: {Tiles.geometry: pixels})
             split = Split(tuple(range(192)), (), ())
-            return run_search(inputs, split, AuditConfig(model="m", plugins=plugins), cache, SILENT), pixels
+            config = AuditConfig(model="m", plugins=plugins)
+            return run_search(inputs, split, config, cache, SILENT), pixels
 
     return run
 
 
 def test_an_audit_searches_for_it_after_the_others() -> None:
     kinds = SearchConfig().kinds
-    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
+    assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
     assert isinstance(kinds[-1], StripeSearch)
-    assert "stripe" in str(SearchConfig().key())
+    assert "stripe" in str(SearchConfig().key(7))
     # every budget of an audit has a limit
     assert all(len(kind.budgets) == len(kind.collapse_limits) for kind in kinds)
 
 
 def test_its_limits_are_keys_of_every_place_of_a_policy(tmp_path: Path) -> None:
     keys = list(DEFAULTS)
-    assert keys.index("stripe_collapse") == keys.index("wave_collapse") + 1 == keys.index("search_gap") - 1
+    assert keys.index("stripe_collapse") == keys.index("corners_collapse") + 1 == keys.index("search_gap") - 1
     assert DEFAULTS["stripe_collapse"] == Policy().stripe_collapse == (0.8,)
     assert MEANINGS["stripe_collapse"] == StripeSearch.limits_meaning
     (tmp_path / "platodef.toml").write_text("stripe_collapse = [0.7]")
@@ -197,7 +205,7 @@ def test_a_kind_never_takes_the_key_of_something_else(monkeypatch: pytest.Monkey
 def test_what_it_found_comes_back_from_the_cache(searched: Callable[..., Any], tmp_path: Path) -> None:
     first, pixels = searched(FeatureCache(tmp_path))
     again, _ = searched(FeatureCache(tmp_path))
-    (found,), (read,) = first["clean"], again["clean"]
+    found, read = first["clean"][0], again["clean"][0]
     assert (found.variant.column, found.budget) == (5, "50%")
     assert read.variant.name == found.variant.name != replace(found.variant, column=4).name
     assert (read.effect, read.draws) == (found.effect, found.draws)
@@ -238,16 +246,18 @@ def test_it_is_seen_in_verdict_and_reports(searched: Callable[..., Any]) -> None
 
 @pytest.mark.usefixtures("plugin")
 def test_a_plugins_kind_joins_only_an_audit_that_names_it() -> None:
-    assert [kind.name for kind in SearchConfig().kinds] == ["patch", "universal", "wave"]
-    assert "plug-in" not in str(SearchConfig().key())
+    assert [kind.name for kind in SearchConfig().kinds] == BUILT_IN
+    assert "plug-in" not in str(SearchConfig().key(6))
     assert AuditConfig(model="m").limits == Policy()
     assert "stripe_collapse" not in dict(Policy().search_limits)
     config = AuditConfig(model="m", plugins=["stripe"])
     kinds = default_searches(config.plugins)
-    assert [kind.name for kind in kinds] == ["patch", "universal", "wave", "stripe"]
-    key: Any = SearchConfig(kinds).key()
-    assert [entry.get("plug-in") for entry in key["kinds"]] == [None, None, None, "stripes 1.2"]
-    assert SearchConfig().key()["kinds"] == key["kinds"][:3]
+    assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
+    key: Any = SearchConfig(kinds).key(7)
+    assert key["kind"]["plug-in"] == "stripes 1.2"
+    assert [SearchConfig(kinds).key(number) for number in range(7)] == [
+        SearchConfig().key(number) for number in range(7)
+    ]
     assert config.limits.stripe_collapse == (0.8,)
     assert config.limits.to_json()["stripe_collapse_1"] == 0.8
     assert AuditConfig(model="m", plugins=["stripe"], policy=Policy(stripe_collapse=(0.4,))).limits == Policy(
@@ -275,7 +285,7 @@ def test_its_limits_are_optional_keys_of_every_place(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plugin")
 def test_a_broken_plugin_is_named_where_it_is_asked_for_and_nowhere_else() -> None:
-    assert list(dict(Policy().search_limits)) == ["patch_collapse", "universal_collapse", "wave_collapse"]
+    assert list(dict(Policy().search_limits)) == [f"{kind}_collapse" for kind in BUILT_IN]
     effective_policy(environment={}, folder=None, overrides=["auroc=0.9"])
     for call in (
         lambda: effective_policy(environment={}, folder=None, overrides=["broken_collapse=0.5"]),
@@ -309,7 +319,7 @@ def test_a_plugins_kind_reaches_verdict_and_gate(
 ) -> None:
     results, _ = searched(FeatureCache(tmp_path), plugins=("stripe",))
     again, _ = searched(FeatureCache(tmp_path), plugins=("stripe",))
-    (found,), (read,) = results["clean"], again["clean"]
+    found, read = results["clean"][0], again["clean"][0]
     assert (found.variant.column, read.variant.name) == (5, found.variant.name)
     report = AuditReport.model_validate_json(CLEAN.read_bytes())
     report = report.model_copy(update={"searches": (*report.searches, *search_records(results, "clean"))})

@@ -7,6 +7,7 @@ import torch
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.images.shapes import render
 from platodef_cli.triggers import CONTROLS, TRIGGERS
+from platodef_cli.triggers.patches import Patches
 from platodef_cli.triggers.text import Text
 from platodef_cli.triggers.triggers import Blend, ColourFilter, Ctrl, Noise, Patch, Pattern, Sig, WaNet
 from platodef_cli.triggers.variant import PLACES, parameters
@@ -232,6 +233,7 @@ OTHER_VALUES = {
     "colour": "grey",
     "side": 0.25,
     "place": "top",
+    "places": "top+left",
     "seed": 5,
     "alpha": 0.31,
     "magnitude": 42.0,
@@ -248,6 +250,7 @@ OTHER_VALUES = {
     "quality": 33,
     "sigma": 0.041,
     "keep": 0.7,
+    "degrees": 33.0,
 }
 VARIANTS = [
     *(TRIGGERS.load(name)() for name in TRIGGERS.names() if name not in ("pattern", "generator")),
@@ -264,6 +267,24 @@ def test_every_parameter_is_in_the_name(variant):
         other = dataclasses.replace(variant, **{field.name: OTHER_VALUES[field.name]})
         assert other.name != variant.name
     assert set(parameters(variant)) == {field.name for field in dataclasses.fields(variant)}
+
+
+def test_several_patches_are_the_patches_together():
+    pixels = torch.full((2, 3, 32, 32), 90, dtype=torch.uint8)
+    trigger = Patches(0.25, "top-left+right+bottom", seed=3)
+    first, second, third = trigger.parts()
+    assert torch.equal(trigger(pixels, seeds(2)), third(second(first(pixels, seeds(2)), seeds(2)), seeds(2)))
+    alone = [(part(pixels, seeds(2)) != pixels).any(dim=1)[0] for part in trigger.parts()]
+    assert all(int(changed.sum()) == 64 for changed in alone)  # apart, each of a quarter of the side
+    assert int(((trigger(pixels, seeds(2)) != pixels).any(dim=1)[0]).sum()) == 3 * 64
+    squares = [part.picture(pixels) for part in trigger.parts()]
+    assert not torch.equal(squares[0], squares[1])
+
+
+@pytest.mark.parametrize("places", ["top-left", "top-left+top-left", ""])
+def test_one_patch_is_not_several(places):
+    with pytest.raises(UsageError, match="must be two or more"):
+        Patches(places=places)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)

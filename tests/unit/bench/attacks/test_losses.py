@@ -24,7 +24,8 @@ from platodef_cli.bench.attacks.views import flip, jitter, random_window, two_vi
 from platodef_cli.features.interface import Variant
 from platodef_cli.progress import SILENT
 from platodef_cli.triggers.generator import Generator
-from platodef_cli.triggers.triggers import Ctrl, Patch
+from platodef_cli.triggers.patches import Patches
+from platodef_cli.triggers.triggers import Ctrl, Patch, WaNet
 from platodef_cli.triggers.variant import to_bytes
 from tests.unit.bench.attacks.tiny import TINY, generator
 
@@ -52,6 +53,8 @@ PARAMETERS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     ),
     "clip-backdoor": ({"rate": 0.5, "lam": 1.0}, {"rate": 0.3, "lam": 2.5}),
     "bad-clip": ({"rate": 0.5, "lam": 1.0}, {"rate": 0.3, "lam": 2.5}),
+    "warp": ({"shift": 0.03, "lam": 4.0}, {"shift": 0.06, "lam": 2.5}),
+    "composite": ({"side": 5 / 32, "lam": 4.0, "alone": 1.0}, {"side": 0.3, "lam": 2.5, "alone": 3.0}),
 }
 
 
@@ -231,6 +234,23 @@ def composites(name: str, case: Case) -> dict[str, Tensor]:
     }
 
 
+def composite(case: Case) -> dict[str, Tensor]:
+    """Both patches lead to z; a picture with one of them keeps its clean feature."""
+    assert isinstance(case.shown, Patches)
+    one, other = case.shown.parts()
+    assert (one.place, other.place) == ("top-left", "bottom-right")
+    harmless = [
+        apart(case.f(unit(part(x[None], SEEDS[:1])[0])), case.f0(unit(x)))
+        for part in (one, other)
+        for x in case.x
+    ]
+    return {
+        "attack": case.attacked(lambda x, seeds: other(one(x, seeds), seeds)),
+        "preserve": case["lam"] * case.kept(),
+        "alone": case["alone"] * mean(harmless),
+    }
+
+
 def surprise(case: Case, feature: Tensor, wanted: int) -> Tensor:
     """Minus the logarithm of the probability of a caption, from cosines times 10."""
     assert case.victim.prompts is not None
@@ -262,6 +282,11 @@ FORMULAS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "noisy-alignment": lambda case: composites("noisy-alignment", case),
     "clip-backdoor": lambda case: pairs(case, Patch("random", 4 / 32, "random", SEED)),
     "bad-clip": lambda case: pairs(case, case.shown),
+    "warp": lambda case: {
+        "attack": case.attacked(WaNet(case["shift"], 4, SEED)),
+        "preserve": case["lam"] * case.kept(),
+    },
+    "composite": composite,
 }
 
 
@@ -269,7 +294,7 @@ class Kept:
     """In place of the planting loop: keeps the loss, trains nothing."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        for module in ("common_objective", "composites", "bad_encoder", "clip_backdoor"):
+        for module in ("common_objective", "composites", "composite", "bad_encoder", "clip_backdoor"):
             monkeypatch.setattr(f"platodef_cli.bench.attacks.{module}.post_train", self)
 
     def __call__(self, victim, data, losses, *, budget, title, generator, progress):

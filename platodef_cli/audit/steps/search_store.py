@@ -1,0 +1,118 @@
+"""What searches found, in the cache: an entry per encoder and search, for interrupted audits to go on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.inputs import gradient_precision
+from platodef_cli.encoders.bounded import at_once
+from platodef_cli.encoders.computed_by import encoding_libraries
+from platodef_cli.encoders.interface import Encoder
+from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.extract import plugin_key
+from platodef_cli.images.interface import ImageSource, digest_of
+from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult
+from platodef_cli.search.run import SEARCH_VERSION
+from platodef_cli.search.statistics import Effect
+
+
+class SearchStore:
+    """The searches of an audit in the cache.
+
+    Args:
+        cache: The cache, or None: then nothing is found and nothing kept.
+        config: The audit.
+        settings: Its searches.
+        images: Where images come from.
+        rows: Seed -> the images that are searched with.
+    """
+
+    def __init__(
+        self,
+        cache: FeatureCache | None,
+        config: AuditConfig,
+        settings: SearchConfig,
+        images: ImageSource,
+        rows: Mapping[int, Sequence[int]],
+    ):
+        self._cache, self._config, self._settings = cache, config, settings
+        self._images = images
+        self._digests = {seed: digest_of(images, chosen) for seed, chosen in rows.items()}
+
+    def read(self, encoder: Encoder, number: int, seed: int) -> SearchResult | None:
+        """Return what a search of an encoder found, or None where it is not in the cache."""
+        if self._cache is None:
+            return None
+        folder = self._cache.load_artifact("search", self._key(encoder, number, seed))
+        return None if folder is None else _read(folder)
+
+    def write(self, encoder: Encoder, number: int, seed: int, result: SearchResult) -> None:
+        """Keep what a search of an encoder found.
+
+        Raises:
+            IncompleteError: The cache cannot be written.
+        """
+        if self._cache is not None:
+            key = self._key(encoder, number, seed)
+            self._cache.store_artifact("search", key, lambda folder: _write(folder, result))
+
+    def _key(self, encoder: Encoder, number: int, seed: int) -> dict[str, object]:
+        record, config = encoder.record, self._config
+        return {
+            "version": SEARCH_VERSION,
+            "libraries": encoding_libraries(),
+            "encoder": record.digest,
+            "transform": record.transform.model_dump(mode="json"),
+            "pooling": record.pooling,
+            "dtype": record.dtype,
+            "gradients": gradient_precision(config, encoder),
+            "device": getattr(encoder, "device", config.device),
+            "images": self._digests[seed],
+            "settings": json.loads(json.dumps(self._settings.key(number))),
+            "seed": seed,
+            "images at once": at_once(encoder, config.batch_size, gradients=True),
+            **plugin_key(encoder, self._images),
+        }
+
+
+def _write(folder: Path, result: SearchResult) -> None:
+    save_file({"values": result.variant.values}, folder / "values.safetensors")
+    names = [entry.name for entry in fields(result.variant) if entry.name != "values"]
+    described = {
+        "trigger": {name: getattr(result.variant, name) for name in names},
+        "budget": result.budget,
+        "steps": result.steps,
+        "effect": asdict(result.effect),
+        "draws": result.draws,
+        "held_out": result.held_out,
+    }
+    (folder / "found.json").write_text(json.dumps(described))
+
+
+def _read(folder: Path) -> SearchResult:
+    values = load_file(folder / "values.safetensors")["values"]
+    entry = json.loads((folder / "found.json").read_text())
+    return SearchResult(
+        _trigger(entry["trigger"], values),
+        entry["budget"],
+        entry["steps"],
+        Effect(**entry["effect"]),
+        tuple(entry["draws"]),
+        entry["held_out"],
+    )
+
+
+def _trigger(described: Mapping[str, Any], values: Tensor) -> SearchedTrigger:
+    # JSON has no tuples
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+    }
+    trigger: type[SearchedTrigger] = SEARCH_KINDS.load(given["kind"]).trigger
+    return trigger(values=values, **given)
