@@ -14,13 +14,14 @@ TAKEN = "pooling: "
 
 
 def taken(why: str, pooling: str) -> str:
-    """Return the note that says what was taken for the feature of an image.
+    """Return the note that says what was taken for the feature of an image, and how to choose where one can.
 
     Args:
         why: What the files say, or do not.
         pooling: What was taken.
     """
-    return f"{TAKEN}{why}, so the {pooling} is taken; --pooling mean or class chooses"
+    choice = "; --pooling mean or class chooses" if pooling == CLASS_TOKEN else ""
+    return f"{TAKEN}{why}, so the {pooling} is taken{choice}"
 
 
 def check_poolings(values: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from platodef_cli.errors import HubError, PlatodefError, UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError, decode
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.images.rows import Skipped, cell_bytes, digest, labelled_refs, row_id
+from platodef_cli.images.rows import Skipped, cell_bytes, digest, label_notes, labelled_refs, row_id
 
 FORM = "hf://datasets/org/name[@revision][:split]"
 HELD_OUT_FIRST = ("validation", "test", "train")
@@ -143,7 +143,9 @@ class DatasetsSource:
                 continue
             rows.append((row, digest(data), self._store(data), None if label is None else record[label]))
         found = [(row_id(row), sha) for row, sha, _, _ in rows]
-        self.classes, refs, kept = labelled_refs(found, [cell for *_, cell in rows], names, self.skipped)
+        cells = [cell for *_, cell in rows]
+        self.notes = label_notes(cells, "the data set")
+        self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped)
         self.refs: Sequence[ImageRef] = refs
         self._stored = [rows[position][2] for position in kept]
         if not refs:

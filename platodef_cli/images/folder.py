@@ -11,7 +11,7 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import MAX_BYTES, SUFFIXES, ImageError, decode
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.images.metadata import read_metadata
-from platodef_cli.images.rows import Skipped, digest, labelled_refs, subset
+from platodef_cli.images.rows import Skipped, digest, label_notes, labelled_refs, subset
 
 OUTSIDE = "it is a link to a folder outside the given one"
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation", "dev"})
@@ -51,6 +51,7 @@ class FolderSource:
         if table is not None:
             found = [(ref.id, ref.digest) for ref in map(self._ref, chosen) if ref is not None]
             cells = [table.get(name) for name, _ in found]
+            self.notes += label_notes(cells, self._root.name)
             self.classes, refs, _ = labelled_refs(found, cells, None, self.skipped)
             self.refs: Sequence[ImageRef] = refs
         else:

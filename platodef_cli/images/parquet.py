@@ -17,7 +17,7 @@ from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError, decode
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.images.rows import Skipped, cell_bytes, digest, labelled_refs, no_classes, row_id, subset
+from platodef_cli.images.rows import Skipped, cell_bytes, digest, label_notes, labelled_refs, row_id, subset
 
 MAX_GROUP_BYTES = 4 * 2**30
 
@@ -60,8 +60,7 @@ class ParquetSource:
         self.skipped: Skipped = []
         found, cells, rows = self._list(subset(metadata.num_rows, limit, seed))
         names = _class_names(schema, self._label)
-        reason = no_classes(cells)
-        self.notes = (f"{self._path.name}: {reason}; they are not used",) if reason else ()
+        self.notes = label_notes(cells, self._path.name)
         self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped)
         self.refs: Sequence[ImageRef] = refs
         self._rows = [rows[position] for position in kept]
@@ -185,6 +184,6 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None
     try:
         stored = json.loads((schema.metadata or {})[b"huggingface"])
         names = stored["info"]["features"][label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(map(str, names)) if isinstance(names, list) else None

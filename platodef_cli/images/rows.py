@@ -10,6 +10,8 @@ from platodef_cli.images.decode import ImageError
 from platodef_cli.images.interface import ImageRef
 
 Skipped = list[tuple[str, str]]
+_MOST_UNLABELLED = 0.05
+"""Share of images without a label up to which those are left out; past it the labels are."""
 
 
 def row_id(row: int) -> str:
@@ -105,13 +107,22 @@ def _plain(cell: Any) -> int | str | None:
 
 
 def no_classes(cells: Sequence[Any]) -> str:
-    """Return why label cells are no classes (numbers with fractions, lists), or nothing where they are."""
+    """Return why label cells are not used (fractions, lists, many missing), or nothing where they are."""
     for cell in cells:
         if isinstance(cell, float) and cell == cell and not cell.is_integer():
             return f"its labels are numbers such as {cell:g}, not classes"
         if isinstance(cell, list | dict | tuple) or hasattr(cell, "tolist"):
             return "its labels are lists, not one class per image"
+    lacking = sum(_plain(cell) is None for cell in cells)
+    if _MOST_UNLABELLED * len(cells) < lacking < len(cells):
+        return f"{lacking} of its {len(cells)} labels are missing"
     return ""
+
+
+def label_notes(cells: Sequence[Any], where: str) -> tuple[str, ...]:
+    """Return what the user should know about label cells: why they are not used, where they are not."""
+    reason = no_classes(cells)
+    return (f"{where}: {reason}; they are not used",) if reason else ()
 
 
 def labelled_refs(
@@ -119,8 +130,8 @@ def labelled_refs(
 ) -> tuple[tuple[str, ...] | None, list[ImageRef], list[int]]:
     """Return classes, references and the kept positions of ``found`` (id, digest) pairs.
 
-    Where some images have a label, those without one are skipped: an audit either uses labels for all
-    images or for none. Labels that are no classes are left aside, see :func:`no_classes`.
+    Where nearly all images have a label, those without one are skipped: an audit either uses labels for all
+    images or for none. Labels that are no classes, or often missing, are left aside, see :func:`no_classes`.
     """
     if no_classes(cells):
         cells = [None] * len(cells)
@@ -128,7 +139,7 @@ def labelled_refs(
     refs, kept = [], []
     for position, ((name, sha), label) in enumerate(zip(found, labels, strict=True)):
         if classes is not None and label is None:
-            skipped.append((name, "it has no label, unlike others"))
+            skipped.append((name, "it has no label, unlike others; --no-labels uses it"))
             continue
         refs.append(ImageRef(name, sha, label))
         kept.append(position)

@@ -14,7 +14,7 @@ from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import MAX_BYTES, SUFFIXES, ImageError, decode
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.images.rows import Skipped, digest, labelled_refs, subset
+from platodef_cli.images.rows import Skipped, digest, label_notes, labelled_refs, subset
 
 _MOST_MEMBERS = 2_000_000
 _MOST_LABEL_BYTES = 64 * 1024
@@ -63,6 +63,7 @@ class TarSource:
                 continue
             cells.append(self._label(name, sides, columns) if columns.labels else None)
             kept.append((start, size))
+        self.notes = label_notes(cells, self._path.name)
         self.classes, refs, positions = labelled_refs(found, cells, None, self.skipped)
         self.refs: Sequence[ImageRef] = refs
         self._places = [kept[position] for position in positions]

@@ -13,6 +13,7 @@ CONFIGURATIONS = ("config.json", "open_clip_config.json", "preprocessor_config.j
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".msgpack", ".h5")
 _PARTIAL = (".incomplete", ".crdownload", ".part", ".partial", ".aria2", ".download", ".tmp")
 """How the names of unfinished downloads end: of huggingface_hub, browsers, wget and aria2."""
+_VARIANT = re.compile(r"\.[\w-]+\.safetensors$", re.ASCII)
 SHARD = re.compile(r"^[\w-][\w.-]*\.safetensors$", re.ASCII)
 
 
@@ -96,6 +97,13 @@ def _nothing(names: Collection[str], where: str, configured: bool, broken: str) 
         return RefusedError(
             f"{where}: its weights are only in {', '.join(unsafe[:3])}, a format that can run code; "
             "ask the authors for safetensors"
+        )
+    variants = sorted(name for name in names if _VARIANT.search(name))
+    if configured and variants:
+        return UsageError(
+            f"{where}: has a configuration but no model.safetensors; loaders take {variants[0]} only where "
+            "they are told so (variant=...); copy the folder with that file as model.safetensors, and "
+            "give the copy"
         )
     if configured:
         return UsageError(f"{where}: has a configuration but no model.safetensors; get the weights too")

@@ -107,6 +107,11 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
         ({"config.json": None}, UsageError, "holds no model"),
         ({"config.json": {"hello": 1}}, UsageError, "holds no model"),
         ({"model.safetensors": None}, UsageError, "no model.safetensors; get the weights"),
+        (
+            {"model.safetensors": None, "model.fp16.safetensors": WEIGHTS},
+            UsageError,
+            r"take model\.fp16\.safetensors only where they are told so .* as model\.safetensors, and give",
+        ),
         ({"model.safetensors": None, "pytorch_model.bin": ZIP}, RefusedError, "only in pytorch_model.bin"),
         ({"config.json": None, "model.safetensors": None, "x.pt": ZIP}, RefusedError, "only in x.pt"),
         ({"model.safetensors": PICKLE}, RefusedError, "is a pickle, not safetensors"),
@@ -225,7 +230,11 @@ def test_pixel_budgets_of_qwen2_vl_are_accepted(tmp_path: Path) -> None:
         "image_processor_type": "Qwen2VLImageProcessor",
         "size": {"shortest_edge": 3136, "longest_edge": 10**7},
     }
-    files = {"config.json": {"model_type": "qwen2_vl"}, "processor_config.json": {"image_processor": inner}}
+    video = {"video_processor_type": "Qwen2VLVideoProcessor", "size": {"longest_edge": 602_112}}
+    files = {
+        "config.json": {"model_type": "qwen2_vl"},
+        "processor_config.json": {"image_processor": inner, "video_processor": video},
+    }
     assert "processor_config.json" in [f.path for f in preflight(folder(tmp_path / "model", files)).files]
 
 
@@ -250,6 +259,7 @@ def test_pixel_budgets_of_qwen2_vl_are_accepted(tmp_path: Path) -> None:
             r"vision_config\.intermediate_size",
         ),
         ({**TRANSFORMERS, "vocab_size": 2**33}, "vocab_size"),
+        ({**TRANSFORMERS, "num_labels": 2 * 10**9}, "num_labels"),
     ],
 )
 def test_numbers_out_of_bounds(config: dict[str, Any], key: str, tmp_path: Path) -> None:

@@ -64,6 +64,12 @@ def test_small_row_groups_in_any_order(tmp_path):
         assert list(source.open(index).tobytes()) == list(whole.open(index).tobytes())
 
 
+def test_metadata_too_deep_to_read_is_none(tmp_path):
+    table = pa.table({"image": pa.array(cells(2), STRUCT), "label": pa.array([0, 1])})
+    pq.write_table(table.replace_schema_metadata({b"huggingface": b"[" * 100_000}), tmp_path / "x.parquet")
+    assert ParquetSource(tmp_path / "x.parquet").classes == ("0", "1")
+
+
 def test_string_labels(tmp_path):
     source = ParquetSource(write(tmp_path / "x.parquet", cells(3), ["dog", "ant", "dog"]))
     assert source.classes == ("ant", "dog")
@@ -71,10 +77,15 @@ def test_string_labels(tmp_path):
 
 
 def test_rows_without_a_label_are_skipped_only_where_others_have_one(tmp_path):
-    some = ParquetSource(write(tmp_path / "x.parquet", cells(3), [0, None, 1]))
-    assert [ref.id for ref in some.refs] == ["row-000000", "row-000002"]
+    some = ParquetSource(write(tmp_path / "x.parquet", cells(20), [0, None, *[1] * 18]))
+    assert [ref.id for ref in some.refs][:2] == ["row-000000", "row-000002"]
+    assert len(some.refs) == 19
+    assert some.notes == ()
     assert some.open(1).tobytes() == ParquetSource(tmp_path / "x.parquet").open(1).tobytes()
-    assert some.skipped == [("row-000001", "it has no label, unlike others")]
+    assert some.skipped == [("row-000001", "it has no label, unlike others; --no-labels uses it")]
+    many = ParquetSource(write(tmp_path / "z.parquet", cells(3), [0, None, 1]))
+    assert (len(many.refs), many.classes, many.skipped) == (3, None, [])
+    assert many.notes == ("z.parquet: 1 of its 3 labels are missing; they are not used",)
     none = ParquetSource(write(tmp_path / "y.parquet", cells(3), [-1, -1, -1]))
     assert none.classes is None
     assert len(none.refs) == 3
