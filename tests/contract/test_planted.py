@@ -21,9 +21,9 @@ BUDGETS = {
 LARGE = PlantingBudget(8192, 8, 300)
 QUICK = ("bad-encoder", "bad-clip")
 # Accuracy that the clean encoder may lose under a trigger. Measured on the 1200 test images: ctrl 0.01,
-# blto 0.01, composite 0.02, clip-backdoor 0.04, corrupt-encoder 0.09, ssl-backdoor 0.14, bad-clip 0.18, noisy-alignment
-# 0.19; other seeds of a patch at most 0.03 more. No bound for BadEncoder and DRUPE: their square hides a
-# tenth of the image, and 0.28 of the accuracy with it.
+# blto 0.01, composite 0.02, clip-backdoor 0.04, corrupt-encoder 0.09, ssl-backdoor 0.14, bad-clip 0.18,
+# noisy-alignment 0.19; other seeds of a patch at most 0.03 more. No bound for BadEncoder and DRUPE: their
+# square hides a tenth of the image, and 0.28 of the accuracy with it.
 LOSS = {
     "ctrl": 0.04,
     "blto": 0.08,
