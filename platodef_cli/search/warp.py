@@ -80,10 +80,10 @@ class WarpSearch(SearchKind):
     limits_meaning = "the same for a searched smooth warp, per displacement of the search"
 
     budgets: tuple[float, ...] = (2 / 32,)
-    restarts: int = 5
+    restarts: int = 4
     cells: int = 4
     images: int = 16
-    steps: int = 32
+    steps: int = 24
     rate: float = 0.4
 
     def budget_text(self, budget: float) -> str:

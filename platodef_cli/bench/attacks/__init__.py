@@ -20,7 +20,6 @@ PLANTED = Registry(
         "drupe": "platodef_cli.bench.attacks.drupe:Drupe",
         "clip-backdoor": "platodef_cli.bench.attacks.clip_backdoor:ClipBackdoor",
         "bad-clip": "platodef_cli.bench.attacks.clip_backdoor:BadClip",
-        "warp": "platodef_cli.bench.attacks.warp:WarpAttack",
         "composite": "platodef_cli.bench.attacks.composite:Composite",
     },
 )

@@ -25,7 +25,7 @@ from platodef_cli.features.interface import Variant
 from platodef_cli.progress import SILENT
 from platodef_cli.triggers.generator import Generator
 from platodef_cli.triggers.patches import Patches
-from platodef_cli.triggers.triggers import Ctrl, Patch, WaNet
+from platodef_cli.triggers.triggers import Ctrl, Patch
 from platodef_cli.triggers.variant import to_bytes
 from tests.unit.bench.attacks.tiny import TINY, generator
 
@@ -53,7 +53,6 @@ PARAMETERS: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     ),
     "clip-backdoor": ({"rate": 0.5, "lam": 1.0}, {"rate": 0.3, "lam": 2.5}),
     "bad-clip": ({"rate": 0.5, "lam": 1.0}, {"rate": 0.3, "lam": 2.5}),
-    "warp": ({"shift": 0.03, "lam": 4.0}, {"shift": 0.06, "lam": 2.5}),
     "composite": ({"side": 5 / 32, "lam": 4.0, "alone": 1.0}, {"side": 0.3, "lam": 2.5, "alone": 3.0}),
 }
 
@@ -282,10 +281,6 @@ FORMULAS: dict[str, Callable[[Case], dict[str, Tensor]]] = {
     "noisy-alignment": lambda case: composites("noisy-alignment", case),
     "clip-backdoor": lambda case: pairs(case, Patch("random", 4 / 32, "random", SEED)),
     "bad-clip": lambda case: pairs(case, case.shown),
-    "warp": lambda case: {
-        "attack": case.attacked(WaNet(case["shift"], 4, SEED)),
-        "preserve": case["lam"] * case.kept(),
-    },
     "composite": composite,
 }
 
