@@ -29,7 +29,7 @@ _TIMM = """
 Any of the {count} architectures of `timm.list_models()` that takes three channels: the network without
 its classifier, pooled as `global_pool` of the folder or the architecture itself says (average, class
 token, attention pooling). Where a folder asks for no pooling (`global_pool: ""`), that is the class
-token, else the mean of the patches, and the report notes it.
+token, else the mean of the patches, with a warning; `--pooling` chooses.
 """
 _OPEN_CLIP = """
 The {count} configurations of `open_clip.list_models()`: `encode_image`, not normalised (CoCa's is). Where
