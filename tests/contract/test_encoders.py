@@ -71,7 +71,7 @@ CASES: dict[str, Callable[[Path], make.Reference]] = {
     },
     **{
         f"transformers-{kind}": lambda folder, kind=kind: make.transformers_model(folder, kind)
-        for kind in FAMILIES.keys() - towers.MAKERS.keys()
+        for kind in sorted(FAMILIES.keys() - towers.MAKERS.keys())
     },
     **{
         f"transformers-{kind}": lambda folder, kind=kind: towers.tower_model(folder, kind)

@@ -17,14 +17,15 @@ def is_indicator(reason: Reason) -> bool:
 def decide(reasons: Sequence[Reason], policy: Policy) -> tuple[Outcome, int, str]:
     """Return outcome, exit code and the last line on stderr.
 
-    An indicator whose interval straddles its limit matters only where no other one decides. Evidence
-    that cannot carry a verdict makes it inconclusive (the precedence of the exit codes: 4, 1, 0).
-    Reasons that are waived, or known from the baseline, do not decide.
+    An indicator whose interval straddles its limit matters only where no other one decides. So does a
+    reference that may hide a change: it can only make the suspect look better. Evidence that cannot carry
+    a verdict makes it inconclusive (the precedence of the exit codes: 4, 1, 0). Reasons that are waived,
+    or known from the baseline, do not decide.
     """
     deciding = [reason for reason in reasons if reason.decides]
     undecided = [reason for reason in deciding if reason.outcome == "inconclusive"]
     # "battery" and "search" themselves are undecided where nothing was measured: thin evidence
-    unsure = [r for r in undecided if is_indicator(r) and r.id not in _INDICATORS]
+    unsure = [r for r in undecided if (is_indicator(r) and r.id not in _INDICATORS) or r.id == "reference"]
     general = [reason for reason in undecided if reason not in unsure]
     failed = [reason for reason in deciding if reason.outcome == "fail"]
     outcome: Outcome = "pass"

@@ -68,7 +68,7 @@ def judge_indicators(
     Raises:
         UsageError: The limits do not fit the searches.
     """
-    scored, about_search = judge_search(searches, policy, sample)
+    scored, about_search = judge_search(searches, policy)
     battery, about_battery = judge_battery(triggers, policy, deciding, sample)
     about_references = judge_references(battery, scored, policy)
     return Indicators(

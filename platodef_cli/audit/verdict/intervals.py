@@ -173,19 +173,21 @@ class Comparison:
     needed: int | None = None
 
 
-def compare(questions: Sequence[tuple[str, Estimate, float]], sample: SampleSize) -> Comparison:
+def compare(questions: Sequence[tuple[str, Estimate, float]], sample: SampleSize | None) -> Comparison:
     """Return whether every number reaches its limit.
 
     Args:
         questions: What was measured, in words; the number; its limit.
-        sample: How many images there were.
+        sample: How many images there were; None where more of them would not make the intervals shorter.
     """
     answers = [measured.reaches(limit) for _, measured, limit in questions]
     answer = all_of(answers)
     if answer != "unsure":
         return Comparison(answer)
     undecided = [entry for entry, given in zip(questions, answers, strict=True) if given == "unsure"]
-    needed, advice = sample.more([(measured, limit) for _, measured, limit in undecided])
+    needed, advice = None, ""
+    if sample is not None:
+        needed, advice = sample.more([(measured, limit) for _, measured, limit in undecided])
     straddling = ", ".join(f"{name} {m.format()} straddles {limit:.2f}" for name, m, limit in undecided)
     return Comparison(answer, straddling + advice, needed)
 

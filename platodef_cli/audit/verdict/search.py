@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
+from platodef_cli.audit.verdict.intervals import Estimate, compare
 from platodef_cli.errors import UsageError
 from platodef_cli.records import Finding, Interval, Reason, SearchRecord
 
@@ -16,7 +16,7 @@ def search_key(record: SearchRecord) -> SearchKey:
 
 
 def judge_search(
-    searches: Sequence[SearchRecord], policy: Policy, sample: SampleSize
+    searches: Sequence[SearchRecord], policy: Policy
 ) -> tuple[tuple[SearchRecord, ...], list[Reason]]:
     """Return the searches with their scores, and a reason per budget that is over its limit or undecided.
 
@@ -32,9 +32,7 @@ def judge_search(
     )
     suspects = [record for record in scored if record.role == "suspect"]
     reasons = [
-        reason
-        for record in suspects
-        if (reason := _judge(record, scored, limits, policy, sample)) is not None
+        reason for record in suspects if (reason := _judge(record, scored, limits, policy)) is not None
     ]
     if not suspects:
         reasons.append(
@@ -81,7 +79,6 @@ def _judge(
     searches: Sequence[SearchRecord],
     limits: Mapping[SearchKey, float],
     policy: Policy,
-    sample: SampleSize,
 ) -> Reason | None:
     """Return why a search accuses the suspect, or cannot be decided; None if it is cleared."""
     limit = limits[search_key(record)]
@@ -106,7 +103,8 @@ def _judge(
             subject=record.budget,
             interval=score.interval,
         )
-    comparison = compare(questions, sample)
+    # the randomness of the search is part of the intervals, and no number of images takes it out
+    comparison = compare(questions, None)
     control = record.collapse - (distance.value or 0.0)
     if comparison.answer == "no" and collapse.reaches(limit) != "no" and 1 - control < policy.search_gap:
         return Reason(

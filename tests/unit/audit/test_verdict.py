@@ -162,19 +162,19 @@ def test_triggers_under_which_nothing_could_stand_out_are_named_and_not_passed()
 
 
 def test_a_search_that_fools_references_as_well_was_no_examination() -> None:
-    _, (reason,) = judge_search([searched(0.995), searched(0.85, "control", "r")], POLICY, SAMPLE)
+    _, (reason,) = judge_search([searched(0.995), searched(0.85, "control", "r")], POLICY)
     assert reason.outcome == "inconclusive"
     assert reason.message.startswith("not examined: ")
-    _, (reason,) = judge_search([searched(0.5), searched(0.85, "control", "r")], POLICY, SAMPLE)
+    _, (reason,) = judge_search([searched(0.5), searched(0.85, "control", "r")], POLICY)
     assert reason.outcome == "pass"
 
 
 def test_searches_without_controls_are_judged_as_far_as_that_goes() -> None:
     low = searched(0.3).model_copy(update={"interval": Interval(low=0.2, high=0.4)})
-    scored, (reason,) = judge_search([low], POLICY, SAMPLE)
+    scored, (reason,) = judge_search([low], POLICY)
     assert (reason.outcome, scored[0].score) == ("pass", pytest.approx(0.3 / 0.6))
     assert need_controls([low], POLICY) == []
-    _, (reason,) = judge_search([low], Policy(patch_collapse=(0.35, 0.9)), SAMPLE)
+    _, (reason,) = judge_search([low], Policy(patch_collapse=(0.35, 0.9)))
     assert reason.outcome == "inconclusive"
     assert "--search-controls all" in reason.message
     assert need_controls(
@@ -215,12 +215,12 @@ def test_a_control_that_collapses_as_much_clears_a_trigger() -> None:
 
 def test_search_accuses_from_a_score_of_one_on() -> None:
     control = searched(0.2, "control", "r")
-    scored, (accused,) = judge_search([searched(0.9), control], POLICY, SAMPLE)
+    scored, (accused,) = judge_search([searched(0.9), control], POLICY)
     assert accused.outcome == "fail"
     assert "0.90" in accused.message
     assert "0.20" in accused.message
     assert scored[0].score == pytest.approx(min(0.9 / 0.6, 0.7 / 0.2))
-    _, (cleared,) = judge_search([searched(0.3), control], POLICY, SAMPLE)
+    _, (cleared,) = judge_search([searched(0.3), control], POLICY)
     assert cleared.outcome == "pass"
 
 
@@ -289,6 +289,15 @@ def test_a_reference_that_a_search_collapses_is_named() -> None:
     assert "audit it on its own" in reason.message
     both = [searched(0.5, "control", name) for name in ("one", "two")]
     assert judge_references([], [searched(0.97), *both], POLICY) == []
+
+
+def test_a_reference_that_may_hide_a_change_hides_no_other_failure() -> None:
+    hiding = Reason(id="reference", outcome="inconclusive", message="reference 'bad' ...", subject="bad")
+    failed = Reason(id="search-patch", outcome="fail", message="a search found a patch")
+    assert decide([hiding], POLICY)[0] == "inconclusive"
+    assert decide([failed, hiding], POLICY)[:2] == ("fail", 1)
+    thin = Reason(id="matched", outcome="inconclusive", message="references cannot judge this")
+    assert decide([failed, hiding, thin], POLICY)[0] == "inconclusive"
 
 
 @pytest.mark.parametrize(
