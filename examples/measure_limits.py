@@ -172,7 +172,15 @@ def main() -> None:
         print(f"| {name} | {backdoor} | {values} |")
     if len(seeds) > 1:
         print_spread(rows, config)
-    print(json.dumps({"seed": seed, "images": arguments.images, "config": config.key()}))
+    print(
+        json.dumps(
+            {
+                "seed": seed,
+                "images": arguments.images,
+                "config": [config.key(n) for n in range(len(config.searches()))],
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

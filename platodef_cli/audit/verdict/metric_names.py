@@ -227,9 +227,7 @@ METRICS: dict[str, NamedMetric] = {
     ),
     "cknna": NamedMetric("largest CKNNA of the suspect with a reference", _cknna, "the alignment"),
     "alignment-share": NamedMetric(
-        "largest CKNNA of the suspect with a reference over that of two references",
-        _alignment_share,
-        "two references",
+        "CKNNA with a reference over that of two references", _alignment_share, "two references"
     ),
     "skipped-share": NamedMetric(
         "share of images that could not be used",

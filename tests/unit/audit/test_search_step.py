@@ -127,11 +127,11 @@ def test_references_are_searched_where_the_suspect_reaches_its_limit(monkeypatch
     assert [record.gap for record in records] == [None] * 7
     # alone it has all threads, and in the end what it had
     assert [how["threads"] for how in inputs.suspect.tuned] == [4, torch.get_num_threads()]
-    high = LOW | {"suspect": [0.1, 0.99, 0.1, 0.7, 0.1, 0.1, 0.1]}
+    high = LOW | {"suspect": [0.1, 0.99, 0.1, 0.8, 0.1, 0.1, 0.1]}
     computed, results, _ = run(monkeypatch, high)
     assert sorted(computed[7:]) == [("other", 1), ("other", 3), ("reference", 1), ("reference", 3)]
     gaps = [record.gap for record in searching.search_records(results, "suspect") if record.role == "suspect"]
-    assert [gap and round(gap.value, 2) for gap in gaps] == [None, 0.69, None, 0.4, None, None, None]
+    assert [gap and round(gap.value, 2) for gap in gaps] == [None, 0.69, None, 0.5, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -354,8 +354,9 @@ def test_what_a_reference_hides_decides_even_if_it_reacts_to_more() -> None:
     assert reason.outcome == "inconclusive"
 
 
-def test_a_named_reference_outweighs_a_pass_and_a_failure() -> None:
+def test_a_named_reference_outweighs_a_pass_and_no_failure() -> None:
     bad = judge_references([], [searched(0.95, "control", "bad"), searched(0.1, "control", "good")], POLICY)
-    for outcome in ("pass", "fail"):
-        other = Reason(id="battery-x", outcome=outcome, message="m")  # type: ignore[arg-type]
-        assert decide([other, *bad], POLICY)[:2] == ("inconclusive", 4)
+    passed = Reason(id="battery-x", outcome="pass", message="m")
+    assert decide([passed, *bad], POLICY)[:2] == ("inconclusive", 4)
+    # a reference can only make the suspect look better
+    assert decide([passed.model_copy(update={"outcome": "fail"}), *bad], POLICY)[:2] == ("fail", 1)

@@ -221,7 +221,7 @@ def test_the_share_is_one_for_a_peer_and_near_zero_for_a_random_encoder():
     rng = np.random.default_rng(0)
     peer, first, second = related(rng, 300, (0.5, 0.5, 0.5))
     share = alignment_share(peer, [first, second])
-    assert share.value == pytest.approx(1.0, abs=0.2)
+    assert share.value == pytest.approx(1.0, abs=0.4)
     assert share.interval.low > 0.7
     noise = torch.from_numpy(rng.normal(size=(300, 12))).float()
     share = alignment_share(noise, [first, second])
