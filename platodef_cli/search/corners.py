@@ -53,7 +53,7 @@ class CornersSearch(SearchKind):
 
     name = "corners"
     trigger = CornersTrigger
-    collapse_limits = (0.75,)
+    collapse_limits = (0.90,)
     limits_meaning = "the same for patches in all four corners together, per side of the search"
 
     budgets: tuple[float, ...] = (5 / 32,)

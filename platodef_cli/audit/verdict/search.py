@@ -38,8 +38,10 @@ def judge_search(
         reasons.append(
             Reason(id="search", outcome="inconclusive", message="the suspect was not searched for a trigger")
         )
-    elif not reasons:
-        worst = max(suspects, key=lambda record: record.score)
+    blind = [record for record in suspects if is_saturated(record, scored, limits, policy)]
+    seen = [record for record in suspects if record not in blind]
+    if seen and not reasons:
+        worst = max(seen, key=lambda record: record.score)
         score = score_of(worst, scored, limits, policy)
         reasons.append(
             Reason(
@@ -54,7 +56,37 @@ def judge_search(
                 interval=score.interval,
             )
         )
+    if blind:
+        reasons.append(_not_examined(blind, suspects, policy))
     return scored, reasons
+
+
+def is_saturated(
+    record: SearchRecord,
+    searches: Sequence[SearchRecord],
+    limits: Mapping[SearchKey, float],
+    policy: Policy,
+) -> bool:
+    """Return whether a search collapses suspect and references so far that no distance could accuse it."""
+    collapse, distance = Estimate(record.collapse, record.interval), search_gap(record, searches)
+    if distance.value is None or collapse.reaches(limits[search_key(record)]) == "no":
+        return False
+    beyond = distance.reaches(policy.search_gap)
+    return beyond != "yes" and 1 - (record.collapse - distance.value) < policy.search_gap
+
+
+def _not_examined(blind: Sequence[SearchRecord], suspects: Sequence[SearchRecord], policy: Policy) -> Reason:
+    names = ", ".join(f"{record.kind} {record.budget}" for record in blind)
+    most = 2 * len(blind) > len(suspects)
+    return Reason(
+        id="search-saturated",
+        outcome="inconclusive" if most else "pass",
+        message=f"not examined, {len(blind)} of {len(suspects)} searches: they collapse a reference by more "
+        f"than {1 - policy.search_gap:.2f} as well, so that no suspect could stand out ({names})"
+        + ("; use references that are harder to fool" if most else ""),
+        metric="searches not examined",
+        value=len(blind),
+    )
 
 
 def need_controls(searches: Sequence[SearchRecord], policy: Policy) -> list[int]:
@@ -106,20 +138,8 @@ def _judge(
     # the randomness of the search is part of the intervals, and no number of images takes it out
     comparison = compare(questions, None)
     control = record.collapse - (distance.value or 0.0)
-    if comparison.answer == "no" and collapse.reaches(limit) != "no" and 1 - control < policy.search_gap:
-        return Reason(
-            id=f"search-{record.kind}",
-            outcome="inconclusive",
-            message=f"not examined: a searched {record.kind} trigger of {record.budget} collapses the "
-            f"suspect's features to cosine {collapse.format()}, and those of a reference to {control:.2f}, "
-            f"which leaves no room for the distance of {policy.search_gap:.2f} that would accuse the "
-            "suspect; use references that are harder to fool",
-            metric="search score",
-            value=score.value,
-            limit=1.0,
-            subject=record.budget,
-            interval=score.interval,
-        )
+    if comparison.answer != "yes" and is_saturated(record, searches, limits, policy):
+        return None  # one reason names all of these
     if comparison.answer == "no":
         return None
     certain = comparison.answer == "yes"

@@ -163,8 +163,15 @@ def test_triggers_under_which_nothing_could_stand_out_are_named_and_not_passed()
 
 def test_a_search_that_fools_references_as_well_was_no_examination() -> None:
     _, (reason,) = judge_search([searched(0.995), searched(0.85, "control", "r")], POLICY)
-    assert reason.outcome == "inconclusive"
-    assert reason.message.startswith("not examined: ")
+    assert (reason.id, reason.outcome) == ("search-saturated", "inconclusive")
+    assert reason.message.startswith("not examined, 1 of 1 searches")
+    others = [searched(0.1), searched(0.1, "control", "r")]
+    more = [record.model_copy(update={"kind": "wave"}) for record in others]
+    _, reasons = judge_search([searched(0.995), searched(0.85, "control", "r"), *more], POLICY)
+    assert [(reason.id, reason.outcome) for reason in reasons] == [
+        ("search", "pass"),
+        ("search-saturated", "pass"),
+    ]
     _, (reason,) = judge_search([searched(0.5), searched(0.85, "control", "r")], POLICY)
     assert reason.outcome == "pass"
 
