@@ -19,9 +19,10 @@ def judge_battery(
     it, over the limit, and over what any reference reaches, and over what any encoder reaches under other
     benign changes. *Shift*: the features move as far as those of another image, and farther than any
     reference's, as they do for a target that depends on the image. *Detection*: the deciding detector
-    tells clean from changed images. That holds for triggers and for benign changes alike, since an
-    attacker may use either. Each limit is compared with an interval: one that holds its limit leaves the
-    change undecided, unless another limit clears it.
+    tells clean from changed images. A benign change
+    accuses too, since an attacker may use it, but only by collapse and shift together: a strong blur takes
+    from some clean encoders more than from others. Each limit is compared with an interval: one that holds
+    its limit leaves the change undecided, unless another limit clears it.
 
     A trigger under which references or benign changes leave no room for the distance that is asked for was
     not examined; one more reason names these.
@@ -65,12 +66,13 @@ def _judge(
     auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
     seen = [("AUROC", auroc, policy.auroc)]
     forgets, moves = _collapse(probe, probes, policy), _shift(probe, policy)
-    found = [(_collapsed, compare((*forgets, *seen), sample))]
+    found = []
+    if probe.kind == "trigger":
+        found.append((_collapsed, compare((*forgets, *seen), sample)))
     if moves:
-        found += [
-            (_collapsed, compare((*forgets, *moves), sample)),
-            (_displaced, compare((*moves, *seen), sample)),
-        ]
+        found.append((_collapsed, compare((*forgets, *moves), sample)))
+    if moves and probe.kind == "trigger":
+        found.append((_displaced, compare((*moves, *seen), sample)))
     for answer in ("yes", "unsure"):
         for words, comparison in found:
             if comparison.answer == answer:

@@ -101,8 +101,9 @@ GAP = Interval(low=0.6, high=0.9)
 
 def test_a_benign_change_that_collapses_the_suspect_alone_accuses_it() -> None:
     trigger = probe(collapse=0.1).model_copy(update={"gap": Metric(name="gap", value=0.05, interval=GAP)})
+    moved = {"effect": Metric(name="shift", value=1.4), "shift_gap": Metric(name="gap", value=0.9)}
     blur = probe("control").model_copy(
-        update={"family": "blur", "gap": Metric(name="gap", value=0.8, interval=GAP)}
+        update={"family": "blur", "gap": Metric(name="gap", value=0.8, interval=GAP), **moved}
     )
     judged, (reason,) = judge_battery([trigger, blur], POLICY, "platonic", SAMPLE)
     assert (reason.id, reason.outcome, reason.subject) == ("battery-blur", "fail", "control-x")
@@ -112,7 +113,6 @@ def test_a_benign_change_that_collapses_the_suspect_alone_accuses_it() -> None:
     assert [entry.suspicious for entry in judged] == [False, True]
 
 
-@pytest.mark.parametrize("kind", ["trigger", "control"])
 @pytest.mark.parametrize(
     ("shift", "gap", "outcome"),
     [
@@ -124,14 +124,14 @@ def test_a_benign_change_that_collapses_the_suspect_alone_accuses_it() -> None:
     ],
 )
 def test_a_change_that_moves_the_suspect_to_other_images_accuses_it(
-    kind: str, shift: tuple[float, float], gap: tuple[float, float], outcome: str
+    shift: tuple[float, float], gap: tuple[float, float], outcome: str
 ) -> None:
     def metric(ends: tuple[float, float]) -> Metric:
         return Metric(name="m", value=sum(ends) / 2, interval=Interval(low=ends[0], high=ends[1]))
 
     fields = {"effect": metric(shift), "shift_gap": metric(gap), "control_shift": {"ref": 0.7}}
     none = Metric(name="gap", value=0.0, interval=Interval(low=-0.1, high=0.1))
-    case = probe(kind, collapse=0.1).model_copy(update={**fields, "gap": none})
+    case = probe(collapse=0.1).model_copy(update={**fields, "gap": none})
     other = probe(collapse=0.1)
     _, reasons = judge_battery([other, case], POLICY, "platonic", SAMPLE)
     assert [reason.outcome for reason in reasons] == [outcome]
@@ -145,6 +145,11 @@ def test_a_change_that_moves_the_suspect_to_other_images_accuses_it(
     both = unseen.model_copy(update={"collapse": high, "gap": high})
     _, reasons = judge_battery([other, both], POLICY, "platonic", SAMPLE)
     assert [reason.outcome for reason in reasons] == [outcome]
+    # a harmless change needs these two, whatever the detector sees
+    for probed, expected in ((both, outcome), (case, "pass")):
+        harmless = probed.model_copy(update={"kind": "control", "auroc": case.auroc})
+        _, reasons = judge_battery([other, harmless], POLICY, "platonic", SAMPLE)
+        assert [reason.outcome for reason in reasons] == [expected]
 
 
 def test_triggers_under_which_nothing_could_stand_out_are_named_and_not_passed() -> None:
