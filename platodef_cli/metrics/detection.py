@@ -262,12 +262,23 @@ def _delong(negative: Array, positive: Array, level: float) -> tuple[float, Inte
     below, above = placements(negative, positive)
     value = float(above.mean())
     variance = sum(float(part.var(ddof=1)) / len(part) if len(part) > 1 else 0.25 for part in (below, above))
+    return value, auroc_interval(value, variance, min(n, m), level)
+
+
+def auroc_interval(value: float, variance: float, size: int, level: float) -> Interval:
+    """Return the interval of an AUROC: symmetric on the logit scale, or exact where nothing varies.
+
+    Args:
+        value: The AUROC.
+        variance: Its estimated variance.
+        size: Of the smaller group.
+        level: Confidence level.
+    """
     if variance < 1e-15 or not 0 < value < 1:
-        size = min(n, m)
-        return value, exact_interval(value * size, size, level)
+        return exact_interval(value * size, size, level)
     half = float(ndtri((1 + level) / 2)) * variance**0.5 / (value * (1 - value))
     centre = float(logit(value))
-    return value, Interval(low=float(expit(centre - half)), high=float(expit(centre + half)), level=level)
+    return Interval(low=float(expit(centre - half)), high=float(expit(centre + half)), level=level)
 
 
 def exact_interval(k: float, n: int, level: float) -> Interval:

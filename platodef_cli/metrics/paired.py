@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, ndtri
 
-from platodef_cli.metrics.detection import Array, Scores, as_scores, exact_interval, placements
-from platodef_cli.records import Direction, Interval, Metric
+from platodef_cli.metrics.detection import Array, Scores, as_scores, auroc_interval, placements
+from platodef_cli.records import Direction, Metric
 
 
 @dataclass(frozen=True)
@@ -46,28 +45,18 @@ class PairedScores:
         )
         return cls(as_scores(clean, "clean"), rows[0], as_scores(changed, "changed"), rows[1])
 
-    def auroc(self) -> float:
-        """Return the AUROC of clean against changed; 0.5 where a group is empty."""
-        if not len(self.clean) or not len(self.changed):
-            return 0.5
-        return float(placements(self.clean, self.changed)[1].mean())
-
-    def contributions(self, images: NDArray[np.int64]) -> Array:
-        """Return what each of ``images`` (sorted, ``[k]``) contributes to the AUROC's error, ``[k]``.
-
-        The squares of the contributions add up to the variance.
-        """
+    def auroc(self) -> tuple[float, float]:
+        """Return the AUROC of clean against changed and its variance; no group is empty."""
         below, above = placements(self.clean, self.changed)
         value = float(above.mean())
-        total = np.zeros(len(images))
+        if min(len(below), len(above)) < 2:
+            return value, 0.25
+        images = np.union1d(self.clean_rows, self.changed_rows)
+        error = np.zeros(len(images))  # what every image contributes; the squares add up to the variance
         for part, rows in ((below, self.clean_rows), (above, self.changed_rows)):
-            few = len(part) / max(1, len(part) - 1)
-            total[np.searchsorted(images, rows)] += (part - value) / len(part) * few**0.5
-        return total
-
-    def images(self) -> NDArray[np.int64]:
-        """Return all images, sorted."""
-        return np.union1d(self.clean_rows, self.changed_rows)
+            few = len(part) / (len(part) - 1)
+            error[np.searchsorted(images, rows)] += (part - value) / len(part) * few**0.5
+        return value, float(np.square(error).sum())
 
 
 def paired_auroc_metric(
@@ -96,14 +85,8 @@ def paired_auroc_metric(
     n, m = len(scores.clean), len(scores.changed)
     value, interval = None, None
     if n and m:
-        value = scores.auroc()
-        variance = float(np.square(scores.contributions(scores.images())).sum()) if min(n, m) > 1 else 0.25
-        if variance < 1e-15 or not 0 < value < 1:
-            interval = exact_interval(value * min(n, m), min(n, m), level)
-        else:
-            half = float(ndtri((1 + level) / 2)) * variance**0.5 / (value * (1 - value))
-            ends = [float(expit(logit(value) + sign * half)) for sign in (-1, 1)]
-            interval = Interval(low=ends[0], high=ends[1], level=level)
+        value, variance = scores.auroc()
+        interval = auroc_interval(value, variance, min(n, m), level)
     return Metric(
         name=name,
         value=value,

@@ -285,7 +285,11 @@ def transformers_model(folder: Path, kind: str) -> Reference:
     """Save a model and its processor with ``save_pretrained`` and return the library's own pipeline."""
     if kind == "qwen2_vl":
         return _qwen2_vl(folder)
-    network, processor, pooled = MAKERS[kind]()
+    return saved(folder, *MAKERS[kind]())
+
+
+def saved(folder: Path, network: Any, processor: Any, pooled: Any) -> Reference:
+    """Give a network random weights, save it and its processor, and return the library's own pipeline."""
     network.eval()
     randomise(network)
     network.save_pretrained(folder)

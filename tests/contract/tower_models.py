@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from tests.contract.encoder_models import Reference, randomise
+from tests.contract.encoder_models import Reference, saved
 
 SIDE = 64
 VISION = {
@@ -169,14 +168,4 @@ SQUARES = {kind: 56 if kind.startswith("qwen2_5") else SIDE for kind in QWEN}
 def tower_model(folder: Path, kind: str) -> Reference:
     """Save a model and its processor with ``save_pretrained`` and return the library's own pipeline."""
     torch.manual_seed(4)
-    network, processor, pooled = MAKERS[kind](kind)
-    network.eval()
-    randomise(network)
-    network.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-    @torch.no_grad()
-    def features(images: list[Image.Image]) -> Tensor:
-        return pooled(network, processor(images=images, return_tensors="pt"))
-
-    return features
+    return saved(folder, *MAKERS[kind](kind))
