@@ -31,6 +31,11 @@ class ProbeRecord(Record):
     shift_gap: Metric | None = Field(
         None, description="shift minus the largest among the references (from 1.2)"
     )
+    detectable: Metric | None = Field(
+        None,
+        description="smallest share of images that an attack under this trigger must send to one place for "
+        "the audit's policy to accuse it with probability 0.9; no value where none is enough (from 1.2)",
+    )
     concentration: Metric | None = Field(None, description="largest share of one class (labels only)")
     concentration_class: str | None = None
     poisoned_accuracy: Metric | None = Field(None, description="PA without defence (labels only)")

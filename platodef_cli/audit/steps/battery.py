@@ -1,15 +1,18 @@
 """What the changes of a battery do to the suspect, and to the references."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.state import AuditState
+from platodef_cli.audit.steps.power import attacked, smallest_share
 from platodef_cli.audit.steps.samples import Features, Labelled
 from platodef_cli.audit.steps.scoring import CalibratedDefences
+from platodef_cli.audit.verdict.battery import would_accuse
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
 from platodef_cli.progress import SILENT, Progress
@@ -43,6 +46,32 @@ class _Collapses:
     reference_shift_draws: Tensor
     count: int
 
+    def of(self, suspect: CleanStatistics, clean: Tensor, changed: Tensor) -> "_Collapses":
+        """Return the same for another suspect with features ``[n, D]``; the references stay."""
+        return replace(
+            self,
+            own=effect(suspect, clean, changed),
+            draws=collapse_draws(suspect.standardise(changed)),
+            shifts=mean_draws(shifts_of(suspect, clean, changed)),
+        )
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a suspect under one change has to stand out from.
+
+    Attributes:
+        collapse: Largest collapse of references and controls, which counts as their own.
+        collapse_draws: The same, resampled, float64 ``[R]``.
+        shift: Largest mean shift of the references.
+        shift_draws: The same, resampled, float64 ``[R]``.
+    """
+
+    collapse: float
+    collapse_draws: Tensor
+    shift: float
+    shift_draws: Tensor
+
 
 def try_battery(state: AuditState) -> tuple[ProbeRecord, ...]:
     """Return what every known trigger and control does to the suspect and to the references."""
@@ -53,6 +82,7 @@ def try_battery(state: AuditState) -> tuple[ProbeRecord, ...]:
             state.statistics,
             state.defences,
             state.labelled,
+            state.config.limits,
             progress=state.recorder,
         )
     )
@@ -64,6 +94,7 @@ def try_changes(
     statistics: Mapping[str, CleanStatistics],
     defences: CalibratedDefences,
     labelled: Labelled | None,
+    policy: Policy,
     kind: Literal["found"] | None = None,
     progress: Progress = SILENT,
 ) -> list[ProbeRecord]:
@@ -80,8 +111,16 @@ def try_changes(
         controls = [entry for item, entry in zip(items, effects, strict=True) if item.kind == "control"]
         records = []
         for item, entry in zip(items, effects, strict=True):
-            gap = _gap(entry, [other for other in controls if other is not entry]) if kind is None else None
-            records.append(_record(item, entry, gap, features, defences, labelled, kind))
+            others = _surroundings(entry, [other for other in controls if other is not entry])
+            changed, rows = features.samples(None, item.variant.name)
+            record = _record(item, entry, others, changed, rows, defences, kind)
+            more = _with_labels(changed, rows, defences, labelled)
+            if record.kind == "trigger":
+                clean, _ = features.samples(tuple(rows.tolist()))
+                more["detectable"] = _power(
+                    item, entry, others, clean, changed, rows, statistics[features.suspect], defences, policy
+                )
+            records.append(record.model_copy(update=more))
             task.advance(note=item.variant.name)
     return records
 
@@ -89,13 +128,12 @@ def try_changes(
 def _record(
     item: BatteryItem,
     entry: _Collapses,
-    gap: Metric | None,
-    features: Features,
+    others: _Surroundings,
+    changed: FeatureTuples,
+    rows: Tensor,
     defences: CalibratedDefences,
-    labelled: Labelled | None,
-    kind: Literal["found"] | None,
+    kind: Literal["found"] | None = None,
 ) -> ProbeRecord:
-    changed, rows = features.samples(None, item.variant.name)
     scored = defences.score(changed)
     return ProbeRecord(
         name=item.variant.name,
@@ -106,12 +144,37 @@ def _record(
         flagged=scored.flagged,
         collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
         control_collapse=entry.references,
-        gap=gap,
+        gap=_gap(entry, others) if kind is None else None,
         effect=_shift(entry),
         control_shift=entry.reference_shifts,
-        shift_gap=_shift_gap(entry),
+        shift_gap=_shift_gap(entry, others),
         suspicious=False,
-        **_with_labels(changed, rows, defences, labelled),
+    )
+
+
+def _power(
+    item: BatteryItem,
+    entry: _Collapses,
+    others: _Surroundings,
+    clean: FeatureTuples,
+    changed: FeatureTuples,
+    rows: Tensor,
+    suspect: CleanStatistics,
+    defences: CalibratedDefences,
+    policy: Policy,
+) -> Metric:
+    """Return the weakest attack under a trigger that the rules would accuse."""
+
+    def found(share: float) -> bool:
+        hit = attacked(clean.source, changed, share)
+        probe = _record(item, entry.of(suspect, clean.source, hit.source), others, hit, rows, defences)
+        return would_accuse(probe, policy, defences.deciding)
+
+    return Metric(
+        name="smallest attack success that would be found",
+        value=smallest_share(found),
+        n_positive=len(rows),
+        unit="fraction",
     )
 
 
@@ -140,25 +203,34 @@ def _collapses(
     )
 
 
-def _gap(entry: _Collapses, controls: Sequence[_Collapses]) -> Metric:
-    """Return the collapse beyond what any reference, and any encoder under another benign change, reaches.
+def _surroundings(entry: _Collapses, controls: Sequence[_Collapses]) -> _Surroundings:
+    """Return what an attack under a change has to stand out from.
 
     A benign change that collapses the suspect and no reference may be its trigger, so that a control counts
     only as far as a reference collapses under it too.
     """
     shared = [min(control.own.collapse, max(control.references.values())) for control in controls]
-    others = max((*entry.references.values(), *shared), default=0.0)
     rows = torch.cat(
         [
             entry.reference_draws,
             *(torch.minimum(c.draws, c.reference_draws.amax(dim=0))[None] for c in controls),
         ]
     )
-    value = entry.own.collapse - others
+    return _Surroundings(
+        collapse=max((*entry.references.values(), *shared), default=0.0),
+        collapse_draws=rows.amax(dim=0),
+        shift=max(entry.reference_shifts.values(), default=0.0),
+        shift_draws=entry.reference_shift_draws.amax(dim=0),
+    )
+
+
+def _gap(entry: _Collapses, others: _Surroundings) -> Metric:
+    """Return the collapse beyond what any reference, and any encoder under another benign change, reaches."""
+    value = entry.own.collapse - others.collapse
     return Metric(
         name="collapse beyond references and controls",
         value=value,
-        interval=interval_of(entry.draws - rows.amax(dim=0), value),
+        interval=interval_of(entry.draws - others.collapse_draws, value),
         direction="higher is more suspicious",
         n_positive=entry.count,
         unit="cosine",
@@ -176,13 +248,13 @@ def _shift(entry: _Collapses) -> Metric:
     )
 
 
-def _shift_gap(entry: _Collapses) -> Metric:
+def _shift_gap(entry: _Collapses, others: _Surroundings) -> Metric:
     """Return how much farther than those of any reference."""
-    value = entry.own.shift - max(entry.reference_shifts.values(), default=0.0)
+    value = entry.own.shift - others.shift
     return Metric(
         name="shift beyond the references",
         value=value,
-        interval=interval_of(entry.shifts - entry.reference_shift_draws.amax(dim=0), value),
+        interval=interval_of(entry.shifts - others.shift_draws, value),
         direction="higher is more suspicious",
         n_positive=entry.count,
     )
