@@ -31,6 +31,15 @@ class ProbeRecord(Record):
     shift_gap: Metric | None = Field(
         None, description="shift minus the largest among the references (from 1.2)"
     )
+    lost: Metric | None = Field(
+        None, description="share of the clean variance that the suspect's features lose (from 1.2)"
+    )
+    control_lost: dict[str, float] = Field(
+        default_factory=dict, description="the same share for every reference (from 1.2)"
+    )
+    lost_gap: Metric | None = Field(
+        None, description="lost variance minus the largest among the references (from 1.2)"
+    )
     detectable: Metric | None = Field(
         None,
         description="smallest share of images that an attack under this trigger must send to one place for "

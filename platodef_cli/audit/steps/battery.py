@@ -17,7 +17,7 @@ from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import Metric, ProbeRecord
-from platodef_cli.search.resampling import collapse_draws, interval_of, mean_draws
+from platodef_cli.search.resampling import collapse_draws, interval_of, mean_draws, variance_draws
 from platodef_cli.search.statistics import CleanStatistics, Effect, effect, shifts_of
 from platodef_cli.triggers.battery import BatteryItem, battery
 
@@ -29,9 +29,12 @@ class _Collapses:
     Attributes:
         own: Effect on the suspect.
         draws: Resampled collapses of the suspect, float64 ``[R]``.
+        lost: Resampled shares of its variance that are lost, float64 ``[R]``.
         shifts: Resampled mean shifts of the suspect, float64 ``[R]``.
         references: Collapse of every reference.
         reference_draws: Their resampled collapses, ``[M, R]``.
+        reference_lost: Share of variance that every reference loses.
+        reference_lost_draws: Their resampled shares, ``[M, R]``.
         reference_shifts: Mean shift of every reference.
         reference_shift_draws: Their resampled mean shifts, ``[M, R]``.
         count: Number of images.
@@ -39,9 +42,12 @@ class _Collapses:
 
     own: Effect
     draws: Tensor
+    lost: Tensor
     shifts: Tensor
     references: dict[str, float]
     reference_draws: Tensor
+    reference_lost: dict[str, float]
+    reference_lost_draws: Tensor
     reference_shifts: dict[str, float]
     reference_shift_draws: Tensor
     count: int
@@ -52,6 +58,7 @@ class _Collapses:
             self,
             own=effect(suspect, clean, changed),
             draws=collapse_draws(suspect.standardise(changed)),
+            lost=_lost_draws(suspect, changed),
             shifts=mean_draws(shifts_of(suspect, clean, changed)),
         )
 
@@ -145,6 +152,9 @@ def _record(
         collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
         control_collapse=entry.references,
         gap=_gap(entry, others) if kind is None else None,
+        lost=_lost(entry),
+        control_lost=entry.reference_lost,
+        lost_gap=_lost_gap(entry),
         effect=_shift(entry),
         control_shift=entry.reference_shifts,
         shift_gap=_shift_gap(entry, others),
@@ -192,10 +202,15 @@ def _collapses(
     return _Collapses(
         own=effect(suspect, clean.source, changed.source),
         draws=collapse_draws(suspect.standardise(changed.source)),
+        lost=_lost_draws(suspect, changed.source),
         shifts=mean_draws(shifts_of(suspect, clean.source, changed.source)),
         references={name: found.collapse for name, found in effects.items()},
         reference_draws=torch.stack(
             [collapse_draws(statistics[name].standardise(changed.references[name])) for name in names]
+        ),
+        reference_lost={name: 1 - found.retained for name, found in effects.items()},
+        reference_lost_draws=torch.stack(
+            [_lost_draws(statistics[name], changed.references[name]) for name in names]
         ),
         reference_shifts={name: found.shift for name, found in effects.items()},
         reference_shift_draws=torch.stack([mean_draws(values) for values in shifts]),
@@ -234,6 +249,35 @@ def _gap(entry: _Collapses, others: _Surroundings) -> Metric:
         direction="higher is more suspicious",
         n_positive=entry.count,
         unit="cosine",
+    )
+
+
+def _lost_draws(statistics: CleanStatistics, changed: Tensor) -> Tensor:
+    return 1 - variance_draws(statistics.standardise(changed)) / statistics.variance
+
+
+def _lost(entry: _Collapses) -> Metric:
+    """Return the share of the clean variance of the suspect's features that is lost under a change."""
+    return Metric(
+        name="lost variance",
+        value=1 - entry.own.retained,
+        interval=interval_of(entry.lost, 1 - entry.own.retained),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
+        unit="fraction",
+    )
+
+
+def _lost_gap(entry: _Collapses) -> Metric:
+    """Return how much more of it than any reference loses."""
+    value = 1 - entry.own.retained - max(entry.reference_lost.values())
+    return Metric(
+        name="lost variance beyond the references",
+        value=value,
+        interval=interval_of(entry.lost - entry.reference_lost_draws.amax(dim=0), value),
+        direction="higher is more suspicious",
+        n_positive=entry.count,
+        unit="fraction",
     )
 
 

@@ -20,12 +20,12 @@ def judge_battery(
 
     A change is suspicious if it has two of three symptoms. *Collapse*: the suspect forgets the image under
     it, over the limit, and over what any reference reaches, and over what any encoder reaches under other
-    benign changes. *Shift*: the features move as far as those of another image, and farther than any
-    reference's, as they do for a target that depends on the image. *Detection*: the deciding detector
-    tells clean from changed images. A benign change
-    accuses too, since an attacker may use it, but only by collapse and shift together: a strong blur takes
-    from some clean encoders more than from others. Each limit is compared with an interval: one that holds
-    its limit leaves the change undecided, unless another limit clears it.
+    benign changes; or its features lose their variance, at whatever point they gather, the mean included.
+    *Shift*: the features move as far as those of another image, and farther than any reference's, as they do
+    for a target that depends on the image. *Detection*: the deciding detector tells clean from changed
+    images. A benign change accuses too, since an attacker may use it, but only by collapse and shift
+    together: a strong blur takes from some clean encoders more than from others. Each limit is compared with
+    an interval: one that holds its limit leaves the change undecided, unless another limit clears it.
 
     A trigger under which references or benign changes leave no room for the distance that is asked for was
     not examined; one more reason names these.
@@ -115,6 +115,9 @@ def _symptoms(
     seen = [("AUROC", _auroc(probe, detector), policy.auroc)]
     forgets, moves = _collapse(probe, probes, policy), _shift(probe, policy)
     pairs: list[tuple[Words, list[Question]]] = []
+    empties = _lost(probe, policy)
+    if empties and probe.kind == "trigger":
+        pairs.append((_emptied, [*empties, *seen]))
     if probe.kind == "trigger":
         pairs.append((_collapsed, [*forgets, *seen]))
     if moves:
@@ -132,6 +135,20 @@ def _collapse(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy)
     return [
         ("collapse", Estimate.of(probe.collapse, probed=True), policy.battery_collapse),
         ("collapse beyond references and controls", gap_of(probe, probes), policy.battery_gap),
+    ]
+
+
+def _lost(probe: ProbeRecord, policy: Policy) -> list[Question]:
+    """Return what is asked of the variance; nothing of reports that do not record it."""
+    if probe.lost is None or probe.lost_gap is None:
+        return []
+    return [
+        ("lost variance", Estimate.of(probe.lost, probed=True), policy.battery_lost),
+        (
+            "lost variance beyond the references",
+            Estimate.of(probe.lost_gap, probed=True),
+            policy.battery_lost_gap,
+        ),
     ]
 
 
@@ -157,6 +174,16 @@ def _collapsed(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool)
     return (
         f"{what} {probe.name!r} {found} the suspect's features to cosine {collapse:.2f} "
         f"(references and controls {others:.2f} at most){sent}"
+    )
+
+
+def _emptied(probe: ProbeRecord, probes: Sequence[ProbeRecord], certain: bool) -> str:
+    most = max(probe.control_lost.values(), default=0.0)
+    lost = 0.0 if probe.lost is None else probe.lost.value or 0.0
+    found = "takes" if certain else "may take"
+    return (
+        f"trigger {probe.name!r} {found} {lost:.0%} of the variance of the suspect's features (references "
+        f"{most:.0%} at most), as a target that is no image does"
     )
 
 

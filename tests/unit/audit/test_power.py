@@ -13,6 +13,7 @@ from platodef_cli.audit.verdict.battery import judge_battery
 from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.paired import PairedScores, paired_auroc_metric
+from platodef_cli.search.resampling import variance_draws
 from platodef_cli.search.statistics import CleanStatistics
 from platodef_cli.triggers.battery import BatteryItem
 
@@ -35,15 +36,17 @@ class World:
 
     def __init__(self, seed, strength=0.0):
         generator = torch.Generator().manual_seed(seed)
-        draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+
+        def draw(*shape):
+            return torch.randn(*shape, generator=generator)
+
         views = torch.Generator().manual_seed(0)
-        map_of = [torch.randn(DIMENSIONS, DIMENSIONS, generator=views) for _ in range(2)]
+        map_of = [torch.linalg.qr(torch.randn(DIMENSIONS, DIMENSIONS, generator=views)).Q for _ in range(2)]
         seen = draw(2 * IMAGES, DIMENSIONS)
-        clean = [seen @ m / DIMENSIONS**0.5 + 0.3 * draw(2 * IMAGES, DIMENSIONS) for m in map_of]
-        self.back = torch.linalg.pinv(map_of[1]) @ map_of[0]
+        clean = [seen @ m + 0.3 * draw(2 * IMAGES, DIMENSIONS) for m in map_of]
+        self.back = torch.linalg.lstsq(clean[1][IMAGES:], clean[0][IMAGES:]).solution
         self.statistics = {
-            name: CleanStatistics.of(features[IMAGES:])
-            for name, features in zip("sr", clean, strict=True)
+            name: CleanStatistics.of(features[IMAGES:]) for name, features in zip("sr", clean, strict=True)
         }
         source, reference = (features[:IMAGES] for features in clean)
         moved = [(1 - strength) * features + 8 * strength for features in (source, reference)]
@@ -87,7 +90,8 @@ def outcome(probe):
 
 def test_an_attack_of_the_stated_success_is_found_with_the_stated_probability():
     rate = World(1).probe().detectable.value
-    assert rate is not None and 0.5 < rate < 1
+    assert rate is not None
+    assert 0.5 < rate < 1
     generator = torch.Generator().manual_seed(7)
     found, missed = 0, 0
     for seed in range(40):
@@ -132,3 +136,26 @@ def test_images_of_a_weaker_attack_are_among_those_of_a_stronger_one():
     hit = [(source != changed.source).any(dim=1) for source in (weak, strong)]
     assert [int(rows.sum()) for rows in hit] == [6, 12]
     assert bool((hit[0] & ~hit[1]).sum() == 0)
+
+
+@pytest.mark.parametrize(("left", "found"), [(0.1, "fail"), (0.9, "pass")])
+def test_features_that_gather_at_their_mean_accuse_though_no_direction_is_common(left, found):
+    world = World(5)
+    changed = world.features["change"]
+    mean = world.statistics["s"].mean
+    world.features["change"] = FeatureTuples(mean + left * (changed.source - mean), changed.references)
+    probe = world.probe()
+    assert probe.collapse.value < 0.1
+    assert outcome(probe) == [found]
+
+
+@pytest.mark.parametrize("count", [50, 400])
+def test_the_interval_of_a_lost_variance_covers(count):
+    generator = torch.Generator().manual_seed(11)
+    scales = torch.linspace(0.5, 2, 16)
+    truth, covered = float(scales.square().sum()), 0
+    for _ in range(300):
+        draws = variance_draws(torch.randn(count, 16, generator=generator) * scales)
+        low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+        covered += low <= truth <= high
+    assert 0.90 <= covered / 300 <= 0.98
