@@ -135,6 +135,7 @@ def _measurements(
         alignment=others.alignment,
         accuracy=others.accuracy,
         found=found.evidence,
+        slices=others.slices,
         suspicious_images=others.suspicious_images,
         histograms=others.histograms,
         roc=others.roc,

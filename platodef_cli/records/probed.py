@@ -52,6 +52,22 @@ class ProbeRecord(Record):
     suspicious: bool = Field(description="crossed the limits of the policy")
 
 
+class SliceRecord(Record):
+    """A group of the clean test images, and how many of them raise the alarm (from 1.2)."""
+
+    space: Literal["suspect", "references"] = Field(description="in whose features its images lie together")
+    count: int = Field(description="number of its images")
+    flagged: Metric = Field(description="share of its images over the threshold of the deciding detector")
+    elsewhere: float = Field(description="the same share of all other images")
+    control_flagged: dict[str, float] = Field(
+        description="the share with each reference in the suspect's place, predicted by the others"
+    )
+    p_value: float = Field(description="of both tests: concentrated there, and more than any reference")
+    q_value: float = Field(description="adjusted for all groups (Benjamini and Yekutieli)")
+    departs: bool = Field(description="the adjusted p-value is 0.05 or less")
+    images: tuple[str, ...] = Field(description="ids of images in it that raise the alarm, eight at most")
+
+
 class SearchRecord(Record):
     """One trigger search on one encoder."""
 

@@ -19,12 +19,13 @@ from platodef_cli.records import (
     ProbeRecord,
     RocCurve,
     SearchRecord,
+    SliceRecord,
     SuspiciousImage,
     Threshold,
     Timing,
 )
 
-_DERIVED = ("trigger-", "search-", "reference-")
+_DERIVED = ("trigger-", "search-", "reference-", "slice-")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Measurements:
         accuracy: Linear-probe accuracies under the worst trigger.
         found: The best found trigger, as pictures; None where no search accuses the suspect.
         suspicious_images: Clean images with the highest scores.
+        slices: Groups of the given images.
         histograms: Of scores.
         roc: ROC curves.
         timing: The only part that differs between two runs with the same seed.
@@ -84,6 +86,7 @@ class Measurements:
     accuracy: tuple[ProbeAccuracy, ...]
     found: FoundTrigger | None
     suspicious_images: tuple[SuspiciousImage, ...]
+    slices: tuple[SliceRecord, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
     timing: Timing
