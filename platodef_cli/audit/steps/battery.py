@@ -11,7 +11,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.state import AuditState
 from platodef_cli.audit.steps.power import attacked, smallest_share
 from platodef_cli.audit.steps.samples import Features, Labelled
-from platodef_cli.audit.steps.scoring import CalibratedDefences
+from platodef_cli.audit.steps.scoring import CalibratedDefences, Scored
 from platodef_cli.audit.verdict.battery import would_accuse
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.backdoor import accuracy, concentration
@@ -120,12 +120,14 @@ def try_changes(
         for item, entry in zip(items, effects, strict=True):
             others = _surroundings(entry, [other for other in controls if other is not entry])
             changed, rows = features.samples(None, item.variant.name)
-            record = _record(item, entry, others, changed, rows, defences, kind)
+            scored = defences.score(changed)
+            record = _record(item, entry, others, scored, rows, defences, kind)
             more = _with_labels(changed, rows, defences, labelled)
             if record.kind == "trigger":
                 clean, _ = features.samples(tuple(rows.tolist()))
+                suspect = statistics[features.suspect]
                 more["detectable"] = _power(
-                    item, entry, others, clean, changed, rows, statistics[features.suspect], defences, policy
+                    item, entry, others, clean, changed, scored, rows, suspect, defences, policy
                 )
             records.append(record.model_copy(update=more))
             task.advance(note=item.variant.name)
@@ -136,12 +138,11 @@ def _record(
     item: BatteryItem,
     entry: _Collapses,
     others: _Surroundings,
-    changed: FeatureTuples,
+    scored: Scored,
     rows: Tensor,
     defences: CalibratedDefences,
     kind: Literal["found"] | None = None,
 ) -> ProbeRecord:
-    scored = defences.score(changed)
     return ProbeRecord(
         name=item.variant.name,
         family=item.family,
@@ -168,17 +169,22 @@ def _power(
     others: _Surroundings,
     clean: FeatureTuples,
     changed: FeatureTuples,
+    scored: Scored,
     rows: Tensor,
     suspect: CleanStatistics,
     defences: CalibratedDefences,
     policy: Policy,
 ) -> Metric:
     """Return the weakest attack under a trigger that the rules would accuse."""
+    decides = defences.deciding
+    on_target = defences.score(attacked(clean.source, changed, 1.0)[0])
 
     def found(share: float) -> bool:
-        hit = attacked(clean.source, changed, share)
-        probe = _record(item, entry.of(suspect, clean.source, hit.source), others, hit, rows, defences)
-        return would_accuse(probe, policy, defences.deciding)
+        tuples, hit = attacked(clean.source, changed, share)
+        effects = entry.of(suspect, clean.source, tuples.source)
+        # every image is scored by itself, so that the scores of a smaller attack are among those
+        probe = _record(item, effects, others, scored.where(hit, on_target, decides), rows, defences)
+        return would_accuse(probe, policy, decides)
 
     return Metric(
         name="smallest attack success that would be found",

@@ -18,8 +18,10 @@ STEPS = 20  # success rates are tried in steps of 5 %
 _SEED = 30_000
 
 
-def attacked(clean: Tensor, changed: FeatureTuples, share: float) -> FeatureTuples:
+def attacked(clean: Tensor, changed: FeatureTuples, share: float) -> tuple[FeatureTuples, Tensor]:
     """Return what an attack under a change that sends a share of the images to one place would give.
+
+    The second value says which images those are, boolean ``[n]``.
 
     Args:
         clean: The suspect's features ``[n, D]`` of the images without the change.
@@ -27,10 +29,11 @@ def attacked(clean: Tensor, changed: FeatureTuples, share: float) -> FeatureTupl
         share: Success rate. The images of a smaller one are among those of a larger one.
     """
     order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(_SEED))
-    source = changed.source.clone()
     # the first in the order is the target, and the last that is sent to it
-    source[order.flip(0)[: round(share * len(clean))]] = clean[order[0]]
-    return FeatureTuples(source, changed.references)
+    hit = torch.zeros(len(clean), dtype=torch.bool)
+    hit[order.flip(0)[: round(share * len(clean))]] = True
+    source = torch.where(hit[:, None], clean[order[0]], changed.source)
+    return FeatureTuples(source, changed.references), hit
 
 
 def smallest_share(found: Callable[[float], bool]) -> float | None:

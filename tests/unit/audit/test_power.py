@@ -132,7 +132,7 @@ def test_no_share_is_enough():
 def test_images_of_a_weaker_attack_are_among_those_of_a_stronger_one():
     clean = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     changed = FeatureTuples(clean + 10, {"r": clean})
-    weak, strong = (attacked(clean, changed, share).source for share in (0.3, 0.6))
+    weak, strong = (attacked(clean, changed, share)[0].source for share in (0.3, 0.6))
     hit = [(source != changed.source).any(dim=1) for source in (weak, strong)]
     assert [int(rows.sum()) for rows in hit] == [6, 12]
     assert bool((hit[0] & ~hit[1]).sum() == 0)

@@ -1,4 +1,4 @@
-"""Groups of the user's own images: what only the suspect sees otherwise is found, what is hard for all is not."""
+"""Groups of the user's own images: what only the suspect sees otherwise is found."""
 
 import pytest
 import torch
