@@ -1,14 +1,7 @@
 import pytest
 
-from platodef_cli.bench.zoo.recipe import (
-    RECIPES,
-    Embedded,
-    Plant,
-    Scratch,
-    expand,
-    known_attacks,
-    recipe,
-)
+from platodef_cli.bench.zoo.entries import Embedded, Plant, Scratch
+from platodef_cli.bench.zoo.recipe import RECIPES, expand, known_attacks, recipe
 from platodef_cli.errors import UnknownNameError
 
 NINE = {
