@@ -1,6 +1,6 @@
 """The battery: under which known changes the suspect forgets what it sees, or sees what no reference sees."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.intervals import Estimate, SampleSize, compare
@@ -8,6 +8,9 @@ from platodef_cli.records import Finding, ProbeRecord, Reason
 
 Question = tuple[str, Estimate, float]
 """What was measured, in words; the number; its limit."""
+
+Words = Callable[[ProbeRecord, Sequence[ProbeRecord], bool], str]
+"""Says what a change did, given all changes, and whether that is certain."""
 
 
 def judge_battery(
@@ -63,16 +66,10 @@ def _judge(
     """Return why a change accuses the suspect, or cannot be decided; None if it is cleared."""
     if probe.kind == "control" and probe.gap is None:
         return None  # in reports before version 1.2 benign changes were no tests
-    auroc = Estimate.of(probe.auroc.get(detector), "logit", probed=True)
-    seen = [("AUROC", auroc, policy.auroc)]
-    forgets, moves = _collapse(probe, probes, policy), _shift(probe, policy)
-    found = []
-    if probe.kind == "trigger":
-        found.append((_collapsed, compare((*forgets, *seen), sample)))
-    if moves:
-        found.append((_collapsed, compare((*forgets, *moves), sample)))
-    if moves and probe.kind == "trigger":
-        found.append((_displaced, compare((*moves, *seen), sample)))
+    auroc = _auroc(probe, detector)
+    found = [
+        (words, compare(questions, sample)) for words, questions in _symptoms(probe, probes, policy, detector)
+    ]
     for answer in ("yes", "unsure"):
         for words, comparison in found:
             if comparison.answer == answer:
@@ -95,6 +92,26 @@ def _judge(
                     needed=comparison.needed,
                 )
     return None
+
+
+def _symptoms(
+    probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str
+) -> list[tuple[Words, list[Question]]]:
+    """Return the pairs of symptoms that accuse, each with the words of a message and all its questions."""
+    seen = [("AUROC", _auroc(probe, detector), policy.auroc)]
+    forgets, moves = _collapse(probe, probes, policy), _shift(probe, policy)
+    pairs: list[tuple[Words, list[Question]]] = []
+    if probe.kind == "trigger":
+        pairs.append((_collapsed, [*forgets, *seen]))
+    if moves:
+        pairs.append((_collapsed, [*forgets, *moves]))
+    if moves and probe.kind == "trigger":
+        pairs.append((_displaced, [*moves, *seen]))
+    return pairs
+
+
+def _auroc(probe: ProbeRecord, detector: str) -> Estimate:
+    return Estimate.of(probe.auroc.get(detector), "logit", probed=True)
 
 
 def _collapse(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy) -> list[Question]:

@@ -8,6 +8,7 @@ from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
+    CalibrationSummary,
     EncoderRecord,
     Finding,
     FoundTrigger,
@@ -59,6 +60,7 @@ class Measurements:
         suspicious_images: Clean images with the highest scores.
         histograms: Of scores.
         roc: ROC curves.
+        calibration: What clean encoders do in such an audit; None of reports before version 2.0.
         timing: The only part that differs between two runs with the same seed.
     """
 
@@ -86,6 +88,7 @@ class Measurements:
     suspicious_images: tuple[SuspiciousImage, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
+    calibration: CalibrationSummary | None
     timing: Timing
 
     @classmethod
