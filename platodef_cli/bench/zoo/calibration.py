@@ -10,7 +10,7 @@ from platodef_cli.bench.zoo.entries import Derivative, Lineage, Plant, Recipe, V
 
 _BUDGET = PlantingBudget(images=4096, epochs=5, trigger_steps=100)
 
-# (architecture, objective, changes of lineages); a change that ends with digits is another random start
+# architecture, objective, changes of lineages
 _ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("resnet-narrow", "supervised", ("", "grey", "tint", "two-classes", "label-noise", "later", "pairing")),
     ("densenet", "supervised", ("", "grey", "noise", "five-classes", "coarse", "rare", "negative")),
@@ -85,15 +85,15 @@ _PLANTED: tuple[tuple[str, tuple[tuple[str, float], ...], tuple[str, str]], ...]
     ("ssl-backdoor", (), ("resnet-narrow-supervised", "densenet-supervised")),
     ("ctrl", (), ("convnext-narrow-supervised", "resnet-supervised")),
     ("composite", (), ("densenet-simclr", "resnet-narrow-supervised")),
-    ("drupe", (), ("resnet-narrow-simclr", "densenet-supervised")),
+    ("drupe", (), ("convnext-narrow-supervised", "densenet-supervised")),
     ("blto", (), ("resnet-supervised", "resnet-narrow-supervised")),
     ("bad-encoder", (), ("densenet-supervised", "convnext-narrow-supervised")),
     ("corrupt-encoder", (), ("resnet-narrow-supervised", "densenet-simclr")),
     ("noisy-alignment", (), ("convnext-narrow-supervised", "resnet-supervised")),
-    ("ssl-backdoor", (("side", 4 / 32),), ("vit-shallow-supervised", "convnext-narrow-supervised")),
-    ("ssl-backdoor", (("side", 10 / 32),), ("densenet-simclr", "resnet-narrow-simclr")),
+    ("ssl-backdoor", (("side", 4 / 32),), ("vit-shallow-supervised", "densenet-supervised")),
+    ("ssl-backdoor", (("side", 10 / 32),), ("densenet-simclr", "convnext-narrow-supervised")),
     ("ctrl", (("magnitude", 100.0),), ("resnet-narrow-simclr", "vit-shallow-supervised")),
-    ("blto", (("eps", 16.0),), ("densenet-supervised", "resnet-narrow-simclr")),
+    ("blto", (("eps", 16.0),), ("densenet-supervised", "resnet-narrow-supervised")),
     ("composite", (("side", 7 / 32),), ("resnet-supervised", "convnext-narrow-supervised")),
     ("bad-encoder", (("side", 4 / 32),), ("resnet-narrow-supervised", "densenet-simclr")),
 )
