@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import torch
 
+from platodef_cli.audit.calibration import shipped
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import open_inputs
 from platodef_cli.audit.partial_report import PartialReport
@@ -139,6 +140,7 @@ def _measurements(
         suspicious_images=others.suspicious_images,
         histograms=others.histograms,
         roc=others.roc,
+        calibration=shipped(),
         timing=_timing(state),
     )
 

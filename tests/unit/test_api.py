@@ -120,7 +120,7 @@ def test_preflight_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_reading_and_rendering(tmp_path: Path) -> None:
-    report = platodef_cli.read_report(GOLDEN / "report_v1.json")
+    report = platodef_cli.read_report(GOLDEN / "report_v2.json")
     path = tmp_path / "again.json"
     path.write_text(platodef_cli.render(report, "json"))
     assert platodef_cli.read_report(path) == report

@@ -68,6 +68,9 @@ class Policy:
     alignment_p: float = _key(0.05, "largest p-value of the CKNNA with the best reference, else inconclusive")
     min_test: int = _key(100, "fewest clean test images for an answer")
     min_calibration: int = _key(60, "fewest calibration images for an answer")
+    alpha: float = _key(
+        0.01, "share of clean encoders that may fail: a failure needs a p-value of this or less, once known"
+    )
     fail_if: tuple[str, ...] = _key((), "further rules, e.g. 'poisoned-accuracy < 0.5'")
 
     if TYPE_CHECKING:  # type checkers shall go on to see errors in the names of the fields
@@ -89,6 +92,7 @@ class Policy:
             alignment_p: float = ...,
             min_test: int = ...,
             min_calibration: int = ...,
+            alpha: float = ...,
             fail_if: tuple[str, ...] = ...,
             **search_limits: tuple[float, ...],
         ) -> None: ...
@@ -214,6 +218,8 @@ def _fill(policy: Policy, searches: Mapping[str, tuple[float, ...]], values: Map
     for name in own:
         # as the constructor of a frozen dataclass does it
         object.__setattr__(policy, name, searched if name == _SEARCH else keys[name])
+    if not 0 < policy.alpha < 1:
+        raise UsageError(f"policy {policy.name!r}: alpha is {policy.alpha}; give above 0 and below 1")
     # scores are collapse / limit and distance / gap
     for name, limits in (*searched, ("search_gap", (policy.search_gap,))):
         if not all(0 < limit <= 1 for limit in limits):

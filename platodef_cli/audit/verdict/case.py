@@ -6,7 +6,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.indicators import Indicators
 from platodef_cli.audit.verdict.measurements import Measurements
 from platodef_cli.audit.verdict.waivers import Waivers
-from platodef_cli.records import Finding, ProbeRecord, Reason
+from platodef_cli.records import ErrorRateRecord, Finding, ProbeRecord, Reason
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,13 @@ class Case(Measurements):
     Attributes:
         probes: All triggers and controls, with their marks; found ones first.
         policy: The limits, as a report records them.
+        error_rate: How usual the suspect is among clean encoders; None without a calibration.
         reasons: Without those of the rules while the rules are judged.
     """
 
     probes: tuple[ProbeRecord, ...]
     policy: dict[str, float | int | str | bool]
+    error_rate: ErrorRateRecord | None = None
     reasons: tuple[Reason, ...] = ()
 
     @classmethod

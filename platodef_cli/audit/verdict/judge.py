@@ -9,6 +9,7 @@ from platodef_cli.audit.verdict.baseline import changes_between, check_comparabl
 from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.complete import is_unfinished
 from platodef_cli.audit.verdict.decide import decide
+from platodef_cli.audit.verdict.error_rate import doubted, error_rate
 from platodef_cli.audit.verdict.evidence import evidence_of
 from platodef_cli.audit.verdict.indicators import Indicators, judge_indicators
 from platodef_cli.audit.verdict.intervals import SampleSize
@@ -68,6 +69,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         exit_code=code,
         summary=summary,
         reasons=reasons,
+        error_rate=case.error_rate,
         findings=case.findings,
         waivers=tuple(line(record) for record in records),
         waiver_records=records,
@@ -113,4 +115,6 @@ def _examine(
     assert indicators.policy == policy
     case = Case.made_of(measurements, indicators, policy, waivers)
     evidence, rules = evidence_of(case, policy, sample), judge_rules(case, policy, sample)
-    return replace(case, reasons=(*indicators.reasons, *evidence, *rules))
+    rate = error_rate(case, policy)
+    reasons = (*doubted(indicators.reasons, rate), *evidence, *rules)
+    return replace(case, reasons=reasons, error_rate=rate)

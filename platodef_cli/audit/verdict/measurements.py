@@ -8,6 +8,7 @@ from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
+    CalibrationSummary,
     EncoderRecord,
     Finding,
     FoundTrigger,
@@ -61,6 +62,7 @@ class Measurements:
         slices: Groups of the given images.
         histograms: Of scores.
         roc: ROC curves.
+        calibration: What clean encoders do in such an audit; None of reports before version 2.0.
         timing: The only part that differs between two runs with the same seed.
     """
 
@@ -89,6 +91,7 @@ class Measurements:
     slices: tuple[SliceRecord, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
+    calibration: CalibrationSummary | None
     timing: Timing
 
     @classmethod
