@@ -64,6 +64,11 @@ class Split:
     calibration: tuple[int, ...]
     test: tuple[int, ...]
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """All of them, ascending."""
+        return tuple(sorted((*self.fit, *self.calibration, *self.test)))
+
 
 @contextmanager
 def open_inputs(
@@ -106,7 +111,7 @@ def open_inputs(
     )
     listed(source)
     head = _head(config, embedded, target.short_name)
-    roles = split(len(source.refs), config.seed)
+    roles = split(len(source.refs), config.seed, config.sample)
     counts = [len(roles.fit), len(roles.calibration), len(roles.test)]
     if target.directory is None:
         check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
@@ -179,11 +184,17 @@ def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:
     return gradient_dtype(config.search_precision, config.device, config.dtype, encoder.geometry)
 
 
-def split(count: int, seed: int) -> Split:
-    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    first = int(count * _SPLIT["fit"])
-    second = first + int(count * _SPLIT["calibration"])
+def split(count: int, seed: int, sample: int | None = None) -> Split:
+    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test.
+
+    Args:
+        count: Images of the source.
+        seed: Of the order.
+        sample: Take so many of them, at most.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()[:sample]
+    first = int(len(order) * _SPLIT["fit"])
+    second = first + int(len(order) * _SPLIT["calibration"])
     return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
 
 

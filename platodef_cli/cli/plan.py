@@ -1,0 +1,115 @@
+"""The plan of an audit as people and programs read it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platodef_cli.audit.duration import in_words
+from platodef_cli.cli.outputs import Output, to_stdout, write_text
+from platodef_cli.cli.session import Session
+from platodef_cli.cli.tables import aligned
+from platodef_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from platodef_cli.audit.plan.plan import EncoderPlan, Plan
+
+_FORMATS = ("terminal", "json")
+_PHASES = {
+    "features": "features of clean and changed images",
+    "heads": "heads, thresholds, alignment",
+    "search": "search of the suspect",
+    "references": "search of the references",
+    "measure": "found triggers, last measurements",
+}
+_HEADER = ("encoder", "passes", "cached", "ms each", "gradients", "ms each", "precision", "memory")
+
+
+def check_plan_outputs(outputs: Sequence[Output]) -> None:
+    """Raise unless a plan can be written in every format.
+
+    Raises:
+        UsageError: A format is not for plans.
+    """
+    for output in outputs:
+        if output.format not in _FORMATS:
+            raise UsageError(f"-o {output.format}: a plan is written as {' or '.join(_FORMATS)}")
+
+
+def write_plan(session: Session, plan: "Plan", outputs: Sequence[Output]) -> None:
+    """Write a plan in every format that was asked for, and end the command."""
+    from platodef_cli.report.json import dumps
+
+    to_screen = [output for output in outputs if output.path is None]
+    for output in outputs:
+        text = dumps(plan.to_json()) if output.format == "json" else text_of(plan)
+        if output.path is not None:
+            write_text(Path(output.path), text)
+        elif output.format == "terminal" and len(to_screen) > 1:
+            session.console.file.write(text)
+        else:
+            to_stdout(text)
+    session.finish(f"the audit takes {_time(plan)}; nothing was computed but speeds")
+
+
+def tell_plan(session: Session, plan: "Plan", left: Callable[[], float]) -> None:
+    """Show a plan on stderr, and the time left from now on."""
+    session.progress.left = left
+    for line in text_of(plan).splitlines():
+        if not session.quiet:
+            session.console.print(line, style="dim", soft_wrap=True)
+
+
+def text_of(plan: "Plan") -> str:
+    """Return a plan as text: what, by which encoder, and how long."""
+    roles = ", ".join(f"{count} {role}" for role, count in plan.images.items())
+    images = sum(plan.images.values())
+    searches = plan.encoders[0].work.search.searches + plan.encoders[0].work.cached_searches
+    lines = [
+        f"plan: {images} images ({roles}), {plan.changes} changes of {plan.probe_images} images, "
+        f"{searches} searches",
+        *aligned(_HEADER, [_row(encoder) for encoder in plan.encoders]).splitlines(),
+        *aligned(("phase", "time"), list(_phases(plan))).splitlines(),
+        *(f"left out: {words}" for words in plan.left_out),
+    ]
+    if plan.options:
+        lines.append("the same without a budget: " + " ".join(f"{k} {v}" for k, v in plan.options.items()))
+    return "\n".join(lines) + "\n"
+
+
+def _phases(plan: "Plan") -> Iterator[tuple[str, str]]:
+    for phase in plan.phases:
+        name = _PHASES[phase.name]
+        if phase.certain:
+            yield name, in_words(phase.seconds)
+        elif phase.seconds:
+            yield f"{name}, only where the suspect gives cause", f"at most {in_words(phase.seconds)}"
+    yield "in all", _time(plan)
+    yield "memory, both processes", f"about {plan.memory_mb / 1024:.1f} GB"
+
+
+def _time(plan: "Plan") -> str:
+    about = f"about {in_words(plan.seconds)}"
+    longer = plan.at_most > 1.05 * plan.seconds
+    return about + (f", at most {in_words(plan.at_most)}" if longer else "")
+
+
+def _row(plan: "EncoderPlan") -> tuple[str, ...]:
+    work, speed = plan.work, plan.speed
+    cached = f"{work.cached}" + (f" + {work.cached_searches} searches" if work.cached_searches else "")
+    gradients = work.search.gradients
+    waiting = " if needed" if work.only_if_needed and gradients else ""
+    gradient_type = f", gradients {plan.gradient_precision}" if gradients else ""
+    return (
+        f"{work.name} ({work.role})",
+        str(work.passes),
+        cached,
+        _milliseconds(speed.forward),
+        f"{gradients}{waiting}",
+        _milliseconds(speed.gradient),
+        plan.precision + (gradient_type if plan.gradient_precision != plan.precision else ""),
+        f"{plan.memory_mb:.0f} MB, {plan.at_once} at once",
+    )
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.3g}"
