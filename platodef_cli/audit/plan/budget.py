@@ -151,11 +151,9 @@ def choose(
         return None
     sizes = path[-1]
     # take back what was shortened on the way and did not help
-    for earlier in path:
-        for name in ("battery", "sample", "probe_images"):
-            larger = replace(sizes, **{name: getattr(earlier, name)})
-            if larger != sizes and seconds(larger) <= room:
-                sizes = larger
+    for name in ("battery", "sample", "probe_images"):
+        larger = (replace(sizes, **{name: getattr(earlier, name)}) for earlier in path)
+        sizes = next(each for each in larger if each == sizes or seconds(each) <= room)
     return sizes
 
 
