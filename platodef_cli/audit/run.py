@@ -69,7 +69,7 @@ def audit(
         chosen(config, settings_of(config))
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with recorder.timed("load"):
-            inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images))
+            inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images, cache))
         partial.note(inputs)
         config, plan = _planned(config, inputs, cache, threads, recorder)
         partial.config = config
@@ -115,7 +115,7 @@ def plan(config: AuditConfig, *, progress: Progress = SILENT) -> Plan:
     with _half_of_the_threads() as threads:
         chosen(config, settings_of(config))
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
-        with open_inputs(config, recorder) as inputs:
+        with open_inputs(config, recorder, cache=cache) as inputs:
             return _planned(config, inputs, cache, threads, recorder)[1]
 
 

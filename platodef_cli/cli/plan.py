@@ -69,6 +69,7 @@ def text_of(plan: "Plan") -> str:
         f"{searches} searches",
         *aligned(_HEADER, [_row(encoder) for encoder in plan.encoders]).splitlines(),
         *aligned(("phase", "time"), list(_phases(plan))).splitlines(),
+        *(f"{each.work.name} in {each.precision}: {each.why}" for each in plan.encoders if each.why),
         *(f"left out: {words}" for words in plan.left_out),
     ]
     if plan.options:

@@ -114,9 +114,16 @@ class BoundedEncoder:
         inside = cast(InsideEncoder, self.encoder)
         return self._without_gradients(inside.feature_map, pixels)
 
-    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+    def tune(
+        self,
+        *,
+        threads: int | None = None,
+        gradient_dtype: str | None = None,
+        forward_dtype: str | None = None,
+    ) -> None:
         """Set how it computes from now on; see :meth:`Encoder.tune`."""
-        self.encoder.tune(threads=threads, gradient_dtype=gradient_dtype)
+        self.encoder.tune(threads=threads, gradient_dtype=gradient_dtype, forward_dtype=forward_dtype)
+        self.record = self.encoder.record
 
     def close(self) -> None:
         """Free the encoder."""

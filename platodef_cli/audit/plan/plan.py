@@ -9,12 +9,10 @@ import torch
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split, gradient_precision
 from platodef_cli.audit.plan.speed import (
-    Pictures,
     Speed,
     changing,
     cores,
     matrix_rate,
-    pictures_of,
     speed_of,
 )
 from platodef_cli.audit.plan.work import Work, work_of
@@ -22,6 +20,7 @@ from platodef_cli.audit.provenance import peak_memory
 from platodef_cli.audit.steps.search import settings_of
 from platodef_cli.encoders.bounded import at_once
 from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.sampled import Pictures, pictures_of
 from platodef_cli.progress import Progress
 from platodef_cli.triggers.battery import battery
 
@@ -81,6 +80,7 @@ class EncoderPlan:
         gradient_precision: Of gradients.
         at_once: Images in one forward pass.
         memory_mb: Of its weights and of what it computes at once, estimated.
+        why: Why it is not run in bfloat16 where the processor is built for that.
     """
 
     work: Work
@@ -89,6 +89,7 @@ class EncoderPlan:
     gradient_precision: str
     at_once: int
     memory_mb: float
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -290,6 +291,7 @@ def _encoder(config: AuditConfig, inputs: Inputs, work: Work, measured: Measured
         gradient_precision=gradient_precision(config, encoder),
         at_once=at_once(encoder, config.batch_size),
         memory_mb=round(getattr(encoder, "taken", 0) / 2**20, 1),
+        why=inputs.precisions.get(work.name, ""),
     )
 
 

@@ -2,23 +2,21 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from platodef_cli.encoders.bounded import at_once
-from platodef_cli.encoders.interface import Encoder, Geometry, to_levels, to_pixels
-from platodef_cli.images.decode import ImageError
-from platodef_cli.images.interface import ImageSource
+from platodef_cli.encoders.interface import Encoder, to_levels
+from platodef_cli.features.sampled import Pictures
 from platodef_cli.triggers.battery import BatteryItem
 from platodef_cli.triggers.variant import to_unit
 
 _FIRST = 2  # images of a warm-up
 _MOST = 32
 _SECONDS = 0.3  # that a measurement should take
-_DECODED = 8
 
 
 @dataclass(frozen=True)
@@ -34,54 +32,10 @@ class Speed:
     gradient: float | None = None
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """A few images as every encoder takes them, and what they cost.
-
-    Attributes:
-        pixels: Geometry -> ``[n, 3, H, W]``, uint8, or float32 where the geometry says so.
-        decoding: Seconds per image to decode it for all geometries, on one core.
-    """
-
-    pixels: Mapping[Geometry, Tensor]
-    decoding: float
-
-
 def cores() -> int:
     """Return the processors that this process may use."""
     available = getattr(os, "sched_getaffinity", None)  # missing outside Linux
     return len(available(0)) if available else os.cpu_count() or 1
-
-
-def pictures_of(
-    source: ImageSource, geometries: Sequence[Geometry], rows: Sequence[int], count: int = _DECODED
-) -> Pictures:
-    """Decode a few usable images of ``rows``.
-
-    Raises:
-        ImageError: All that were tried are broken.
-    """
-    distinct = list(dict.fromkeys(geometries))
-    decoded: dict[Geometry, list[Tensor]] = {geometry: [] for geometry in distinct}
-    error: ImageError | None = None
-    seconds: list[float] = []
-    for row in rows[: 4 * count]:
-        start = time.perf_counter()
-        try:
-            image = source.open(row)
-        except ImageError as broken:
-            error = broken
-            continue
-        for geometry in distinct:
-            decoded[geometry].append(to_pixels(image, geometry))
-        seconds.append(time.perf_counter() - start)
-        if len(seconds) == count:
-            break
-    if not seconds:
-        assert error is not None
-        raise error
-    pixels = {geometry: torch.stack(values) for geometry, values in decoded.items()}
-    return Pictures(pixels, sorted(seconds)[len(seconds) // 2])
 
 
 def changing(pictures: Pictures, items: Sequence[BatteryItem]) -> float:
