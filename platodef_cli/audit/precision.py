@@ -47,7 +47,7 @@ def choose_precision(
         warn: Told where bfloat16 was asked for and gives other features.
 
     Returns:
-        Why ``auto`` leaves a processor that is built for bfloat16 unused; empty where there is nothing to say.
+        Why ``auto`` does not use a processor that is built for bfloat16; empty where there is nothing to say.
 
     Raises:
         ImageError: All images that were tried are broken.
