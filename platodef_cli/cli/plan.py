@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from platodef_cli.audit.duration import in_words
@@ -21,7 +22,8 @@ _PHASES = {
     "references": "search of the references",
     "measure": "found triggers, last measurements",
 }
-_HEADER = ("encoder", "passes", "cached", "ms each", "gradients", "ms each", "precision", "memory")
+_HEADER = ("encoder", "passes", "cached", "ms", "gradients", "ms", "precision")
+_WIDTH, _NAME = 80, 20  # columns of text, and of the name of an encoder
 
 
 def check_plan_outputs(outputs: Sequence[Output]) -> None:
@@ -60,20 +62,27 @@ def tell_plan(session: Session, plan: "Plan", left: Callable[[], float]) -> None
 
 
 def text_of(plan: "Plan") -> str:
-    """Return a plan as text: what, by which encoder, and how long."""
+    """Return a plan as text: what, by which encoder, and how long.
+
+    Searches in the cache are those with an ``s``; gradients in brackets wait for the suspect to give cause.
+    Two precisions are those of forward passes and of gradients.
+    """
     roles = ", ".join(f"{count} {role}" for role, count in plan.images.items())
     images = sum(plan.images.values())
     searches = plan.encoders[0].work.search.searches + plan.encoders[0].work.cached_searches
     lines = [
-        f"plan: {images} images ({roles}), {plan.changes} changes of {plan.probe_images} images, "
-        f"{searches} searches",
+        f"plan: {images} images ({roles});",
+        f"      {plan.changes} changes of {plan.probe_images} images, {searches} searches",
         *aligned(_HEADER, [_row(encoder) for encoder in plan.encoders]).splitlines(),
         *aligned(("phase", "time"), list(_phases(plan))).splitlines(),
-        *(f"{each.work.name} in {each.precision}: {each.why}" for each in plan.encoders if each.why),
-        *(f"left out: {words}" for words in plan.left_out),
     ]
+    said = [f"{each.work.name} in {each.precision}: {each.why}" for each in plan.encoders if each.why]
+    said += [f"left out: {words}" for words in plan.left_out]
     if plan.options:
-        lines.append("the same without a budget: " + " ".join(f"{k} {v}" for k, v in plan.options.items()))
+        options = " ".join(f"{name} {value}" for name, value in plan.options.items())
+        said.append(f"the same without a budget: {options}")
+    for words in said:
+        lines += wrap(words, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines) + "\n"
 
 
@@ -83,7 +92,7 @@ def _phases(plan: "Plan") -> Iterator[tuple[str, str]]:
         if phase.certain:
             yield name, in_words(phase.seconds)
         elif phase.seconds:
-            yield f"{name}, only where the suspect gives cause", f"at most {in_words(phase.seconds)}"
+            yield f"({name}, if needed)", f"at most {in_words(phase.seconds)}"
     yield "in all", _time(plan)
     yield "memory, both processes", f"about {plan.memory_mb / 1024:.1f} GB"
 
@@ -96,19 +105,20 @@ def _time(plan: "Plan") -> str:
 
 def _row(plan: "EncoderPlan") -> tuple[str, ...]:
     work, speed = plan.work, plan.speed
-    cached = f"{work.cached}" + (f" + {work.cached_searches} searches" if work.cached_searches else "")
+    name = work.name if len(work.name) <= _NAME else f"{work.name[: _NAME - 3]}..."
+    cached = f"{work.cached}" + (f" + {work.cached_searches}s" if work.cached_searches else "")
     gradients = work.search.gradients
-    waiting = " if needed" if work.only_if_needed and gradients else ""
-    gradient_type = f", gradients {plan.gradient_precision}" if gradients else ""
+    precision = plan.precision.partition("-")[0]
+    if gradients and plan.gradient_precision != precision:
+        precision += f"/{plan.gradient_precision}"
     return (
-        f"{work.name} ({work.role})",
+        name,
         str(work.passes),
         cached,
         _milliseconds(speed.forward),
-        f"{gradients}{waiting}",
+        f"({gradients})" if work.only_if_needed and gradients else str(gradients),
         _milliseconds(speed.gradient),
-        plan.precision + (gradient_type if plan.gradient_precision != plan.precision else ""),
-        f"{plan.memory_mb:.0f} MB, {plan.at_once} at once",
+        precision,
     )
 
 
