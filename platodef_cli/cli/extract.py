@@ -62,6 +62,7 @@ def extract(
     offline: options.Offline = False,
     device: options.Device = "cpu",
     dtype: options.Precision = "float32",
+    precision: options.ForwardPrecision = "auto",
     batch_size: options.BatchSize = 64,
     memory_limit: options.MemoryLimit = 8.0,
     time_limit: options.TimeLimit = None,
@@ -75,6 +76,7 @@ def extract(
     without_network = options.offline(offline)
     if without_network:
         environment.go_offline()
+    from platodef_cli.audit.precision import choose_precision
     from platodef_cli.encoders.bounded import bounded
     from platodef_cli.encoders.load import open_encoder
     from platodef_cli.features.cache import FeatureCache
@@ -106,12 +108,24 @@ def extract(
         "follow_links": follow_links,
         "progress": session.progress,
     }
+    cache = None if no_cache else FeatureCache(cache_dir, progress=session.progress)
     with ExitStack() as stack:
         encoders: dict[str, Encoder] = {}
         for name, uri in {_SOURCE: source, **names}.items():
             own: dict[str, Any] = {**suspect, "isolate": True} if name == _SOURCE else {"name": name}
             opened = open_encoder(uri, **own, **common, pooling=poolings[uri])
             stack.callback(opened.close)
+            choose_precision(
+                opened,
+                precision,
+                device=device,
+                dtype=dtype,
+                source=pictures,
+                rows=range(len(pictures.refs)),
+                variants=variants if name == _SOURCE else (),
+                cache=cache,
+                warn=session.progress.warn,
+            )
             encoders[name] = bounded(
                 opened,
                 limit_gb=memory_limit,
@@ -123,7 +137,7 @@ def extract(
             pictures,
             encoders,
             [Request(), *(Request(entry) for entry in variants)],
-            cache=None if no_cache else FeatureCache(cache_dir, progress=session.progress),
+            cache=cache,
             batch_size=batch_size,
             max_broken_share=max_broken,
             progress=session.progress,

@@ -95,8 +95,10 @@ def judge_again(report: AuditReport, gate: Gate) -> AuditReport:
 
 def sample_of(measurements: Measurements) -> SampleSize:
     """Return how many images an audit rests on."""
-    probed, images = measurements.configuration.get("probe_images"), measurements.images
-    return SampleSize(images.count, int(probed) if isinstance(probed, int | float) else images.test)
+    images, given = measurements.images, measurements.configuration
+    probed, sample = given.get("probe_images"), given.get("sample")
+    count = min(images.count, int(sample)) if isinstance(sample, int | float) else images.count
+    return SampleSize(count, int(probed) if isinstance(probed, int | float) else images.test)
 
 
 def _examine(
