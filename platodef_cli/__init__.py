@@ -34,6 +34,7 @@ defences       one file per method: detectors and purifiers, ours and those of o
 search         the search for an unknown trigger, one file per kind
 metrics        AUROC, alignment, accuracy, guarantees, costs
 audit          ``run.py`` is the whole audit; ``steps`` measure, ``policy`` holds limits, ``verdict`` judges
+jobs           the same work in many pieces: many audits, features shard by shard; here or on a Ray cluster
 api            the functions of ``__all__``
 bench          the laboratory: ``attacks`` plant backdoors, ``zoo`` trains encoders, tables of the paper
 cli            the command ``platodef``; nothing else prints
