@@ -33,7 +33,9 @@ class Executor(StrEnum):
 
 ChosenExecutor = Annotated[
     Executor,
-    typer.Option("--executor", help="local: on this machine; ray: on a Ray cluster.", rich_help_panel=options.RUN),
+    typer.Option(
+        "--executor", help="local: on this machine; ray: on a Ray cluster.", rich_help_panel=options.RUN
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -65,7 +67,10 @@ def audit_many(
         Path, typer.Argument(metavar="MANIFEST.toml", help="What is common, and the list of suspects.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the reports; an earlier run goes on there.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for the reports; an earlier run goes on there."
+        ),
     ],
     report: Annotated[
         list[str] | None,
@@ -79,13 +84,20 @@ def audit_many(
     shard: Annotated[
         str,
         typer.Option(
-            metavar="NUMBER/COUNT", help="Only this part of the list: 1/8 to 8/8.", rich_help_panel=options.RUN
+            metavar="NUMBER/COUNT",
+            help="Only this part of the list: 1/8 to 8/8.",
+            rich_help_panel=options.RUN,
         ),
     ] = "1/1",
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", min=1, max=256, help="Audits at once; cores are shared.", rich_help_panel=options.RUN
+            "--jobs",
+            "-j",
+            min=1,
+            max=256,
+            help="Audits at once; cores are shared.",
+            rich_help_panel=options.RUN,
         ),
     ] = 1,
     executor: ChosenExecutor = Executor.local,
@@ -93,16 +105,17 @@ def audit_many(
     cache_dir: options.CacheDir = None,
     offline: options.Offline = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be audited, and end.", rich_help_panel=options.RUN)
+        bool,
+        typer.Option("--dry-run", help="List what would be audited, and end.", rich_help_panel=options.RUN),
     ] = False,
     exit_zero: options.ExitZero = False,
 ) -> None:
     """Audit a list of encoders against common references and images.
 
-    Each audit is a process of its own, so that a suspect that is refused or fails stops no other; what they have
-    in common is computed once and cached. An audit that has ended with an answer is not repeated by the same
-    command, unless the suspect, the images, the references or the policy changed. The exit code is the worst of
-    all: 5, 3, 2, 4, 1, 0.
+    Each audit is a process of its own, so that a suspect that is refused or fails stops no other; what they
+    have in common is computed once and cached. An audit that has ended with an answer is not repeated by the
+    same command, unless the suspect, the images, the references or the policy changed. The exit code is the
+    worst of all: 5, 3, 2, 4, 1, 0.
     """
     number, count = parse_shard(shard)
     check_output_folder(output)
@@ -121,7 +134,9 @@ def audit_many(
         extra["cache_dir"] = str(cache_dir)
     if dry_run:
         sys.stdout.write(aligned(("name", "model"), [(each.name, each.model) for each in suspects]))
-        session.finish(f"{len(suspects)} of {len(listed.suspects)} suspects are in shard {shard}; nothing was audited")
+        session.finish(
+            f"{len(suspects)} of {len(listed.suspects)} suspects are in shard {shard}; nothing was audited"
+        )
         return
     if not suspects:
         session.finish(f"shard {shard} of {len(listed.suspects)} suspects is empty; nothing to do")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from platodef_cli.cli import completion, options
-from platodef_cli.cli.features import calibrated, features_target, read_pair, write_features
+from platodef_cli.cli.features import features_target, read_pair, write_features
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
@@ -73,6 +73,7 @@ def purify(
     import torch
 
     from platodef_cli.defences import make_purifier, purify_flagged
+    from platodef_cli.defences.alarm import calibrated
     from platodef_cli.defences.interface import PurifyOptions
     from platodef_cli.features.shard import canonical_json
 

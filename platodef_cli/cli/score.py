@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platodef_cli.cli import options
-from platodef_cli.cli.features import calibrated, input_paths, read_pair
+from platodef_cli.cli.features import input_paths, read_pair
 from platodef_cli.cli.matching import load_matching
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, to_stdout, write_text
 from platodef_cli.cli.session import Session
@@ -52,6 +52,7 @@ def score(
     if output != STANDARD_STREAM:
         check_output(Path(output), inputs=input_paths(features, calibrate))
     folder = find_heads(head)
+    from platodef_cli.defences.alarm import calibrated
     from platodef_cli.defences.calibrate import conformal_pvalues
 
     tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)

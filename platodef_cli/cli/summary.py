@@ -28,6 +28,15 @@ def summary(
             rich_help_panel=options.RESULT,
         ),
     ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            "--manifest",
+            metavar="MANIFEST.toml",
+            help="List of `platodef audit-many`: suspects of it without a report are rows too.",
+            rich_help_panel=options.JUDGING,
+        ),
+    ] = None,
     anchor: options.Anchor = None,
     exit_code: Annotated[
         bool,
@@ -45,11 +54,12 @@ def summary(
     """
     outputs = parse_outputs(output or (), SUMMARIES, default="terminal")
     session.anchor = anchor
-    from platodef_cli.report.summary.rows import read_rows, worst_code
+    from platodef_cli.report.summary.rows import read_rows, with_missing, worst_code
     from platodef_cli.report.summary.table import counted
 
+    expected = {} if manifest is None else _expected(manifest)
     with session.progress.step("reading reports"):
-        rows = read_rows(folder)
+        rows = with_missing(read_rows(folder), expected)
     for target in sorted(outputs, key=lambda target: target.path is None):
         if target.format == "terminal" and target.path is None:
             if not session.quiet:
@@ -62,6 +72,10 @@ def summary(
         else:
             write_text(target.path, text)
     code = worst_code([row.exit_code for row in rows])
-    session.finish(
-        f"{counted(rows)}; their worst exit code is {code}", code=code if exit_code else EXIT_PASS
-    )
+    session.finish(f"{counted(rows)}; their worst exit code is {code}", code=code if exit_code else EXIT_PASS)
+
+
+def _expected(manifest: Path) -> dict[str, str]:
+    from platodef_cli.jobs.manifest import read_manifest
+
+    return {suspect.name: suspect.model for suspect in read_manifest(manifest).suspects}

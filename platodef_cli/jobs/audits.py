@@ -121,7 +121,9 @@ def plan(
     before = read_record(place.record(suspect.name))
     revision = options.pop("revision", None)
     offline = bool(options.get("offline"))
-    model, commit, note = pinned_id(suspect.model, None if revision is None else str(revision), offline=offline)
+    model, commit, note = pinned_id(
+        suspect.model, None if revision is None else str(revision), offline=offline
+    )
     if note and before is not None and before.commit is not None:
         commit = before.commit
         note += f"; what was found at commit {commit[:12]} stays"
@@ -135,13 +137,21 @@ def plan(
         folder=Path(),
         models=[suspect.model],
     ).policy
-    references = options.get("references") or (BUILTIN_REFERENCES if suspect.model.startswith(BUILTIN) else ())
-    texts = {"model": suspect.model, "images": str(options.get("images", "")), "head": str(options.get("head", ""))}
-    texts |= {f"reference {number}": str(text) for number, text in enumerate(references)}  # type: ignore[call-overload]
+    references = options.get("references") or (
+        BUILTIN_REFERENCES if suspect.model.startswith(BUILTIN) else ()
+    )
+    texts = {
+        "model": suspect.model,
+        "images": str(options.get("images", "")),
+        "head": str(options.get("head", "")),
+    }
+    texts |= {f"reference {number}": str(text) for number, text in enumerate(references)}
     known = () if before is None else before.inputs
     paths = {**local_inputs({name: text for name, text in texts.items() if text}), **judging}
     found = {name: states.of(path, known) for name, path in paths.items()}
-    result = {name: value for name, value in options.items() if name not in ("cache_dir", "use_cache", "offline")}
+    result = {
+        name: value for name, value in options.items() if name not in ("cache_dir", "use_cache", "offline")
+    }
     key = {
         "version": __version__,
         "model": [suspect.model, commit],
@@ -189,7 +199,11 @@ def forget(task: Task, place: Place) -> None:
         IncompleteError: It cannot be removed.
     """
     name = task.suspect.name
-    old = [place.record(name), place.log(name), *(place.folder / file for file in place.outputs(name).values())]
+    old = [
+        place.record(name),
+        place.log(name),
+        *(place.folder / file for file in place.outputs(name).values()),
+    ]
     with explaining(f"cannot replace the results of {name!r} in {place.folder}", IncompleteError):
         for path in old:
             path.unlink(missing_ok=True)
@@ -226,4 +240,3 @@ def keep(task: Task, place: Place, ended: Ended) -> RunRecord | None:
         text = canonical_json(record.model_dump(mode="json")) + "\n"
         write_atomically(place.record(name), text.encode())
     return record
-

@@ -1,4 +1,4 @@
-"""Runs the command line in a process that ends when the one that started it is gone: its work would be lost."""
+"""Runs the command line in a process that ends with the one that started it: its work would be lost."""
 
 import ctypes
 import os

@@ -18,11 +18,11 @@ VERSION = 1
 _LARGEST = 16 * 2**20
 _TOP = ("version", "audit", "suspects")
 _JUDGING: Mapping[str, Any] = {"policy": str, "set": list[str], "fail_if": list[str], "waivers": str}
-"""Keys of the common table beside the keywords of an audit -> their types; as the options of the same names."""
+"""Keys of the common table beside the keywords of an audit -> their types; as the options of these names."""
 _ELSEWHERE = ("model", "revision", "cache_dir", "use_cache", "policy")
 OWN = (
-    "model", "name", "revision", "head", "pooling", "follow_links", "baseline", "dtype", "device", "batch_size",
-    "memory_limit_gb", "time_limit_s",
+    "model", "name", "revision", "head", "pooling", "follow_links", "baseline", "dtype", "device",
+    "batch_size", "memory_limit_gb", "time_limit_s",
 )  # fmt: skip
 """Keys of a suspect."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -78,7 +78,9 @@ class _Names:
     def take(self, name: str, where: str) -> str:
         before = self.taken.setdefault(name.lower(), where)
         if before != where:
-            raise UsageError(f"{where}: it is called {name!r}, as {before} is; give it a name of its own (name = ...)")
+            raise UsageError(
+                f"{where}: it is called {name!r}, as {before} is; give it a name of its own (name = ...)"
+            )
         return name
 
 
@@ -107,14 +109,21 @@ def read_manifest(path: Path) -> Manifest:
         raise UsageError(f"{path}: audit is no table; write the common options under [audit]")
     where = f"{path}: [audit]"
     _known(common, common_keys(), where)
-    judging = {name: _typed(common[name], kind, f"{where} {name}") for name, kind in _JUDGING.items() if name in common}
+    judging = {
+        name: _typed(common[name], kind, f"{where} {name}")
+        for name, kind in _JUDGING.items()
+        if name in common
+    }
     options = _options({name: value for name, value in common.items() if name not in _JUDGING}, where)
     entries = content.get("suspects")
     if not isinstance(entries, list) or not entries:
-        raise UsageError(f"{path}: suspects is missing or empty; write [[suspects]] tables with model = ..., or a list")
+        raise UsageError(
+            f"{path}: suspects is missing or empty; write [[suspects]] tables with model = ..., or a list"
+        )
     names = _Names()
     suspects = tuple(
-        _suspect(entry, options, f"{path}: suspect {number}", names) for number, entry in enumerate(entries, start=1)
+        _suspect(entry, options, f"{path}: suspect {number}", names)
+        for number, entry in enumerate(entries, start=1)
     )
     return Manifest(
         suspects,
@@ -138,13 +147,17 @@ def _suspect(entry: object, common: Mapping[str, Any], where: str, names: _Names
     if isinstance(entry, str):
         entry = {"model": entry}
     if not isinstance(entry, dict):
-        raise UsageError(f"{where} is {type(entry).__name__}; give the id of a model, or a table with model = ...")
+        raise UsageError(
+            f"{where} is {type(entry).__name__}; give the id of a model, or a table with model = ..."
+        )
     _known(entry, OWN, where)
     if "model" not in entry:
         raise UsageError(f"{where} has no model; add model = 'org/name@commit' or a folder")
     model = _typed(entry["model"], str, f"{where} model")
     where = f"{where} ({model[:80]!r})"
-    own = _options({name: value for name, value in entry.items() if name not in ("name", "baseline", "model")}, where)
+    own = _options(
+        {name: value for name, value in entry.items() if name not in ("name", "baseline", "model")}, where
+    )
     try:
         AuditConfig(model, **{**common, **own})
         # a folder that is not there is the fault of one suspect, which its own audit tells
@@ -154,7 +167,9 @@ def _suspect(entry: object, common: Mapping[str, Any], where: str, names: _Names
         raise UsageError(f"{where}: {error}") from None
     name = _typed(entry.get("name", default_name(model, own.get("revision"))), str, f"{where} name")
     if not _NAME.fullmatch(name) or name.lower().endswith((".run", ".json")):
-        raise UsageError(f"{where}: the name {name!r} is no name of a file; use letters, digits, '.', '_' and '-'")
+        raise UsageError(
+            f"{where}: the name {name!r} is no name of a file; use letters, digits, '.', '_' and '-'"
+        )
     baseline = _typed(entry["baseline"], str, f"{where} baseline") if "baseline" in entry else None
     return Suspect(
         names.take(name, where), model, {**common, **own}, None if baseline is None else Path(baseline)

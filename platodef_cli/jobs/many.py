@@ -100,8 +100,8 @@ def run_all(
 ) -> dict[str, int]:
     """Audit suspects; return name -> exit code.
 
-    Where several audits run at once, the first that gets as far as an answer runs alone: it leaves what is common,
-    the features of the references, in the cache for the others.
+    Where several audits run at once, the first that gets as far as an answer runs alone: it leaves what is
+    common, the features of the references, in the cache for the others.
 
     Args:
         manifest: The list that they are from.
@@ -135,7 +135,9 @@ def run_all(
                 ended, before = future.result()
                 if ended.interrupted:
                     raise KeyboardInterrupt
-                warm = warm or (ended.code in FINISHED and ended.code != RefusedError.exit_code and not before)
+                warm = warm or (
+                    ended.code in FINISHED and ended.code != RefusedError.exit_code and not before
+                )
                 codes[suspect.name] = ended.code
                 tell(suspect, ended, before)
     finally:
@@ -176,9 +178,12 @@ def _one(
             keep(task, place, ended)
             return ended, False
     except Timeout:
-        return Ended(EXIT_INCOMPLETE, "ERROR (3): another run is at work on it; wait for that one", 0.0), False
+        return Ended(
+            EXIT_INCOMPLETE, "ERROR (3): another run is at work on it; wait for that one", 0.0
+        ), False
     except PlatodefError as error:
         return Ended(error.exit_code, f"({error.exit_code}): {error}", 0.0), False
     except OSError as error:
-        return Ended(EXIT_INCOMPLETE, f"ERROR (3): {error.strerror or error}: {error.filename or ''}", 0.0), False
-
+        return Ended(
+            EXIT_INCOMPLETE, f"ERROR (3): {error.strerror or error}: {error.filename or ''}", 0.0
+        ), False

@@ -106,9 +106,13 @@ def _ended(code: int, log: Path, seconds: float) -> Ended:
     if code < 0:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else str(-code)
         hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
-        return Ended(EXIT_INCOMPLETE, f"ERROR (3): signal {name} ended its process{hint}; see {log.name}", seconds)
+        return Ended(
+            EXIT_INCOMPLETE, f"ERROR (3): signal {name} ended its process{hint}; see {log.name}", seconds
+        )
     if code > EXIT_REFUSED:
-        return Ended(EXIT_INCOMPLETE, f"ERROR (3): its process ended with code {code}; see {log.name}", seconds)
+        return Ended(
+            EXIT_INCOMPLETE, f"ERROR (3): its process ended with code {code}; see {log.name}", seconds
+        )
     return Ended(code, last or f"ended with code {code}", seconds)
 
 

@@ -25,8 +25,12 @@ class RunRecord(Record):
     version: Literal[1] = 1
     name: str = Field(description="first part of the names of its files")
     model: str
-    key: str = Field(description="SHA-256 of everything that the result depends on; another one is audited again")
-    commit: str | None = Field(None, description="on the Hub; null for folders, and where it was not asked for")
+    key: str = Field(
+        description="SHA-256 of everything that the result depends on; another one is audited again"
+    )
+    commit: str | None = Field(
+        None, description="on the Hub; null for folders, and where it was not asked for"
+    )
     exit_code: int
     summary: str = Field(description="its last line on stderr")
     files: dict[str, str] = Field(description="file name -> SHA-256 of the reports that it wrote")

@@ -1,9 +1,9 @@
 """Reads a folder of JSON reports into the rows of one table; what cannot be read is a row too."""
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from platodef_cli.errors import (
@@ -29,9 +29,9 @@ MOST_FILES = 200_000
 """JSON files of a folder that are read at most: ten thousand suspects have twenty thousand."""
 _DEEPEST = 16
 _LARGEST_RUN = 2**20
-UNREADABLE, USAGE, INTERRUPTED = "unreadable", "usage error", "interrupted"
+UNREADABLE, USAGE, INTERRUPTED, MISSING = "unreadable", "usage error", "interrupted", "not audited"
 _WORST = (EXIT_REFUSED, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_FAIL, EXIT_PASS)
-_SUSPICION = ("fail", "refused", "error", UNREADABLE, USAGE, INTERRUPTED, "inconclusive", "pass")
+_SUSPICION = ("fail", "refused", "error", UNREADABLE, USAGE, INTERRUPTED, MISSING, "inconclusive", "pass")
 _INDICATORS = ("battery", "search", "trigger")
 """Checks whose values say how near a suspect came to a limit."""
 
@@ -42,7 +42,7 @@ class Row:
 
     Attributes:
         model: What was audited, as it was asked for.
-        verdict: That of its report; else ``unreadable``, ``usage error`` or ``interrupted``.
+        verdict: That of its report; else ``unreadable``, ``usage error``, ``interrupted`` or ``not audited``.
         exit_code: The exit code that goes with it; 3 for a file that cannot be read.
         margin: How far its worst indicator lies past its limit, in units of the indicator, negative where
             none reached one; None where nothing was measured.
@@ -103,7 +103,9 @@ def read_rows(folder: Path, names: Collection[str] | None = None) -> list[Row]:
             continue
         count += 1
         if count > MOST_FILES:
-            raise UsageError(f"{folder} holds more than {MOST_FILES} JSON files; give the folder of the reports")
+            raise UsageError(
+                f"{folder} holds more than {MOST_FILES} JSON files; give the folder of the reports"
+            )
         name = path.relative_to(folder).as_posix()
         if path.name.endswith(RUN_SUFFIX):
             runs[name.removesuffix(RUN_SUFFIX)] = _row_of_run(path, name)
@@ -184,10 +186,24 @@ def _row_of_run(path: Path, name: str) -> Row:
     )
 
 
-def _broken(name: str, why: str, model: str = "") -> Row:
-    return Row(
-        model or name, UNREADABLE, EXIT_INCOMPLETE, None, "", why, "", "", (), None, "", "", None, name
-    )
+def with_missing(rows: Sequence[Row], expected: Mapping[str, str]) -> list[Row]:
+    """Return rows with one more for every suspect that has none: what was not audited is not clean.
+
+    Args:
+        rows: From :func:`read_rows`.
+        expected: Name of the files of a suspect -> its model.
+    """
+    there = {PurePosixPath(row.file).name.removesuffix(RUN_SUFFIX).removesuffix(".json") for row in rows}
+    added = [
+        _broken(name, "no report of it is in the folder", model, MISSING)
+        for name, model in expected.items()
+        if name not in there
+    ]
+    return sorted([*rows, *added], key=_order)
+
+
+def _broken(name: str, why: str, model: str = "", verdict: str = UNREADABLE) -> Row:
+    return Row(model or name, verdict, EXIT_INCOMPLETE, None, "", why, "", "", (), None, "", "", None, name)
 
 
 def row_of(report: "AuditReport", file: str) -> Row:
@@ -226,4 +242,3 @@ def _margin(reasons: "Sequence[Reason]") -> tuple[float | None, str]:
         sign = {"fail": 1.0, "pass": -1.0}.get(reason.outcome, 0.0)
         margins.append((round(sign * distance, 6) + 0.0, reason.id))
     return max(margins, default=(None, ""))  # type: ignore[type-var]
-

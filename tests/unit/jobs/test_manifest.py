@@ -12,7 +12,9 @@ from tests.unit.cli.calls import ROOT
 
 GOOD = """
 version = 1
-suspects = ["org/a", {model = "org/b@main", name = "bee", pooling = ["mean"], memory_limit_gb = 4}, "builtin:clean"]
+suspects = [
+  "org/a", {model = "org/b@main", name = "bee", pooling = ["mean"], memory_limit_gb = 4}, "builtin:clean",
+]
 [audit]
 images = "calibration"
 references = ["org/r1", "org/r2"]
@@ -61,7 +63,10 @@ def test_what_a_manifest_says(tmp_path: Path) -> None:
         ("suspects = [{model = 'org/a', name = 'x.json'}]", "no name of a file"),
         ("suspects = [{model = 'org/a', name = '.x'}]", "no name of a file"),
         ("suspects = ['org/a', 'org/a']", "it is called 'org--a', as"),
-        ("suspects = [{model = 'org/a', name = 'X'}, {model = 'org/b', name = 'x'}]", "give it a name of its own"),
+        (
+            "suspects = [{model = 'org/a', name = 'X'}, {model = 'org/b', name = 'x'}]",
+            "give it a name of its own",
+        ),
         ("suspects = ['org/a', 'resnet50']", "suspect 2 ('resnet50'): 'resnet50' is neither"),
         ("suspects = [{model = 'org/a@main', revision = 'dev'}]", "give only one"),
         ("suspects = ['builtin:cleen']", "unknown embedded encoder 'cleen' (did you mean 'clean'?)"),
@@ -89,7 +94,15 @@ def test_shards_are_every_suspect_once(tmp_path: Path) -> None:
 
 
 def test_names_tell_models_apart() -> None:
-    models = ["org/name", "org--name", "./org/name", "org-name", "/org/name", "org/name@main", "a/" + "b" * 90]
+    models = [
+        "org/name",
+        "org--name",
+        "./org/name",
+        "org-name",
+        "/org/name",
+        "org/name@main",
+        "a/" + "b" * 90,
+    ]
     names = [default_name(model) for model in models]
     assert len(set(names)) == len(models)
     assert names[0] == "org--name"
@@ -103,8 +116,8 @@ def test_options_become_words_of_the_command_line() -> None:
         "false_positive_rate": 0.1, "detectors": ["ridge"], "time_limit_s": 60.0,
     }  # fmt: skip
     assert option_words(given) == [
-        "--reference", "a", "--reference", "b", "--no-labels", "--limit", "5", "--offline", "--time-limit", "60.0",
-        "--fpr", "0.1", "--detector", "ridge",
+        "--reference", "a", "--reference", "b", "--no-labels", "--limit", "5", "--offline",
+        "--time-limit", "60.0", "--fpr", "0.1", "--detector", "ridge",
     ]  # fmt: skip
     assert option_words({"use_labels": True}) == []
 

@@ -12,8 +12,8 @@ import pytest
 
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.jobs.audits import Place, Task
-from platodef_cli.jobs.many import LOCKS, check, run_all, words_for
 from platodef_cli.jobs.manifest import read_manifest
+from platodef_cli.jobs.many import LOCKS, check, run_all, words_for
 from platodef_cli.jobs.process import Ended, Processes
 from platodef_cli.records import AuditReport
 from platodef_cli.report.summary.rows import read_rows
@@ -68,7 +68,9 @@ class Scene:
             (folder / name / "model.safetensors").write_bytes(name.encode())
         self.options = ""
 
-    def run(self, *formats: str, parallel: int = 1, during: Callable[[Task], None] | None = None) -> dict[str, int]:
+    def run(
+        self, *formats: str, parallel: int = 1, during: Callable[[Task], None] | None = None
+    ) -> dict[str, int]:
         entries = "".join(f"[[suspects]]\nname = {n!r}\nmodel = {str(self.folder / n)!r}\n" for n in CODES)
         text = f"{entries}[audit]\nimages = {str(self.folder / 'images')!r}\n{self.options}"
         (self.folder / "m.toml").write_text(text)
@@ -104,7 +106,13 @@ def test_finished_audits_are_not_repeated_and_failed_ones_are(scene: Scene) -> N
     assert scene.run() == CODES
     assert scene.ran == {"broken"}
     assert dict(scene.told)["good"] is True
-    assert [row.verdict for row in read_rows(scene.out)] == ["fail", "refused", "error", "inconclusive", "pass"]
+    assert [row.verdict for row in read_rows(scene.out)] == [
+        "fail",
+        "refused",
+        "error",
+        "inconclusive",
+        "pass",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,9 +128,21 @@ def test_finished_audits_are_not_repeated_and_failed_ones_are(scene: Scene) -> N
         (lambda s: (s.out / "bad.run.json").write_text("{"), {"bad"}),
         (lambda s: (s.folder / "platodef.toml").write_text("auroc = 0.7\n"), set(CODES)),
     ],
-    ids=["suspect", "images", "policy", "seed", "times-only", "no-report", "other-report", "torn-record", "file"],
+    ids=[
+        "suspect",
+        "images",
+        "policy",
+        "seed",
+        "times-only",
+        "no-report",
+        "other-report",
+        "torn-record",
+        "file",
+    ],
 )
-def test_what_changed_is_audited_again(scene: Scene, change: Callable[[Scene], object], again: set[str]) -> None:
+def test_what_changed_is_audited_again(
+    scene: Scene, change: Callable[[Scene], object], again: set[str]
+) -> None:
     scene.run()
     change(scene)
     scene.run()
@@ -207,7 +227,10 @@ def test_the_model_cannot_be_taken_for_an_option(scene: Scene) -> None:
 
 def test_what_ended_a_process_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "x.log"
-    for code, words in ((-9, "SIGKILL ended its process, perhaps for want of memory"), (77, "ended with code 77")):
+    for code, words in (
+        (-9, "SIGKILL ended its process, perhaps for want of memory"),
+        (77, "ended with code 77"),
+    ):
         monkeypatch.setattr(sys, "executable", str(script(tmp_path, code)))
         ended = Processes().run(["audit"], log)
         assert ended.code == 3
@@ -287,7 +310,9 @@ def test_slips_of_the_command_line(tmp_path: Path, words: list[str], message: st
 
 def test_dry_run(tmp_path: Path) -> None:
     (tmp_path / "m.toml").write_text("suspects = ['org/a', 'org/b', 'org/c']")
-    done = command("audit-many", str(tmp_path / "m.toml"), "-o", str(tmp_path / "o"), "--dry-run", "--shard", "2/2")
+    done = command(
+        "audit-many", str(tmp_path / "m.toml"), "-o", str(tmp_path / "o"), "--dry-run", "--shard", "2/2"
+    )
     assert done.code == 0
     assert done.out.splitlines()[1].split() == ["org--b", "org/b"]
     assert not (tmp_path / "o").exists()

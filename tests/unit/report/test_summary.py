@@ -21,9 +21,13 @@ from tests.unit.report.test_sarif import validator
 HOSTILE = "=cmd()\x1b[2J<script>alert(1)</script>‮](x)"
 
 
-def write(folder: Path, name: str, report: AuditReport, verdict: str, code: int, model: str, value: float) -> None:
+def write(
+    folder: Path, name: str, report: AuditReport, verdict: str, code: int, model: str, value: float
+) -> None:
     reasons = tuple(
-        reason.model_copy(update={"value": value, "outcome": "fail" if value > (reason.limit or 0) else "pass"})
+        reason.model_copy(
+            update={"value": value, "outcome": "fail" if value > (reason.limit or 0) else "pass"}
+        )
         for reason in report.reasons
         if reason.id == "battery-patch"
     )
@@ -76,7 +80,8 @@ def test_what_is_no_report_is_a_row(folder: Path, golden_json: str) -> None:
     (folder / "x.run.json").write_text("{}")
     why = {row.file: row.summary for row in read_rows(folder) if row.verdict == "unreadable"}
     assert set(why) == {
-        "g.json", "list.json", "empty.json", "newer.json", "other-code.json", "link.json", "pipe.json", "x.run.json",
+        "g.json", "list.json", "empty.json", "newer.json", "other-code.json", "link.json", "pipe.json",
+        "x.run.json",
     }  # fmt: skip
     assert "is a link" in why["link.json"]
     assert "pipe" in why["pipe.json"]
@@ -99,6 +104,17 @@ def test_runs_without_a_report_are_rows(folder: Path) -> None:
     assert "without a report" in rows["org/n"].summary  # never a pass that nothing shows
     assert "org/a" not in rows  # its report is there, and speaks for itself
     assert [row.model for row in read_rows(folder, {"a", "u"})] == ["org/u", "org/far"]
+
+
+def test_what_was_not_audited_is_a_row(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for name in "bcdfg":
+        (folder / f"{name}.json").unlink()
+    (folder / "deep" / "e.json").unlink()
+    assert main(["summary", str(folder), "--exit-code"]) == 0
+    manifest = folder / "m.toml"
+    manifest.write_text("suspects = [{model = 'org/far', name = 'a'}, 'org/lost']")
+    assert main(["summary", str(folder), "--exit-code", "--manifest", str(manifest)]) == 3
+    assert "2 suspects: 1 not audited, 1 pass" in capfd.readouterr().err
 
 
 def test_folders_that_hold_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
