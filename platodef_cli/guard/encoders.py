@@ -62,9 +62,7 @@ class GuardEncoders:
             PlatodefError: An encoder cannot be opened.
         """
         if heads.card is None:
-            raise UsageError(
-                "these heads do not name their encoders; give the guard features instead of images"
-            )
+            raise UsageError("these heads do not name their encoders; give features instead of images")
         records = {record.name: record for record in heads.card.references}
         unknown = sorted(set(references or {}) - set(records))
         if unknown:

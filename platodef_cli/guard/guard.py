@@ -32,7 +32,8 @@ class Guarded(NamedTuple):
     """What a guard gives for B images.
 
     Attributes:
-        features: float32 ``[B, D_s]``: the suspect's features, flagged rows replaced by what the references say.
+        features: float32 ``[B, D_s]``: the suspect's features, flagged rows replaced by what the references
+            say.
         p_values: float64 ``[B]``, conformal: at most the stated rate where flagged.
         flagged: bool ``[B]``.
     """
@@ -45,9 +46,9 @@ class Guarded(NamedTuple):
 class Guard(nn.Module):
     """Wraps a suspect and its references: every feature is scored, and replaced where it is suspicious.
 
-    It may be called from several threads. What is computed for a row does not depend on the rows beside it (but
-    for rounding). A guard never trains, and stays on the device and in the precision in which its threshold was
-    calibrated, whatever a module around it does. Use :meth:`load`.
+    It may be called from several threads. What is computed for a row does not depend on the rows beside it
+    (but for rounding). A guard never trains, and stays on the device and in the precision in which its
+    threshold was calibrated, whatever a module around it does. Use :meth:`load`.
 
     Args:
         heads: Fitted heads.
@@ -106,8 +107,8 @@ class Guard(nn.Module):
             purifier: As above.
             options: Of the purifier.
             rate: Share of clean images that may be flagged.
-            calibrate: Clean features that nothing was fitted on, or a file of them; None takes the clean scores
-                in the heads.
+            calibrate: Clean features that nothing was fitted on, or a file of them; None takes the clean
+                scores in the heads.
             error: Probability of a false alarm of the monitor, ever.
             seed: Of a purifier that draws, and of detectors that do.
             device: Where heads and encoders are.
@@ -155,7 +156,7 @@ class Guard(nn.Module):
 
         Args:
             inputs: Feature tuples; or name -> float ``[B, D]`` with ``source`` and the references; or images:
-                uint8 ``[B, 3, H, W]``, or a list of pictures of Pillow, tensors, bytes or paths, or one of them.
+                uint8 ``[B, 3, H, W]``, or a list of pictures of Pillow, tensors, bytes or paths, or one.
 
         Raises:
             UsageError: The inputs are none of these, or do not fit the heads.
@@ -276,5 +277,5 @@ class Guard(nn.Module):
         return {name: value for name, value in self.__dict__.items() if name not in ("_encoders", "_lock")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._encoders, self._lock = None, threading.Lock()

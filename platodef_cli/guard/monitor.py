@@ -1,15 +1,17 @@
 """Watches whether more is flagged than was promised, at any time and without a fixed number of images.
 
-The promise is about the share ``q`` of clean images over the threshold. It is not known: the threshold is an order
-statistic of n clean scores, so q is at most the (1 - error/2)-quantile of Beta(n + 1 - rank, rank) with probability
-1 - error/2 (Vovk 2012, training-conditional validity; ties only lower q). The test of that bound p0 bets against it:
+The promise is about the share ``q`` of clean images over the threshold. It is not known: the threshold is an
+order statistic of n clean scores, so q is at most the (1 - error/2)-quantile of Beta(n + 1 - rank, rank) with
+probability 1 - error/2 (Vovk 2012, training-conditional validity; ties only lower q). The test of that bound
+p0 bets against it:
 
     M(n, k) = 1/(1 - p0) * integral over p in (p0, 1) of (p/p0)^k ((1-p)/(1-p0))^(n-k) dp
 
-is a nonnegative supermartingale of mean at most 1 as long as each image is flagged with probability at most p0 given
-the past, so that it ever reaches 2/error with probability at most error/2 (Ville's inequality). A change that comes
-late would drown in what came before; so new bets start all the time, bet j with weight 1/((j+1)(j+2)) of the whole,
-and the weighted sum is a supermartingale as well. Both errors together are at most ``error``, however long it runs.
+is a nonnegative supermartingale of mean at most 1 as long as each image is flagged with probability at most
+p0 given the past, so that it ever reaches 2/error with probability at most error/2 (Ville's inequality). A
+change that comes late would drown in what came before; so new bets start all the time, bet j with weight
+1/((j+1)(j+2)) of the whole, and the weighted sum is a supermartingale as well. Both errors together are at
+most ``error``, however long it runs.
 """
 
 import json
@@ -58,7 +60,7 @@ class Drift:
 
 
 def rate_bound(calibration: int, rate: float, error: float) -> float:
-    """Return the share of clean images that exceeds a conformal threshold, at most, with probability 1 - error.
+    """Return the largest share of clean images over a conformal threshold, with probability 1 - error.
 
     Args:
         calibration: Number n of clean scores that gave the threshold.

@@ -241,4 +241,4 @@ def _margin(reasons: "Sequence[Reason]") -> tuple[float | None, str]:
         distance = abs(reason.value - reason.limit)
         sign = {"fail": 1.0, "pass": -1.0}.get(reason.outcome, 0.0)
         margins.append((round(sign * distance, 6) + 0.0, reason.id))
-    return max(margins, default=(None, ""))  # type: ignore[type-var]
+    return max(margins, default=(None, ""))

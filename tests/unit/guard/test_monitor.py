@@ -19,8 +19,8 @@ RUNS, IMAGES = 400, 3000
 def streams(rate_of_flags: float | None, seed: int) -> tuple[int, list[int]]:
     """Return how many of RUNS streams raise an alarm, and after how many images.
 
-    Each has a calibration of its own, as in production: uniform scores, a conformal threshold, and images whose
-    scores exceed it with the share that this calibration happens to allow (or another, given one).
+    Each has a calibration of its own, as in production: uniform scores, a conformal threshold, and images
+    whose scores exceed it with the share that this calibration happens to allow (or another, given one).
     """
     random = np.random.default_rng(seed)
     rank = math.ceil((CALIBRATION + 1) * (1 - RATE) - 1e-9)
