@@ -2,7 +2,6 @@
 
 import re
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +11,7 @@ from platodef_cli import environment
 from platodef_cli.cli import options
 from platodef_cli.cli.outputs import check_output_folder
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.sharded import Address, ChosenExecutor, Executor, chosen
 from platodef_cli.cli.tables import aligned
 from platodef_cli.errors import EXIT_FAIL, EXIT_PASS, UsageError
 from platodef_cli.report import REPORTS
@@ -22,30 +22,6 @@ if TYPE_CHECKING:
     from platodef_cli.jobs.process import Ended
 
 _SHARD = re.compile(r"(\d{1,6})/(\d{1,6})")
-
-
-class Executor(StrEnum):
-    """Where pieces of work run."""
-
-    local = "local"
-    ray = "ray"
-
-
-ChosenExecutor = Annotated[
-    Executor,
-    typer.Option(
-        "--executor", help="local: on this machine; ray: on a Ray cluster.", rich_help_panel=options.RUN
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        "--address",
-        metavar="HOST:PORT",
-        help="Ray cluster to use; without it one is started on this machine.",
-        rich_help_panel=options.RUN,
-    ),
-]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -121,8 +97,7 @@ def audit_many(
     check_output_folder(output)
     for form in report or ():
         REPORTS.check(form)
-    if executor is Executor.local and address is not None:
-        raise UsageError("--address is for --executor ray; leave it out, or add --executor ray")
+    chosen(executor, address, None, "cpu")
     from platodef_cli.jobs.manifest import read_manifest
 
     listed = read_manifest(manifest)

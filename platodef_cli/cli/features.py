@@ -1,10 +1,12 @@
 """What the commands on feature files share: reading and writing them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, refuse_terminal
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.sharded import STREAM_BYTES
 from platodef_cli.disk import replacing
 from platodef_cli.errors import UsageError
 
@@ -41,6 +43,70 @@ def clean_rows(session: Session, tuples: "FeatureTuples") -> "FeatureTuples":
     return tuples.select(clean)
 
 
+def blocks_of(
+    path: str, source_key: str, reference_keys: list[str] | None
+) -> "tuple[int, FeatureTuples, Iterator[FeatureTuples]]":
+    """Return the number of rows, some of the first, and all rows in blocks; of a file, a folder or ``-``.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from platodef_cli.features.stream import FeatureStream
+
+    place = Path(path)
+    if path != STANDARD_STREAM and (place.is_dir() or is_large(path)):
+        stream = FeatureStream(place, source_key, reference_keys)
+        return stream.rows, stream.files[0].read(0, 1), stream.blocks()
+    tuples = read_features(path, source_key, reference_keys)
+    return len(tuples), tuples, iter([tuples])
+
+
+def is_large(name: str) -> bool:
+    """Tell whether a feature file is one that should be read in blocks."""
+    path = Path(name)
+    return name != STANDARD_STREAM and path.is_file() and path.stat().st_size > STREAM_BYTES
+
+
+def read_sample(
+    session: Session, path: str, source_key: str, reference_keys: list[str] | None, most: int, seed: int
+) -> "FeatureTuples":
+    """Return the rows of a file, a folder or ``-``, or a random sample of ``most`` of the clean ones.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from platodef_cli.features.reservoir import Reservoir
+
+    count, first, blocks = blocks_of(path, source_key, reference_keys)
+    if count <= most and len(first) == count:
+        return first
+    reservoir = Reservoir(most, seed)
+    for block in blocks:
+        # what carries a trigger shall not take the place of what is clean
+        reservoir.add(block if block.variants is None else block.select(block.variants == 0))
+    kept = reservoir.result()
+    if kept is None:
+        raise UsageError(f"{path} holds no clean row; rows of variant 0 are")
+    if reservoir.seen > len(kept):
+        session.info(f"using {len(kept)} of {reservoir.seen} clean rows, drawn with seed {seed}")
+    return kept
+
+
+def read_calibration(
+    session: Session, path: str, calibration: str | None, source_key: str, reference_keys: list[str] | None
+) -> "FeatureTuples | None":
+    """Return the clean rows that calibrate the threshold, where they are given.
+
+    Raises:
+        UsageError: They cannot be read, or both files are standard input.
+    """
+    if path == STANDARD_STREAM and calibration == STANDARD_STREAM:
+        raise UsageError("only one of the two feature files can come from standard input")
+    if calibration is None:
+        return None
+    return clean_rows(session, read_features(calibration, source_key, reference_keys))
+
+
 def read_pair(
     session: Session, path: str, calibration: str | None, source_key: str, reference_keys: list[str] | None
 ) -> "tuple[FeatureTuples, FeatureTuples | None]":
@@ -49,12 +115,8 @@ def read_pair(
     Raises:
         UsageError: One of them cannot be read, or both are standard input.
     """
-    if path == STANDARD_STREAM and calibration == STANDARD_STREAM:
-        raise UsageError("only one of the two feature files can come from standard input")
     tuples = read_features(path, source_key, reference_keys)
-    if calibration is None:
-        return tuples, None
-    return tuples, clean_rows(session, read_features(calibration, source_key, reference_keys))
+    return tuples, read_calibration(session, path, calibration, source_key, reference_keys)
 
 
 def features_target(output: str, *inputs: str | None) -> Path | None:

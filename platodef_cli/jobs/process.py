@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +39,19 @@ class Processes:
 
     Args:
         threads: Computing threads of each; None leaves it to the libraries.
+        variables: Set in their environments.
+        folder: Where they run, if it exists; None is the current folder.
     """
 
-    def __init__(self, threads: int | None = None):
-        self._threads = threads
+    def __init__(
+        self,
+        threads: int | None = None,
+        *,
+        variables: Mapping[str, str] | None = None,
+        folder: str | None = None,
+    ):
+        self._threads, self._variables = threads, dict(variables or {})
+        self._folder = folder if folder is not None and Path(folder).is_dir() else None
         self._running: set[subprocess.Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -53,7 +62,7 @@ class Processes:
         Raises:
             OSError: The log cannot be written or the process not started.
         """
-        environment = dict(os.environ)
+        environment = {**os.environ, **self._variables}
         if self._threads is not None:
             environment["OMP_NUM_THREADS"] = str(self._threads)
         command = [sys.executable, "-m", "platodef_cli.jobs.leash", str(os.getpid()), *words]
@@ -68,6 +77,7 @@ class Processes:
                     stdout=stream,
                     stderr=stream,
                     env=environment,
+                    cwd=self._folder,
                     # Ctrl-C of a terminal reaches this process alone, which tells the others
                     start_new_session=True,
                 )
