@@ -8,7 +8,6 @@ from typing import IO
 
 from platodef_cli.cli.outputs import STANDARD_STREAM, to_stdout
 from platodef_cli.disk import replacing
-from platodef_cli.report.json import dumps, encodable
 
 _CHUNK = 1 << 20
 Row = dict[str, object]
@@ -29,6 +28,8 @@ class ScoreTable:
 
     def add(self, rows: list[Row]) -> None:
         """Append rows."""
+        from platodef_cli.report.json import encodable
+
         for row in rows:
             if self._form == "csv":
                 if self._writer is None:
@@ -43,6 +44,8 @@ class ScoreTable:
 
     def write(self, output: str, facts: Row) -> None:
         """Write the table, JSON with some facts before the rows, to stdout or a file, whole or not at all."""
+        from platodef_cli.report.json import dumps
+
         before, after = "", ""
         if self._form == "json":
             text = dumps({**facts, "direction": "higher is more suspicious", "rows": []})
