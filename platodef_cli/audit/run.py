@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import torch
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.context import context_of
 from platodef_cli.audit.inputs import open_inputs
 from platodef_cli.audit.partial_report import PartialReport
 from platodef_cli.audit.provenance import device_name, image_set, libraries, not_examined, peak_memory
@@ -139,6 +140,7 @@ def _measurements(
         histograms=others.histograms,
         roc=others.roc,
         timing=_timing(state),
+        context=context_of(config.to_json(), config.limits.to_json()),
     )
 
 

@@ -14,8 +14,8 @@ from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections,
 
 _ORDER = (
     "baseline", "found", "histogram", "roc", "triggers", "controls", "search", "suspicious", "accuracy",
-    "heads", "thresholds", "alignment", "measurements", "", "findings", "warnings", "not-examined", "meaning",
-    "identity", "policy", "provenance",
+    "heads", "thresholds", "alignment", "measurements", "", "findings", "origin", "quality", "taxonomies",
+    "warnings", "not-examined", "meaning", "identity", "policy", "provenance",
 )  # fmt: skip
 _ILLUSTRATED: Mapping[str, Callable[[AuditReport], Html]] = {
     "triggers": illustrations.battery,

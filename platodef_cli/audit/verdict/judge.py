@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import date
 
+from platodef_cli.audit.context import in_taxonomies
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.advice import useful_advice
 from platodef_cli.audit.verdict.baseline import changes_between, check_comparable, record_of, tolerated
@@ -76,6 +77,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         policy=case.policy,
         probes=case.probes,
         searches=case.searches,
+        context=in_taxonomies(measurements.context, reasons, case.findings),
     )
 
 

@@ -8,6 +8,7 @@ from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
+    ContextRecord,
     EncoderRecord,
     Finding,
     FoundTrigger,
@@ -60,6 +61,7 @@ class Measurements:
         histograms: Of scores.
         roc: ROC curves.
         timing: The only part that differs between two runs with the same seed.
+        context: How good the test is, signature and lineage; None of reports of earlier versions.
     """
 
     tool_version: str
@@ -87,6 +89,7 @@ class Measurements:
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
     timing: Timing
+    context: ContextRecord | None
 
     @classmethod
     def of(cls, report: AuditReport) -> "Measurements":
@@ -109,7 +112,7 @@ class Measurements:
 
     def recorded(self) -> dict[str, Any]:
         """Return what a report takes over as it is."""
-        judged = ("findings", "triggers", "found_triggers", "searches")
+        judged = ("findings", "triggers", "found_triggers", "searches", "context")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in judged}
 
 
