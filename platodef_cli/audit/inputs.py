@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.encoders.bounded import bounded
@@ -24,6 +25,7 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
+from platodef_cli.records import SignatureRecord
 from platodef_cli.resources import data_dir
 
 BUILTIN = "builtin:"
@@ -42,6 +44,7 @@ class Inputs:
         references: Name -> trusted encoder.
         images: The clean images.
         head: Folder of ready heads, or None.
+        signature: What the publisher signed.
     """
 
     suspect: Encoder
@@ -49,6 +52,7 @@ class Inputs:
     references: dict[str, Encoder]
     images: ImageSource
     head: Path | None
+    signature: SignatureRecord
 
     @property
     def encoders(self) -> dict[str, Encoder]:
@@ -112,6 +116,16 @@ def open_inputs(
         check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
     resolved = resolve(target, offline=config.offline, progress=progress)
     checked = examine(resolved, follow_links=config.follow_links)
+    signature = check_signature(
+        resolved.directory,
+        checked.files,
+        config.limits.trusted_signers,
+        follow_links=config.follow_links and resolved.commit is None,
+        listing=resolved.listing,
+    )
+    refuse_unsigned(
+        signature, required=config.limits.require_signature, trusted=config.limits.trusted_signers
+    )
     check_count(counts, config, ready_heads=head is not None)
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
@@ -171,7 +185,7 @@ def open_inputs(
             for name, encoder in opened.items():
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
-        yield Inputs(judged, checked, trusted, source, head)
+        yield Inputs(judged, checked, trusted, source, head, signature)
 
 
 def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:

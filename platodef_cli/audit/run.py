@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import torch
 
+from platodef_cli.attestation.publisher import signature_findings
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.context import context_of
 from platodef_cli.audit.inputs import open_inputs
@@ -125,7 +126,7 @@ def _measurements(
         libraries=libraries(plugins),
         device=device_name(config.device),
         deciding=state.defences.deciding,
-        findings=inputs.checked.findings,
+        findings=(*inputs.checked.findings, *signature_findings(inputs.signature)),
         not_examined=(*not_examined(state), *left_out),
         warnings=tuple(state.recorder.messages),
         metrics=others.metrics,
@@ -140,7 +141,7 @@ def _measurements(
         histograms=others.histograms,
         roc=others.roc,
         timing=_timing(state),
-        context=context_of(config.to_json(), config.limits.to_json()),
+        context=context_of(config.to_json(), config.limits.to_json(), signature=inputs.signature),
     )
 
 

@@ -38,7 +38,7 @@ Key = Annotated[
     typer.Option(
         "--attestation-key",
         metavar="KEY.pem",
-        help="Public key (Ed25519 or ECDSA P-256) that must have signed --require-attestation.",
+        help="Public key (Ed25519 or ECDSA) that must have signed --require-attestation.",
         rich_help_panel=options.RESULT,
     ),
 ]

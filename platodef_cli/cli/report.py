@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _REASONS = {
     "RefusedError": "refused",
+    "SignatureError": "signature",
     "HubError": "hub",
     "IncompleteError": "incomplete",
     "InconclusiveError": "too-little-evidence",
