@@ -63,6 +63,7 @@ def _check_use(leaf: Any) -> None:
         RefusedError: Neither digital signature nor code signing is among its uses.
     """
     from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     def extension(kind: Any) -> Any:
         try:
@@ -73,7 +74,7 @@ def _check_use(leaf: Any) -> None:
     usage, extended = extension(x509.KeyUsage), extension(x509.ExtendedKeyUsage)
     constraints = extension(x509.BasicConstraints)
     signs = usage is not None and usage.digital_signature
-    code = extended is not None and x509.ExtendedKeyUsageOID.CODE_SIGNING in extended
+    code = extended is not None and ExtendedKeyUsageOID.CODE_SIGNING in extended
     forbidden = (usage is not None and not signs) or (extended is not None and not code)
     if forbidden or not (signs or code) or (constraints is not None and constraints.ca):
         raise RefusedError("the certificate of the signature is not one for signing code")

@@ -160,6 +160,8 @@ def _item(resource: Any, *, sharded: bool) -> Item:
                 raise ValueError("not a range")
     except ValueError:
         raise UsageError(f"the signature lists the malformed entry {plain(name, 80)!r}") from None
+    # of shards it is called sha256-sharded-1000000000
+    algorithm = algorithm.partition("-sharded-")[0] if sharded else algorithm
     algorithm = "blake2b" if algorithm == "blake2" else algorithm
     if algorithm not in ("sha256", "blake2b", "blake3"):
         raise UsageError(f"the signature uses the unknown digest {plain(algorithm, 40)!r}")
