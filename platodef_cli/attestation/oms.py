@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from platodef_cli.attestation.dsse import parse_envelope
 from platodef_cli.attestation.statement import PAYLOAD_TYPE, STATEMENT_TYPE, parse_object
 from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
@@ -289,3 +290,36 @@ def root_of(directory: Path) -> str:
     for resource in manifest.resource_descriptors():
         total.update(resource.digest.digest_value)
     return total.hexdigest()
+
+
+def check_root(root: str, directory: Path, unexamined: tuple[str, ...]) -> None:
+    """Check that a folder is the one that a root digest is of.
+
+    The digest may be the one that ``model-signing`` computes by default, or that of the publisher's signature
+    in the folder, whose choice of files may be another.
+
+    Args:
+        root: Root digest.
+        directory: The model folder.
+        unexamined: Files that no other digest is about; the message names them.
+
+    Raises:
+        UsageError: The package is missing.
+        RefusedError: The folder is another one.
+    """
+    path = directory / SIGNATURE
+    if path.is_file() and path.stat().st_size <= MAX_BYTES:
+        try:
+            value = parse_object(path.read_bytes())
+            envelope = parse_envelope(value.get("dsseEnvelope") or {})
+            manifest = parse_manifest(envelope.payload_type, envelope.payload)
+        except UsageError:
+            manifest = None
+        if manifest is not None and manifest.root == root:
+            found = compare(manifest, directory, {})
+            if not found.changed and not found.unsigned and not found.absent:
+                return
+    if root_of(directory) != root:
+        names = ", ".join(plain(name, 100) for name in unexamined[:5])
+        rest = f"; what is not audited differs, among {names}" if names else ""
+        raise RefusedError(f"the root digest of {directory} is not the attested one{rest}; audit it again")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from platodef_cli.attestation import oms
 from platodef_cli.attestation.dsse import parse_envelope
-from platodef_cli.attestation.signers import Signer, kind_of, parse_signer, verify_signer
+from platodef_cli.attestation.signers import Signer, kind_of, parse_signer, verify_any
 from platodef_cli.attestation.statement import parse_object
 from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
@@ -77,17 +77,12 @@ def check_signature(
     if not signers:
         message = "the files are those that were signed, by whom was not checked; name trusted_signers"
         return found.model_copy(update={"status": "unverified", "message": message})
-    reasons = []
-    for signer in signers:
-        try:
-            verify_signer(value, envelope, raw, signer)
-        except RefusedError as error:
-            reasons.append(f"{signer.text}: {error}")
-            continue
-        return found.model_copy(
-            update={"status": "trusted", "signer": signer.text, "message": _trusted(signer, difference)}
-        )
-    return found.model_copy(update={"status": "untrusted", "message": "; ".join(reasons)})
+    try:
+        signer = verify_any(value, envelope, raw, signers)
+    except RefusedError as error:
+        return found.model_copy(update={"status": "untrusted", "message": str(error)})
+    message = _trusted(signer, difference)
+    return found.model_copy(update={"status": "trusted", "signer": signer.text, "message": message})
 
 
 def _words(difference: oms.Comparison) -> str:

@@ -13,7 +13,7 @@ Keys and certificates are checked without network. Sigstore's own certificates a
 import base64
 import binascii
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +106,24 @@ def verify_signer(value: Mapping[str, Any], envelope: Envelope, raw: bytes, sign
         dsse.verify(envelope, certificates.verified_key(chain, read_small(signer.file)))
     else:
         _verify_sigstore(raw, signer)
+
+
+def verify_any(value: Mapping[str, Any], envelope: Envelope, raw: bytes, signers: Sequence[Signer]) -> Signer:
+    """Return the first signer that an envelope is by; the arguments are those of :func:`verify_signer`.
+
+    Raises:
+        UsageError: As for :func:`verify_signer`.
+        RefusedError: It is by none of them; the message of the only one, or of all.
+    """
+    reasons = []
+    for signer in signers:
+        try:
+            verify_signer(value, envelope, raw, signer)
+        except RefusedError as error:
+            reasons.append(str(error) if len(signers) == 1 else f"{signer.text}: {error}")
+            continue
+        return signer
+    raise RefusedError("; ".join(reasons))
 
 
 def certificate_chain(value: Mapping[str, Any]) -> list[bytes]:

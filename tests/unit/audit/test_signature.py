@@ -1,5 +1,6 @@
 """What policies ask of signatures: before anything is loaded, and again at the gate."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_an_audit_loads_nothing_that_is_not_signed(monkeypatch: pytest.MonkeyPat
     def fail(*args: object, **options: object) -> None:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr("platodef_cli.audit.inputs.open_encoder", fail)
+    monkeypatch.setattr(sys.modules["platodef_cli.audit.inputs"], "open_encoder", fail)
     config = AuditConfig("builtin:clean", policy=Policy(require_signature=True))
     with pytest.raises(SignatureError, match="no model.sig"), open_inputs(config, SILENT):
         pass
