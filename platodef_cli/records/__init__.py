@@ -8,6 +8,9 @@ from platodef_cli.records.base import (
     Record as Record,
 )
 from platodef_cli.records.context import (
+    CardRecord as CardRecord,
+)
+from platodef_cli.records.context import (
     ContextRecord as ContextRecord,
 )
 from platodef_cli.records.context import (

@@ -61,6 +61,13 @@ class SignatureRecord(Record):
     message: str = ""
 
 
+class CardRecord(Record):
+    """What the model card says of the model: claims of its publisher, nothing that was checked."""
+
+    license: str | None = None
+    base_models: tuple[str, ...] = ()
+
+
 class LayerChange(Record):
     """How far one tensor moved from the base."""
 
@@ -87,4 +94,5 @@ class ContextRecord(Record):
     taxonomy: TaxonomyRecord
     quality: QualityRecord
     signature: SignatureRecord | None = None
+    card: CardRecord | None = None
     lineage: LineageRecord | None = None
