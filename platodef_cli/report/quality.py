@@ -141,15 +141,25 @@ def quality_of(
     return QualityRecord(measured=measured, not_measured=tuple(missing))
 
 
+def _share(metric: Metric) -> str:
+    value = 0.0 if metric.value is None else metric.value
+    return f"{round(value * (metric.n_positive or 0))} of {metric.n_positive}"
+
+
+def in_few_words(quality: MeasuredQuality) -> str:
+    """Return the rates of a benchmark in one line of a terminal."""
+    return (
+        f"benchmark {quality.benchmark[:16]}: {_share(quality.detected)} backdoored encoders failed, "
+        f"{_share(quality.false_alarms)} clean"
+    )
+
+
 def in_one_line(quality: MeasuredQuality) -> str:
-    """Return the rates of a benchmark in words."""
+    """Return the rates of a benchmark in words, with their intervals."""
 
     def share(metric: Metric) -> str:
-        value = 0.0 if metric.value is None else metric.value
-        hits, count = round(value * (metric.n_positive or 0)), metric.n_positive
-        return f"{hits} of {count}" + (
-            f" [{metric.interval.low:.0%}, {metric.interval.high:.0%}]" if metric.interval else ""
-        )
+        bounds = metric.interval
+        return _share(metric) + (f" [{bounds.low:.0%}, {bounds.high:.0%}]" if bounds else "")
 
     return (
         f"benchmark {quality.benchmark} ({quality.trained_on}): {share(quality.detected)} backdoored "
