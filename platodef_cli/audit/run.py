@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 
 import torch
 
+from platodef_cli.attestation.publisher import signature_findings
 from platodef_cli.audit.calibration import shipped
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.context import context_of
 from platodef_cli.audit.inputs import Inputs, open_inputs, split
 from platodef_cli.audit.partial_report import PartialReport
 from platodef_cli.audit.plan.budget import fitted
@@ -179,7 +181,7 @@ def _measurements(
         libraries=libraries(plugins),
         device=device_name(config.device),
         deciding=state.defences.deciding,
-        findings=inputs.checked.findings,
+        findings=(*inputs.checked.findings, *signature_findings(inputs.signature)),
         not_examined=(*not_examined(state), *left_out),
         warnings=tuple(state.recorder.messages),
         metrics=others.metrics,
@@ -196,6 +198,7 @@ def _measurements(
         roc=others.roc,
         calibration=shipped(),
         timing=_timing(state),
+        context=context_of(config.to_json(), config.limits.to_json(), signature=inputs.signature),
     )
 
 

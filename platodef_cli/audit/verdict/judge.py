@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import date
 
+from platodef_cli.audit.context import in_taxonomies
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.advice import useful_advice
 from platodef_cli.audit.verdict.baseline import changes_between, check_comparable, record_of, tolerated
@@ -15,6 +16,7 @@ from platodef_cli.audit.verdict.indicators import Indicators, judge_indicators
 from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.measurements import Measurements
 from platodef_cli.audit.verdict.rules import judge_rules
+from platodef_cli.audit.verdict.signature import signed
 from platodef_cli.audit.verdict.waivers import Waiver, Waivers, line
 from platodef_cli.records import AuditReport, BaselineRecord, Change
 
@@ -60,7 +62,8 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         reasons = tolerated(case, before)
         baseline = record_of(gate.baseline)
         changes = changes_between(case, before, gate.baseline)
-    reasons = useful_advice(waivers.reasons(reasons))
+    # no waiver and no baseline makes up for a signature
+    reasons = (*signed(measurements.context, gate.policy), *useful_advice(waivers.reasons(reasons)))
     records = waivers.records(reasons, case.findings)
     outcome, code, summary = decide(reasons, gate.policy)
     return AuditReport(
@@ -78,6 +81,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         policy=case.policy,
         probes=case.probes,
         searches=case.searches,
+        context=in_taxonomies(measurements.context, reasons, case.findings),
     )
 
 
