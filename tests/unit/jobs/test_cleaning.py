@@ -65,9 +65,8 @@ def test_a_shard_is_what_memory_gives(
     head: Path, shards: Path, small_heads: Heads, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = PurifyOptions(steps=2)
-    result = run(
-        Purifying(Judging(str(head), "platonic"), method, options=options), shards, shards.parent / "out"
-    )
+    work = Purifying(Judging(str(head), "platonic"), method, options=options)
+    result = run(work, shards, shards.parent / "out")
     alarm = calibrated("platonic", small_heads, None, 0.05, 0)
     flagged = 0
     for path in sorted(shards.iterdir()):
