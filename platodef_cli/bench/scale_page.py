@@ -162,10 +162,12 @@ def _images(costs: ScaleCosts, core_hour: float) -> list[str]:
         f"2. **One folder of {shards:,} files**: object stores and most file systems take it, `ls` "
         "does not. Give one "
         "folder of images per run, and one folder of shards per run.",
-        f"3. **The journal** grows to {_size(shards * costs.manifest_bytes)} with its manifest, and is read at "
+        f"3. **The journal** grows to {_size(shards * costs.manifest_bytes)} with its manifest, and is "
+        "read at "
         "every start.",
         "4. **Listing**: a folder of single images is hashed whole by every process before the first shard; "
         "millions of images belong into parquet or tar shards, which only the worker opens that reads them.",
-        f"5. **The process that distributes** comes last: it handles {rate:,.0f} shards a second where nothing is "
+        f"5. **The process that distributes** comes last: it handles {rate:,.0f} shards a second where "
+        "nothing is "
         f"computed, as many as {fastest * (1 + REFERENCES) * costs.forward:,.0f} cores could encode.",
     ]

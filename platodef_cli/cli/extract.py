@@ -24,6 +24,7 @@ from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from platodef_cli.encoders.interface import Encoder
     from platodef_cli.jobs.extraction import Extracting
 
 SOURCE = "source"
@@ -68,6 +69,7 @@ def extract(
     offline: options.Offline = False,
     device: options.Device = "cpu",
     dtype: options.Precision = "float32",
+    precision: options.ForwardPrecision = "auto",
     batch_size: options.BatchSize = 64,
     memory_limit: options.MemoryLimit = 8.0,
     time_limit: options.TimeLimit = None,
@@ -99,6 +101,7 @@ def extract(
     without_network = options.offline(offline)
     if without_network:
         environment.go_offline()
+    from platodef_cli.audit.precision import choose_precision
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
     from platodef_cli.features.extract import extract as run
@@ -133,6 +136,8 @@ def extract(
             columns=columns,
             max_broken=max_broken,
             offline=without_network,
+            # every machine shall compute the same features, so that none is asked what it is fast at
+            forward_dtype="float32" if precision == "auto" else precision,
         )
         _extract_shards(
             session, work, shards, pictured, rows=shard_rows, limit=limit, seed=seed, chosen=where
@@ -142,12 +147,28 @@ def extract(
         pictured, limit=limit, seed=seed, offline=without_network, columns=columns, warn=session.warn
     )
     common["progress"] = session.progress
-    with opened_encoders(uris, suspect, common, batch_size, poolings, session.progress.warn) as encoders:
+    cache = None if no_cache else FeatureCache(cache_dir, progress=session.progress)
+
+    def tune(name: str, encoder: "Encoder") -> None:
+        choose_precision(
+            encoder,
+            precision,
+            device=device,
+            dtype=dtype,
+            source=pictures,
+            rows=range(len(pictures.refs)),
+            variants=variants if name == SOURCE else (),
+            cache=cache,
+            warn=session.progress.warn,
+        )
+
+    warn = session.progress.warn
+    with opened_encoders(uris, suspect, common, batch_size, poolings, warn, tune) as encoders:
         extraction = run(
             pictures,
             encoders,
             [Request(), *(Request(entry) for entry in variants)],
-            cache=None if no_cache else FeatureCache(cache_dir, progress=session.progress),
+            cache=cache,
             batch_size=batch_size,
             max_broken_share=max_broken,
             progress=session.progress,

@@ -1,7 +1,7 @@
 """Features of more images than fit into one file: a file of features per block of images."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,7 @@ def opened_encoders(
     batch_size: int,
     poolings: Mapping[str, str],
     warn: Any,
+    tune: Callable[[str, Encoder], object],
 ) -> Iterator[dict[str, Encoder]]:
     """Open the suspect, isolated, and its references; each takes what the memory limit allows at once.
 
@@ -88,6 +89,7 @@ def opened_encoders(
         batch_size: Most images at once.
         poolings: Id -> pooling.
         warn: Told what the user should know.
+        tune: Gets the name of every encoder and itself, before anything is computed.
     """
     with ExitStack() as stack:
         encoders: dict[str, Encoder] = {}
@@ -95,6 +97,7 @@ def opened_encoders(
             own: dict[str, Any] = {**suspect, "isolate": True} if name == SOURCE else {"name": name}
             opened = open_encoder(uri, **own, **common, pooling=poolings[uri])
             stack.callback(opened.close)
+            tune(name, opened)
             encoders[name] = bounded(
                 opened,
                 limit_gb=suspect["memory_limit_gb"],
@@ -119,6 +122,7 @@ class Extracting:
         columns: Columns of tables, and whether labels are used.
         max_broken: Tolerated share of unusable images of a block.
         offline: Never use the network.
+        forward_dtype: Precision of the forward passes, ``float32`` or ``bfloat16``.
     """
 
     uris: tuple[tuple[str, str], ...]
@@ -130,6 +134,7 @@ class Extracting:
     columns: Columns = Columns()
     max_broken: float = 0.05
     offline: bool = False
+    forward_dtype: str = "float32"
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the files depend on; encoders by what their files hold is noted in every shard."""
@@ -140,6 +145,7 @@ class Extracting:
             "digests": dict(self.digests()),
             "poolings": [list(pair) for pair in self.poolings],
             "dtype": common.get("dtype"),
+            "forward_dtype": self.forward_dtype,
             "device": str(common.get("device")).partition(":")[0],
             "variants": list(self.variants),
             "columns": [self.columns.image, self.columns.label, self.columns.labels],
@@ -171,6 +177,7 @@ class LiveExtracting:
                 work.batch_size,
                 dict(work.poolings),
                 self._notes.append,
+                lambda _, encoder: encoder.tune(forward_dtype=work.forward_dtype),
             )
         )
         self._variants = named_variants(work.variants)

@@ -79,7 +79,8 @@ def test_every_argument_reaches_the_audit(
         "detectors": ["knn", "decree"], "false_positive_rate": 0.1, "max_broken_share": 0.2,
         "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,
         "plugins": ["mine"], "pooling": ["mean"], "follow_links": True, "search_precision": "float32",
-        "search_controls": "all",
+        "search_controls": "all", "precision": "float32", "sample": 300, "searches": ["patch"],
+        "budget": "30m",
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report
@@ -122,7 +123,7 @@ def test_preflight_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_reading_and_rendering(tmp_path: Path) -> None:
-    report = platodef_cli.read_report(GOLDEN / "report_v1.json")
+    report = platodef_cli.read_report(GOLDEN / "report_v2.json")
     path = tmp_path / "again.json"
     path.write_text(platodef_cli.render(report, "json"))
     assert platodef_cli.read_report(path) == report

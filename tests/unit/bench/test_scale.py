@@ -48,9 +48,9 @@ def test_the_sums() -> None:
 
 
 def test_more_expensive_is_more() -> None:
-    cheap, dear = (float(re.findall(r"at 0.05 per core hour ([\d,]+)", page)[0].replace(",", "")) for page in (
-        draw(COSTS, 0.05, ""), draw(replace(COSTS, forward=1.0), 0.05, "")
-    ))  # fmt: skip
+    pages = [draw(costs, 0.05, "") for costs in (COSTS, replace(COSTS, forward=1.0))]
+    prices = [re.findall(r"at 0.05 per core hour ([\d,]+)", page)[0] for page in pages]
+    cheap, dear = (float(price.replace(",", "")) for price in prices)
     assert dear > cheap
 
 
