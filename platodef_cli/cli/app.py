@@ -11,6 +11,7 @@ from platodef_cli.cli import (
     bench_calibrate,
     bench_encoders,
     bench_run,
+    bench_scale,
     bench_trigger,
     bench_zoo,
     cache,
@@ -108,6 +109,7 @@ register(_bench, "show", bench_run.show)
 register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
 register(_bench, "calibrate", bench_calibrate.calibrate)
+register(_bench, "scale", bench_scale.scale)
 _zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
 register(_zoo, "build", bench_zoo.build)
 register(_zoo, "ls", bench_zoo.ls)
