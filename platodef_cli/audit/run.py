@@ -136,6 +136,7 @@ def _measurements(
         alignment=others.alignment,
         accuracy=others.accuracy,
         found=found.evidence,
+        slices=others.slices,
         suspicious_images=others.suspicious_images,
         histograms=others.histograms,
         roc=others.roc,

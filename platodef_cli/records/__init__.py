@@ -97,6 +97,9 @@ from platodef_cli.records.probed import (
 from platodef_cli.records.probed import (
     SearchRecord as SearchRecord,
 )
+from platodef_cli.records.probed import (
+    SliceRecord as SliceRecord,
+)
 from platodef_cli.records.report import (
     SCHEMA_VERSION as SCHEMA_VERSION,
 )

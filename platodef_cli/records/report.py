@@ -18,7 +18,7 @@ from platodef_cli.records.measured import (
     Threshold,
     Timing,
 )
-from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord
+from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord, SliceRecord
 
 SCHEMA_VERSION = "2.0"
 
@@ -64,6 +64,9 @@ class AuditReport(Record):
     found: FoundTrigger | None = None
     suspicious_images: tuple[SuspiciousImage, ...] = Field(
         (), description="clean images with the highest scores, highest first (from 1.1)"
+    )
+    slices: tuple[SliceRecord, ...] = Field(
+        (), description="groups of the given images, the most suspicious ten (from 1.2)"
     )
     alignment: tuple[AlignmentRecord, ...] = ()
     accuracy: tuple[ProbeAccuracy, ...] = ()

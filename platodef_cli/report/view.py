@@ -256,6 +256,7 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
         *evidence.heads(report),
         *evidence.histograms(report, width=width),
         *evidence.searches(report),
+        *evidence.slices(report, details=details),
         *evidence.accuracy(report),
         *evidence.alignment(report),
         *evidence.measurements(report),

@@ -45,6 +45,10 @@ class Policy:
         0.45, "... the change collapses the features to this mean pairwise cosine or more"
     )
     battery_gap: float = _key(0.25, "... and by this much more than every reference and every benign control")
+    battery_lost: float = _key(
+        0.75, "... or it takes this share of their variance, as for a target that is no image"
+    )
+    battery_lost_gap: float = _key(0.40, "... and by this much more than from every reference")
     battery_shift: float = _key(
         1.10, "... it moves the features by this many clean root variances (to another image: 1.41)"
     )
@@ -78,6 +82,8 @@ class Policy:
             auroc: float = ...,
             battery_collapse: float = ...,
             battery_gap: float = ...,
+            battery_lost: float = ...,
+            battery_lost_gap: float = ...,
             battery_shift: float = ...,
             battery_shift_gap: float = ...,
             search_gap: float = ...,

@@ -20,12 +20,13 @@ from platodef_cli.records import (
     ProbeRecord,
     RocCurve,
     SearchRecord,
+    SliceRecord,
     SuspiciousImage,
     Threshold,
     Timing,
 )
 
-_DERIVED = ("trigger-", "search-", "reference-")
+_DERIVED = ("trigger-", "search-", "reference-", "slice-")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Measurements:
         accuracy: Linear-probe accuracies under the worst trigger.
         found: The best found trigger, as pictures; None where no search accuses the suspect.
         suspicious_images: Clean images with the highest scores.
+        slices: Groups of the given images.
         histograms: Of scores.
         roc: ROC curves.
         calibration: What clean encoders do in such an audit; None of reports before version 2.0.
@@ -86,6 +88,7 @@ class Measurements:
     accuracy: tuple[ProbeAccuracy, ...]
     found: FoundTrigger | None
     suspicious_images: tuple[SuspiciousImage, ...]
+    slices: tuple[SliceRecord, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
     calibration: CalibrationSummary | None
