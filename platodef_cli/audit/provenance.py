@@ -2,7 +2,7 @@
 
 import platform
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from platodef_cli.plugins import Plugin
 from platodef_cli.records import ImageSetRecord
 
 if TYPE_CHECKING:
+    from platodef_cli.audit.config import AuditConfig
     from platodef_cli.audit.state import AuditState
 
 _LIBRARIES = (
@@ -62,7 +63,24 @@ def not_examined(state: "AuditState") -> tuple[str, ...]:
         else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
     )
     alone = () if len(state.features.references) > 1 else (_ALONE,)
-    return (*NOT_EXAMINED, *unlabelled, *alone, *notes, *state.inputs.checked.not_examined)
+    left_out = tuple(left_out_of(state.config))
+    return (*NOT_EXAMINED, *left_out, *unlabelled, *alone, *notes, *state.inputs.checked.not_examined)
+
+
+def left_out_of(config: "AuditConfig") -> Iterator[str]:
+    """Yield the families of triggers that an audit leaves out, which its options chose to."""
+    from platodef_cli.search.interface import search_kinds
+    from platodef_cli.triggers.battery import battery
+
+    tried = {item.family for item in battery(config.battery, config.plugins)}
+    families = dict.fromkeys(item.family for item in battery() if item.kind == "trigger")
+    untried = [family for family in families if family not in tried]
+    if untried:
+        yield f"known triggers that the {config.battery} battery leaves out: {', '.join(untried)}"
+    names = [kind.name for kind in search_kinds(config.plugins)]
+    unsearched = [name for name in names if config.searches and name not in config.searches]
+    if unsearched:
+        yield f"unknown triggers of the kinds that were not searched for: {', '.join(unsearched)}"
 
 
 def listed(images: ImageSource) -> ImageSetRecord:

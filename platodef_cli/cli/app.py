@@ -19,6 +19,7 @@ from platodef_cli.cli import (
 )
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
+from platodef_cli.cli.audit_many import audit_many
 from platodef_cli.cli.command import register
 from platodef_cli.cli.convert import convert
 from platodef_cli.cli.defences import defences
@@ -34,6 +35,7 @@ from platodef_cli.cli.schema import schema
 from platodef_cli.cli.score import score
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.streams import make_steady
+from platodef_cli.cli.summary import summary
 from platodef_cli.cli.versions import library_versions
 from platodef_cli.errors import EXIT_INTERRUPTED, EXIT_PASS
 from platodef_cli.version import __version__
@@ -112,6 +114,7 @@ register(_zoo, "ls", bench_zoo.ls)
 _bench.add_typer(_zoo, name="zoo")
 
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
+register(app, "audit-many", audit_many, panel=_AUDIT, epilog=_EPILOG)
 register(app, "gate", gate, panel=_AUDIT, epilog=_EPILOG)
 register(app, "preflight", preflight, panel=_AUDIT, epilog=_EPILOG)
 register(app, "convert", convert, panel=_STEPS)
@@ -122,6 +125,7 @@ register(app, "purify", purify, panel=_STEPS)
 register(app, "align", align, panel=_STEPS)
 register(app, "defences", defences, panel=_STEPS)
 register(app, "report", report, panel=_REPORTS)
+register(app, "summary", summary, panel=_REPORTS)
 register(app, "schema", schema, panel=_REPORTS)
 app.add_typer(_policy, name="policy", rich_help_panel=_AUDIT)
 app.add_typer(_bench, name="bench", rich_help_panel=_BENCH)

@@ -111,6 +111,7 @@ def gate(
     require_attestation: attestation.Attestation = None,
     model_folder: attestation.ModelFolder = None,
     attestation_key: attestation.Key = None,
+    attestation_signer: attestation.Signers = None,
     exit_zero: options.ExitZero = False,
 ) -> None:
     """Judge a JSON report again, without computing anything.
@@ -130,7 +131,9 @@ def gate(
     recorded = None if is_unfinished(report) else report.policy
     limits = read_policy(policy, set_, fail_if, alpha=alpha, models=models, recorded=recorded).policy
     exceptions = read_exceptions(waivers, baseline, models)
-    refused = attestation.require(session, report, require_attestation, model_folder, attestation_key)
+    refused = attestation.require(
+        session, report, require_attestation, model_folder, attestation_key, attestation_signer or ()
+    )
     judged = refused or apply(session, report, limits, exceptions)
     if judged.error_rate is None and recorded is not None:
         session.warn(

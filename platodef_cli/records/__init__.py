@@ -22,6 +22,33 @@ from platodef_cli.records.calibration import (
 from platodef_cli.records.calibration import (
     ErrorRateRecord as ErrorRateRecord,
 )
+from platodef_cli.records.context import (
+    CardRecord as CardRecord,
+)
+from platodef_cli.records.context import (
+    ContextRecord as ContextRecord,
+)
+from platodef_cli.records.context import (
+    FamilyRate as FamilyRate,
+)
+from platodef_cli.records.context import (
+    LayerChange as LayerChange,
+)
+from platodef_cli.records.context import (
+    LineageRecord as LineageRecord,
+)
+from platodef_cli.records.context import (
+    MeasuredQuality as MeasuredQuality,
+)
+from platodef_cli.records.context import (
+    QualityRecord as QualityRecord,
+)
+from platodef_cli.records.context import (
+    SignatureRecord as SignatureRecord,
+)
+from platodef_cli.records.context import (
+    TaxonomyRecord as TaxonomyRecord,
+)
 from platodef_cli.records.encoder import (
     EncoderRecord as EncoderRecord,
 )

@@ -5,6 +5,7 @@ from pydantic import Field
 from platodef_cli.errors import Outcome
 from platodef_cli.records.base import Record
 from platodef_cli.records.calibration import CalibrationSummary, ErrorRateRecord
+from platodef_cli.records.context import ContextRecord
 from platodef_cli.records.encoder import EncoderRecord, ImageSetRecord
 from platodef_cli.records.judged import BaselineRecord, Change, Finding, Reason, WaiverRecord
 from platodef_cli.records.measured import (
@@ -72,4 +73,7 @@ class AuditReport(Record):
     accuracy: tuple[ProbeAccuracy, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     roc: tuple[RocCurve, ...] = Field((), description="ROC curves (from 1.1)")
+    context: ContextRecord | None = Field(
+        None, description="taxonomies, how good the test is, signature and lineage of the model"
+    )
     timing: Timing

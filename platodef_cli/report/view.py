@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from platodef_cli.records import AuditReport, ImageSetRecord, Outcome
-from platodef_cli.report import evidence, probes
+from platodef_cli.report import context, evidence, probes
 from platodef_cli.report.blocks import Bullets, KeyValueTable, Section
 from platodef_cli.report.numbers import compact, size
 
@@ -203,7 +203,9 @@ def _images(images: ImageSetRecord | None) -> list[tuple[str, str]]:
 
 
 def _closing(report: AuditReport, *, details: bool) -> list[Section]:
-    sections = []
+    sections = [*context.origin(report)]
+    if details:
+        sections += [*context.taxonomies(report), *context.quality(report)]
     if report.policy and details:
         limits = tuple(
             (name, compact(value) if isinstance(value, float) else str(value))

@@ -11,6 +11,8 @@ from platodef_cli.plugins import recording
 from platodef_cli.search import SEARCH_KINDS
 
 _SEARCH = "search_limits"
+_LATER = ("require_signature", "trusted_signers")
+"""Keys that earlier reports lack, so that they are named only where they are used."""
 ADDED_LIMIT = re.compile(r"[a-z0-9][a-z0-9_]*_collapse_\d{1,4}")
 """Limit of a kind of search in a report, with its number; other keys can look like this too."""
 
@@ -72,6 +74,10 @@ class Policy:
         0.01, "share of clean encoders that may fail: a failure needs a p-value of this or less, once known"
     )
     fail_if: tuple[str, ...] = _key((), "further rules, e.g. 'poisoned-accuracy < 0.5'")
+    require_signature: bool = _key(False, "refuse models without a signature by one of trusted_signers")
+    trusted_signers: tuple[str, ...] = _key(
+        (), "who may sign: 'key:FILE.pem', 'certificate:ROOTS.pem', 'sigstore:IDENTITY ISSUER [TRUST.json]'"
+    )
 
     if TYPE_CHECKING:  # type checkers shall go on to see errors in the names of the fields
 
@@ -94,6 +100,8 @@ class Policy:
             min_calibration: int = ...,
             alpha: float = ...,
             fail_if: tuple[str, ...] = ...,
+            require_signature: bool = ...,
+            trusted_signers: tuple[str, ...] = ...,
             **search_limits: tuple[float, ...],
         ) -> None: ...
 
@@ -149,6 +157,8 @@ class Policy:
             values.update(value if entry.name == _SEARCH else {entry.name: value})
         flat: dict[str, float | int | str | bool] = {}
         for name, value in values.items():
+            if name in _LATER and not value:
+                continue
             if isinstance(value, tuple):
                 flat.update({f"{name}_{number}": entry for number, entry in enumerate(value, start=1)})
             else:

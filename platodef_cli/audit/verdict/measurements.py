@@ -9,6 +9,7 @@ from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
     CalibrationSummary,
+    ContextRecord,
     EncoderRecord,
     Finding,
     FoundTrigger,
@@ -64,6 +65,7 @@ class Measurements:
         roc: ROC curves.
         calibration: What clean encoders do in such an audit; None of reports before version 2.0.
         timing: The only part that differs between two runs with the same seed.
+        context: How good the test is, signature and lineage; None of reports of earlier versions.
     """
 
     tool_version: str
@@ -93,6 +95,7 @@ class Measurements:
     roc: tuple[RocCurve, ...]
     calibration: CalibrationSummary | None
     timing: Timing
+    context: ContextRecord | None
 
     @classmethod
     def of(cls, report: AuditReport) -> "Measurements":
@@ -115,7 +118,7 @@ class Measurements:
 
     def recorded(self) -> dict[str, Any]:
         """Return what a report takes over as it is."""
-        judged = ("findings", "triggers", "found_triggers", "searches")
+        judged = ("findings", "triggers", "found_triggers", "searches", "context")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in judged}
 
 
