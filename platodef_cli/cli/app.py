@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 from platodef_cli import environment
-from platodef_cli.cli import bench_encoders, bench_run, bench_trigger, bench_zoo, cache, heads, policy
+from platodef_cli.cli import (
+    bench_encoders,
+    bench_run,
+    bench_speed,
+    bench_trigger,
+    bench_zoo,
+    cache,
+    heads,
+    policy,
+)
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
 from platodef_cli.cli.command import register
@@ -96,6 +105,7 @@ register(_bench, "run", bench_run.run)
 register(_bench, "show", bench_run.show)
 register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
+register(_bench, "speed", bench_speed.speed)
 _zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
 register(_zoo, "build", bench_zoo.build)
 register(_zoo, "ls", bench_zoo.ls)
