@@ -1,5 +1,7 @@
 """Two ways to do the same work, measured in turn: processor time, so that neighbours do not count."""
 
+import ctypes
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -7,10 +9,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from pydantic import Field
 from threadpoolctl import threadpool_limits
+from torch.autograd import profiler
 
 from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.records import Record
+
+_OPERATORS = 4  # of a profile
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Contest:
         quality: Results of both -> how alike or how good they are, in words.
         prepare: Runs before each run of ours, and is not measured.
         kept: What has to stay open while it runs.
+        profiled: What a profile is made of; ours where None. A profile sees one thread.
     """
 
     work: str
@@ -36,6 +43,7 @@ class Contest:
     quality: Callable[[Any, Any], str]
     prepare: Callable[[], None] = lambda: None
     kept: AbstractContextManager[object] = nullcontext()
+    profiled: Callable[[], Any] | None = None
 
 
 class SpeedRow(Record):
@@ -54,6 +62,7 @@ class SpeedRow(Record):
     peer_memory_mb: float
     quality: str
     repeats: int
+    profile: str = Field("", description="where our time goes, where the goal is missed")
 
     @property
     def met(self) -> bool:
@@ -74,16 +83,16 @@ class SpeedResult(Record):
 def run(name: str, contest: Contest, repeats: int) -> SpeedRow:
     """Measure a contest on one thread: once to warm up, then in turn, A B A B.
 
-    Ratios are those of neighbouring runs; the median of them counts. Memory is what a run adds at its peak to
-    the memory that the process already holds.
+    Ratios are those of neighbouring runs; the median of them counts. Memory is what the first run of each
+    side adds at its peak, after what was freed before went back to the system.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1), contest.kept:
             contest.prepare()
-            contest.ours()
-            results = (None, contest.theirs())
+            memory = [_peak(contest.ours), _peak(contest.theirs)]
+            results: tuple[Any, Any] = (None, None)
             mine: list[Cost] = []
             other: list[Cost] = []
             for _ in range(repeats):
@@ -95,9 +104,11 @@ def run(name: str, contest: Contest, repeats: int) -> SpeedRow:
                     results = (own, contest.theirs())
                 other.append(cost)
             quality = contest.quality(*results)
+            ratios = [b.seconds / max(a.seconds, 1e-9) for a, b in zip(mine, other, strict=True)]
+            contest.prepare()
+            profile = "" if median(ratios) >= contest.goal else _profile(contest.profiled or contest.ours)
     finally:
         torch.set_num_threads(threads)
-    ratios = [theirs.seconds / max(ours.seconds, 1e-9) for ours, theirs in zip(mine, other, strict=True)]
     return SpeedRow(
         name=name,
         work=contest.work,
@@ -108,8 +119,30 @@ def run(name: str, contest: Contest, repeats: int) -> SpeedRow:
         highest=max(ratios),
         seconds=median(cost.seconds for cost in mine),
         peer_seconds=median(cost.seconds for cost in other),
-        memory_mb=max(cost.memory_mb for cost in mine),
-        peer_memory_mb=max(cost.memory_mb for cost in other),
+        memory_mb=memory[0],
+        peer_memory_mb=memory[1],
         quality=quality,
+        profile=profile,
         repeats=repeats,
     )
+
+
+def _peak(compute: Callable[[], Any]) -> float:
+    """Return the MB that a run adds at its peak."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
+    with measure_cost() as cost:
+        compute()
+    return cost.memory_mb
+
+
+def _profile(compute: Callable[[], Any]) -> str:
+    """Return the operators that take most of the time of one run, with their shares."""
+    with profiler.profile(use_kineto=False) as found:
+        compute()
+    averages = found.key_averages()
+    total = sum(entry.self_cpu_time_total for entry in averages) or 1
+    top = sorted(averages, key=lambda entry: -entry.self_cpu_time_total)[:_OPERATORS]
+    return ", ".join(f"{entry.key} {entry.self_cpu_time_total / total:.0%}" for entry in top)

@@ -63,8 +63,9 @@ def draw(result: SpeedResult) -> str:
         f"`platodef bench speed --size {result.size} --repeats {repeats} -o examples/SPEED.md`.",
         "",
         "Both sides run in turn in one process; times are processor seconds, medians; a ratio is the",
-        "median over neighbouring runs, with the smallest and the largest. Memory is what a run adds at its",
-        "peak. The goals are those of `--size real`; smaller sizes leave fixed costs a larger share.",
+        "median over neighbouring runs, with the smallest and the largest. Memory is what the first run of",
+        "each side adds at its peak. The goals are those of `--size real`; smaller sizes leave fixed costs a",
+        "larger share.",
         "",
         "| | work | peer | ratio | goal | seconds | peer | MB | peer | quality |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -73,9 +74,11 @@ def draw(result: SpeedResult) -> str:
     ]
     if missed:
         lines += [
-            "Missed: " + ", ".join(f"{row.name} ({row.ratio:.2g} of {row.goal:.2g})" for row in missed) + ".",
+            "Goals that are missed, and where our time goes (share of the time in operators of torch):",
             "",
         ]
+        lines += [f"- {row.name}, {row.ratio:.2g} of {row.goal:.2g}: {row.profile}" for row in missed]
+        lines.append("")
     return "\n".join(lines)
 
 

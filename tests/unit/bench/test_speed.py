@@ -80,6 +80,7 @@ def row(name: str, ratio: float) -> SpeedRow:
     return SpeedRow(
         name=name, work="work", peer="peer", goal=2.0, ratio=ratio, lowest=ratio, highest=ratio, seconds=1.0,
         peer_seconds=ratio, memory_mb=1.0, peer_memory_mb=20.0, quality="equal", repeats=5,
+        profile="aten::mm 90%",
     )  # fmt: skip
 
 
@@ -89,7 +90,7 @@ def test_a_page_says_which_goals_are_missed() -> None:
     page = draw(result)
     assert "| P1 | work | peer | **3.00** (3.00 to 3.00) | 2 | 1 | 3 | 1 | 20 | equal |" in page
     assert "| 2 (missed) |" in page
-    assert "Missed: P2 (1.5 of 2)." in page
+    assert "- P2, 1.5 of 2: aten::mm 90%" in page
     assert "--size usual --repeats 5" in page
     assert machine()
 
