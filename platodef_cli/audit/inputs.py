@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.audit.precision import choose_precision
@@ -26,6 +27,7 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
+from platodef_cli.records import SignatureRecord
 from platodef_cli.resources import data_dir
 from platodef_cli.triggers.battery import battery
 
@@ -45,6 +47,7 @@ class Inputs:
         references: Name -> trusted encoder.
         images: The clean images.
         head: Folder of ready heads, or None.
+        signature: What the publisher signed.
         precisions: Encoder -> why it is not run in bfloat16 where the processor is built for that.
     """
 
@@ -53,6 +56,7 @@ class Inputs:
     references: dict[str, Encoder]
     images: ImageSource
     head: Path | None
+    signature: SignatureRecord
     precisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -126,6 +130,16 @@ def open_inputs(
         check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
     resolved = resolve(target, offline=config.offline, progress=progress)
     checked = examine(resolved, follow_links=config.follow_links)
+    signature = check_signature(
+        resolved.directory,
+        checked.files,
+        config.limits.trusted_signers,
+        follow_links=config.follow_links and resolved.commit is None,
+        listing=resolved.listing,
+    )
+    refuse_unsigned(
+        signature, required=config.limits.require_signature, trusted=config.limits.trusted_signers
+    )
     check_count(counts, config, ready_heads=head is not None)
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
@@ -200,7 +214,7 @@ def open_inputs(
             for name, encoder in opened.items():
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
-        yield Inputs(judged, checked, trusted, source, head, precisions)
+        yield Inputs(judged, checked, trusted, source, head, signature, precisions)
 
 
 def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:

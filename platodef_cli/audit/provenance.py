@@ -39,10 +39,18 @@ def libraries(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
 
 
 NOT_EXAMINED = (
-    "triggers outside the battery and the budgets of the search",
+    "triggers outside the battery and the budgets of the search: opaque patches larger than those that were "
+    "tried, changes that only act together (composite triggers), changes that differ from image to image "
+    "(generators, steganography), objects and scenes (semantic triggers)",
     "triggers that act through text, a downstream head, or only on images unlike the given ones",
     "the references themselves: they are trusted as given",
     "the training data and the training code of the suspect",
+)
+
+
+_ALONE = (
+    "groups of the given images in which the suspect departs from the references: with one reference "
+    "nothing tells whether they are hard for every encoder"
 )
 
 
@@ -54,8 +62,9 @@ def not_examined(state: "AuditState") -> tuple[str, ...]:
         if state.labelled
         else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
     )
+    alone = () if len(state.features.references) > 1 else (_ALONE,)
     left_out = tuple(left_out_of(state.config))
-    return (*NOT_EXAMINED, *left_out, *unlabelled, *notes, *state.inputs.checked.not_examined)
+    return (*NOT_EXAMINED, *left_out, *unlabelled, *alone, *notes, *state.inputs.checked.not_examined)
 
 
 def left_out_of(config: "AuditConfig") -> Iterator[str]:

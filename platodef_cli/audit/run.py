@@ -7,7 +7,10 @@ from datetime import UTC, datetime
 
 import torch
 
+from platodef_cli.attestation.publisher import signature_findings
+from platodef_cli.audit.calibration import shipped
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.context import context_of
 from platodef_cli.audit.inputs import Inputs, open_inputs, split
 from platodef_cli.audit.partial_report import PartialReport
 from platodef_cli.audit.plan.budget import fitted
@@ -178,7 +181,7 @@ def _measurements(
         libraries=libraries(plugins),
         device=device_name(config.device),
         deciding=state.defences.deciding,
-        findings=inputs.checked.findings,
+        findings=(*inputs.checked.findings, *signature_findings(inputs.signature)),
         not_examined=(*not_examined(state), *left_out),
         warnings=tuple(state.recorder.messages),
         metrics=others.metrics,
@@ -189,10 +192,13 @@ def _measurements(
         alignment=others.alignment,
         accuracy=others.accuracy,
         found=found.evidence,
+        slices=others.slices,
         suspicious_images=others.suspicious_images,
         histograms=others.histograms,
         roc=others.roc,
+        calibration=shipped(),
         timing=_timing(state),
+        context=context_of(config.to_json(), config.limits.to_json(), signature=inputs.signature),
     )
 
 

@@ -24,6 +24,7 @@ def audit(
     policy: options.PolicyFile = None,
     set_: options.SetKeys = None,
     fail_if: options.FailIf = None,
+    alpha: options.Alpha = None,
     baseline: options.Baseline = None,
     waivers: options.WaiverFile = None,
     output: options.Reports = None,
@@ -51,7 +52,7 @@ def audit(
     partial = reports_of_errors(session, model, () if plan else outputs)
     if given["head"] is not None:
         given["head"] = find_heads(given["head"])
-    limits = read_policy(policy, set_, fail_if, models=[model]).policy
+    limits = read_policy(policy, set_, fail_if, alpha=alpha, models=[model]).policy
     exceptions = read_exceptions(waivers, baseline, [model])
     given["offline"] = options.offline(given["offline"])
     if given["offline"]:

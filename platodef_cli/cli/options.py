@@ -105,6 +105,15 @@ SetKeys = Annotated[
         rich_help_panel=JUDGING,
     ),
 ]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        metavar="RATE",
+        help="Share of clean encoders that may fail. Default: the policy's, 0.01.",
+        rich_help_panel=JUDGING,
+    ),
+]
 FailIf = Annotated[
     list[str] | None,
     typer.Option(

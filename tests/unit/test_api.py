@@ -18,8 +18,9 @@ from tests.unit.cli.calls import python
 from tests.unit.test_registry import install
 
 PUBLIC = {
-    "AuditReport", "HubError", "IncompleteError", "InconclusiveError", "PlatodefError", "Policy", "Preflight",
-    "RefusedError", "UsageError", "__version__", "audit", "preflight", "read_report", "render",
+    "AuditReport", "Guard", "GuardTransformer", "HubError", "IncompleteError", "InconclusiveError",
+    "PlatodefError", "Policy", "Preflight", "RefusedError", "UsageError", "__version__",
+    "audit", "preflight", "read_report", "render",
 }  # fmt: skip
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -37,6 +38,7 @@ def test_importing_is_light_and_audit_can_be_called_in_any_order() -> None:
         "import sys\n"
         "import platodef_cli\n"
         "heavy = {'torch', 'transformers', 'pydantic', 'timm', 'datasets', 'matplotlib', 'rich'}\n"
+        "heavy |= {'sklearn', 'scipy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "from platodef_cli import AuditReport, PlatodefError, Policy, audit, preflight, read_report, render\n"
         "assert callable(audit)\n"
@@ -121,7 +123,7 @@ def test_preflight_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_reading_and_rendering(tmp_path: Path) -> None:
-    report = platodef_cli.read_report(GOLDEN / "report_v1.json")
+    report = platodef_cli.read_report(GOLDEN / "report_v2.json")
     path = tmp_path / "again.json"
     path.write_text(platodef_cli.render(report, "json"))
     assert platodef_cli.read_report(path) == report
