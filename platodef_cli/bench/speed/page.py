@@ -74,7 +74,7 @@ def draw(result: SpeedResult) -> str:
     ]
     if missed:
         lines += [
-            "Goals that are missed, and where our time goes (share of the time in operators of torch):",
+            "Goals that are missed, and where our time goes (operators of torch; P7: its encoders):",
             "",
         ]
         lines += [f"- {row.name}, {row.ratio:.2g} of {row.goal:.2g}: {row.profile}" for row in missed]
