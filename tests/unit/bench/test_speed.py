@@ -68,7 +68,7 @@ def test_runs_take_turns_and_preparation_is_not_measured(monkeypatch: pytest.Mon
         return lambda: order.append(what)
 
     contest = Contest(
-        "work", "peer", 2.0, done("ours"), done("theirs"), lambda a, b: "equal", prepare=done("prepare")
+        "work", "peer", 0.0, done("ours"), done("theirs"), lambda a, b: "equal", prepare=done("prepare")
     )
     row = run("X", contest, 3)
     assert order == ["prepare", "ours", "theirs"] * 4
