@@ -12,6 +12,7 @@ from platodef_cli.cli import (
     bench_encoders,
     bench_run,
     bench_scale,
+    bench_speed,
     bench_trigger,
     bench_zoo,
     cache,
@@ -108,6 +109,7 @@ register(_bench, "run", bench_run.run)
 register(_bench, "show", bench_run.show)
 register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
+register(_bench, "speed", bench_speed.speed)
 register(_bench, "calibrate", bench_calibrate.calibrate)
 register(_bench, "scale", bench_scale.scale)
 _zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
