@@ -2,7 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 
-from platodef_cli.records import ContextRecord, Finding, LineageRecord, Reason, SignatureRecord
+from platodef_cli.records import (
+    AccusedRecord,
+    CardRecord,
+    ContextRecord,
+    Finding,
+    LineageRecord,
+    Reason,
+    SignatureRecord,
+)
 from platodef_cli.report.quality import quality_of
 from platodef_cli.report.taxonomies import taxonomy_of
 
@@ -14,7 +22,9 @@ def context_of(
     reasons: Iterable[Reason] = (),
     findings: Iterable[Finding] = (),
     signature: SignatureRecord | None = None,
+    card: CardRecord | None = None,
     lineage: LineageRecord | None = None,
+    accused: AccusedRecord | None = None,
 ) -> ContextRecord:
     """Return the context of a report.
 
@@ -24,13 +34,17 @@ def context_of(
         reasons: Of the verdict.
         findings: What the reader should know.
         signature: What the publisher signed.
+        card: What the model card says.
         lineage: What the model was made from.
+        accused: The change that tells most against the suspect.
     """
     return ContextRecord(
         taxonomy=taxonomy_of(reasons, findings),
         quality=quality_of(configuration, policy),
         signature=signature,
+        card=card,
         lineage=lineage,
+        accused=accused,
     )
 
 

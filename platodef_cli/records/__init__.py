@@ -8,6 +8,9 @@ from platodef_cli.records.base import (
     Record as Record,
 )
 from platodef_cli.records.context import (
+    AccusedRecord as AccusedRecord,
+)
+from platodef_cli.records.context import (
     CardRecord as CardRecord,
 )
 from platodef_cli.records.context import (
@@ -27,6 +30,9 @@ from platodef_cli.records.context import (
 )
 from platodef_cli.records.context import (
     QualityRecord as QualityRecord,
+)
+from platodef_cli.records.context import (
+    SaidRecord as SaidRecord,
 )
 from platodef_cli.records.context import (
     SignatureRecord as SignatureRecord,

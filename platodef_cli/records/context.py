@@ -88,6 +88,33 @@ class LineageRecord(Record):
     note: str = ""
 
 
+class SaidRecord(Record):
+    """What one encoder says about a change."""
+
+    encoder: str
+    role: Literal["suspect", "reference"]
+    kept: Metric = Field(
+        description="mean cosine of an image's feature with and without the change (standardised): 1 where "
+        "the change is not noticed, 0 where the feature says nothing of the image any more"
+    )
+    collapse: float | None = Field(None, description="mean pairwise cosine of the changed features")
+    shift: float | None = Field(None, description="mean shift, in clean standard deviations")
+    examples: tuple[float, ...] = Field((), description="the cosine of every example")
+    classes: tuple[tuple[str, str], ...] = Field(
+        (), description="class of every example without and with the change (suspect and labels only)"
+    )
+
+
+class AccusedRecord(Record):
+    """The change that tells most against the suspect, on images, and what every encoder says about it."""
+
+    name: str = Field(description="of the probe")
+    kind: Literal["trigger", "control", "found"]
+    originals: tuple[str, ...] = Field(description="images without the change, PNG, base64")
+    examples: tuple[str, ...] = Field(description="the same images with it, PNG, base64")
+    said: tuple[SaidRecord, ...] = Field(description="the suspect first")
+
+
 class ContextRecord(Record):
     """What others need to weigh the result."""
 
@@ -96,3 +123,4 @@ class ContextRecord(Record):
     signature: SignatureRecord | None = None
     card: CardRecord | None = None
     lineage: LineageRecord | None = None
+    accused: AccusedRecord | None = None

@@ -2,7 +2,7 @@
 
 from platodef_cli.records import AuditReport, LineageRecord, MeasuredQuality, Metric
 from platodef_cli.report.blocks import Block, Bullets, Column, Grid, KeyValueTable, Section
-from platodef_cli.report.numbers import percent
+from platodef_cli.report.numbers import number, percent
 from platodef_cli.report.quality import in_one_line
 from platodef_cli.report.taxonomies import in_words
 
@@ -27,6 +27,56 @@ def _families(quality: MeasuredQuality) -> Grid:
             for rate in quality.families
         ),
     )
+
+
+def accused(report: AuditReport) -> list[Section]:
+    """Return what every encoder says about the change that tells most against the suspect."""
+    record = None if report.context is None else report.context.accused
+    if record is None:
+        return []
+    rows = []
+    for said in record.said:
+        rows.append(
+            (
+                said.encoder if said.role == "suspect" else f"{said.encoder} (reference)",
+                _kept(said.kept.value),
+                number(said.kept.value),
+                number(said.collapse),
+                number(said.shift),
+            )
+        )
+    columns = (
+        Column("encoder", numeric=False),
+        Column("says", numeric=False),
+        Column("kept"),
+        Column("collapse"),
+        Column("shift"),
+    )
+    turned = [
+        f"example {place}: {before} without, {after} with the change"
+        for said in record.said
+        for place, (before, after) in enumerate(said.classes, start=1)
+    ]
+    alarms = frozenset(place for place, said in enumerate(record.said) if said.role == "suspect")
+    blocks: list[Block] = [Grid(columns, tuple(rows), alarms)]
+    if turned:
+        blocks.append(Bullets(tuple(turned)))
+    return [
+        Section(
+            f"The accused change: {record.name}",
+            "kept: mean cosine of an image's feature with and without the change, 1 where an encoder does "
+            "not notice it, 0 where its feature says nothing of the image any more.",
+            tuple(blocks),
+            key="accused",
+        )
+    ]
+
+
+def _kept(value: float | None) -> str:
+    """Return a cosine in words."""
+    if value is None:
+        return "–"
+    return "the same image" if value >= 0.7 else "a changed image" if value >= 0.3 else "another image"
 
 
 def quality(report: AuditReport) -> list[Section]:

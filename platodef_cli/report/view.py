@@ -222,6 +222,7 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
     parts = [
         identity(report),
         *changes(report),
+        *context.accused(report),
         *probes.detection(report, details=details),
         *evidence.heads(report),
         *evidence.histograms(report, width=width),
