@@ -66,3 +66,15 @@ class AuditReport(Record):
         None, description="taxonomies, how good the test is, signature and lineage of the model"
     )
     timing: Timing
+
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it: the page in a frame of its own, without scripts."""
+        # the notebook's own colours and scripts shall not meet the page's
+        from html import escape
+        from importlib import import_module
+
+        draw = import_module("platodef_cli.report").render
+        options = import_module("platodef_cli.report.interface").RenderOptions()
+        page = escape(draw(self, "html", options), quote=True)
+        style = "width:100%;height:40em;border:1px solid #888"
+        return f'<iframe sandbox srcdoc="{page}" style="{style}" title="platodef report"></iframe>'
