@@ -69,7 +69,8 @@ class AuditReport(Record):
 
     def _repr_html_(self) -> str:
         """Return the report as a notebook shows it: the page in a frame of its own, without scripts."""
-        # the notebook's own colours and scripts shall not meet the page's
+        # notebooks call the record itself, which stands above the reports in the map: looked up when called;
+        # in a frame the notebook's own colours and scripts do not meet the page's
         from html import escape
         from importlib import import_module
 
