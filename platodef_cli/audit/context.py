@@ -1,4 +1,4 @@
-"""What a report says so that others can weigh it: taxonomies, how good the test is, signature, lineage."""
+"""What a report says so that others can weigh it: taxonomies, the quality of the test, signature, card."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,7 +7,6 @@ from platodef_cli.records import (
     CardRecord,
     ContextRecord,
     Finding,
-    LineageRecord,
     Reason,
     SignatureRecord,
 )
@@ -23,7 +22,6 @@ def context_of(
     findings: Iterable[Finding] = (),
     signature: SignatureRecord | None = None,
     card: CardRecord | None = None,
-    lineage: LineageRecord | None = None,
     accused: AccusedRecord | None = None,
 ) -> ContextRecord:
     """Return the context of a report.
@@ -35,7 +33,6 @@ def context_of(
         findings: What the reader should know.
         signature: What the publisher signed.
         card: What the model card says.
-        lineage: What the model was made from.
         accused: The change that tells most against the suspect.
     """
     return ContextRecord(
@@ -43,7 +40,6 @@ def context_of(
         quality=quality_of(configuration, policy),
         signature=signature,
         card=card,
-        lineage=lineage,
         accused=accused,
     )
 

@@ -12,6 +12,7 @@ from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.encoders.bounded import bounded
+from platodef_cli.encoders.checks.card import read_card
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
@@ -25,7 +26,7 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
-from platodef_cli.records import SignatureRecord
+from platodef_cli.records import CardRecord, SignatureRecord
 from platodef_cli.resources import data_dir
 
 BUILTIN = "builtin:"
@@ -45,6 +46,7 @@ class Inputs:
         images: The clean images.
         head: Folder of ready heads, or None.
         signature: What the publisher signed.
+        card: What the model card says.
     """
 
     suspect: Encoder
@@ -53,6 +55,7 @@ class Inputs:
     images: ImageSource
     head: Path | None
     signature: SignatureRecord
+    card: CardRecord | None
 
     @property
     def encoders(self) -> dict[str, Encoder]:
@@ -185,7 +188,8 @@ def open_inputs(
             for name, encoder in opened.items():
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
-        yield Inputs(judged, checked, trusted, source, head, signature)
+        card = read_card(resolved.directory, follow_links=config.follow_links and resolved.commit is None)
+        yield Inputs(judged, checked, trusted, source, head, signature, card)
 
 
 def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:

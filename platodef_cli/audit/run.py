@@ -88,7 +88,11 @@ def audit(
             others = measure_others(state, indicators, found, alignment)
             accused = accused_change(state, indicators, found)
     context = context_of(
-        config.to_json(), config.limits.to_json(), signature=inputs.signature, accused=accused
+        config.to_json(),
+        config.limits.to_json(),
+        signature=inputs.signature,
+        card=inputs.card,
+        accused=accused,
     )
     measurements = _measurements(state, triggers, searches, found, others, context, partial.plugins)
     return judge(measurements, Gate(config.limits), indicators)

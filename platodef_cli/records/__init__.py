@@ -20,12 +20,6 @@ from platodef_cli.records.context import (
     FamilyRate as FamilyRate,
 )
 from platodef_cli.records.context import (
-    LayerChange as LayerChange,
-)
-from platodef_cli.records.context import (
-    LineageRecord as LineageRecord,
-)
-from platodef_cli.records.context import (
     MeasuredQuality as MeasuredQuality,
 )
 from platodef_cli.records.context import (

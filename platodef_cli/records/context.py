@@ -68,26 +68,6 @@ class CardRecord(Record):
     base_models: tuple[str, ...] = ()
 
 
-class LayerChange(Record):
-    """How far one tensor moved from the base."""
-
-    name: str
-    cosine: float
-    relative: float = Field(description="norm of the difference over the norm of the base's tensor")
-
-
-class LineageRecord(Record):
-    """Which encoder the suspect was probably made from. Evidence, never an acquittal."""
-
-    base: str | None = Field(None, description="name of the base, or None where none was found")
-    named: tuple[str, ...] = Field((), description="what the model card names as base_model")
-    cosine: float | None = Field(None, description="of all shared weights together, estimated from sketches")
-    shared: int = Field(0, description="tensors of the same name and shape")
-    tensors: int = Field(0, description="tensors of the suspect")
-    layers: tuple[LayerChange, ...] = Field((), description="those that changed most, first")
-    note: str = ""
-
-
 class SaidRecord(Record):
     """What one encoder says about a change."""
 
@@ -122,5 +102,4 @@ class ContextRecord(Record):
     quality: QualityRecord
     signature: SignatureRecord | None = None
     card: CardRecord | None = None
-    lineage: LineageRecord | None = None
     accused: AccusedRecord | None = None

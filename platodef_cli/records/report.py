@@ -63,7 +63,7 @@ class AuditReport(Record):
     histograms: tuple[Histogram, ...] = ()
     roc: tuple[RocCurve, ...] = Field((), description="ROC curves (from 1.1)")
     context: ContextRecord | None = Field(
-        None, description="taxonomies, how good the test is, signature and lineage of the model"
+        None, description="taxonomies, how good the test is, signature, card, the accused change"
     )
     timing: Timing
 

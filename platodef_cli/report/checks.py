@@ -101,12 +101,6 @@ CHECKS = (
         8.0,
     ),
     CheckDescription(
-        "lineage",
-        "What the model was made from",
-        "Its weights resemble those of a known encoder. Evidence of its origin, never an acquittal: a "
-        "planted backdoor often changes its parent little.",
-    ),
-    CheckDescription(
         "hub",
         "The model hub did not give a model or the images",
         "Network, authorisation or a missing repository. The encoder was not examined: run the audit again.",

@@ -1,6 +1,6 @@
-"""The sections about what a result is worth: taxonomies, how good the test is, signature and lineage."""
+"""The sections about what a result is worth: taxonomies, the quality of the test, origin."""
 
-from platodef_cli.records import AuditReport, LineageRecord, MeasuredQuality, Metric
+from platodef_cli.records import AuditReport, MeasuredQuality, Metric
 from platodef_cli.report.blocks import Block, Bullets, Column, Grid, KeyValueTable, Section
 from platodef_cli.report.numbers import number, percent
 from platodef_cli.report.quality import in_one_line
@@ -109,38 +109,19 @@ def taxonomies(report: AuditReport) -> list[Section]:
     return [Section("In public taxonomies", note, (table,), key="taxonomies")]
 
 
-def lineage_lines(record: LineageRecord) -> list[str]:
-    """Return a lineage in sentences."""
-    if record.base is None:
-        return [record.note or "no base was found"]
-    lines = [
-        f"probably made from {record.base}: cosine of the weights {record.cosine:.4f}, over {record.shared} "
-        f"of {record.tensors} tensors"
-        if record.cosine is not None
-        else f"probably made from {record.base}"
-    ]
-    return [*lines, record.note] if record.note else lines
-
-
 def origin(report: AuditReport) -> list[Section]:
-    """Return what is known of the signature and of the base of the model."""
+    """Return what is known of the signature of the model, and what its card says."""
     if report.context is None:
         return []
-    blocks: list[Block] = []
-    signature, record = report.context.signature, report.context.lineage
+    pairs = []
+    signature, card = report.context.signature, report.context.card
     if signature is not None:
-        text = signature.message or signature.status
-        pairs = [("signature", f"{signature.status}: {text}")]
+        pairs.append(("signature", f"{signature.status}: {signature.message or signature.status}"))
         if signature.root:
             pairs.append(("", f"root digest of the signed files, sha256 {signature.root}"))
-        blocks.append(KeyValueTable(tuple(pairs)))
-    if record is not None:
-        blocks.append(Bullets(tuple(lineage_lines(record))))
-        if record.layers:
-            rows = tuple(
-                (layer.name, f"{layer.cosine:.4f}", f"{layer.relative:.3f}") for layer in record.layers
-            )
-            columns = (Column("tensor", numeric=False), Column("cosine"), Column("relative change"))
-            blocks.append(Grid(columns, rows))
+    if card is not None and card.license:
+        pairs.append(("licence", f"{card.license}, as its card says"))
+    if card is not None and card.base_models:
+        pairs.append(("made from", f"{', '.join(card.base_models)}, as its card says"))
     note = "Evidence of where the model comes from, never an acquittal."
-    return [Section("Origin", note, tuple(blocks), key="origin")] if blocks else []
+    return [Section("Origin", note, (KeyValueTable(tuple(pairs)),), key="origin")] if pairs else []

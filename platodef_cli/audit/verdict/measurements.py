@@ -61,7 +61,7 @@ class Measurements:
         histograms: Of scores.
         roc: ROC curves.
         timing: The only part that differs between two runs with the same seed.
-        context: How good the test is, signature and lineage; None of reports of earlier versions.
+        context: How good the test is, the signature, the accused change; None of reports of earlier versions.
     """
 
     tool_version: str
