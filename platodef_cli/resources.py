@@ -6,6 +6,7 @@ from platodef_cli.errors import IncompleteError
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = {
+    "calibration": (_PACKAGE / "_data" / "calibration", _PACKAGE.parent / "examples" / "calibration"),
     "encoders": (_PACKAGE / "_data" / "encoders", _PACKAGE.parent / "examples" / "encoders"),
     "pretrained_heads": (_PACKAGE / "_data" / "pretrained_heads", _PACKAGE.parent / "pretrained_heads"),
 }

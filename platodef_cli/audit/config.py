@@ -7,6 +7,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from platodef_cli.audit.duration import check_duration
 from platodef_cli.audit.option import Option, option
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
@@ -21,7 +22,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
-_LATER = ("plugins", "pooling", "follow_links")
+_LATER = ("plugins", "pooling", "follow_links", "sample", "searches", "budget")
 """Fields that reports of earlier versions lack, so that they are named only where they are used."""
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
 
@@ -53,6 +54,11 @@ def _check_detectors(values: Sequence[str]) -> None:
     for name in values:
         if name not in choices:
             raise UnknownNameError(DETECTORS.kind, name, choices)
+
+
+def _check_searches(values: Sequence[str]) -> None:
+    for name in values:
+        SEARCH_KINDS.check(name)
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,9 @@ class AuditConfig:
         True, "Take the images without labels.", "Images", "--no-labels", switches_off=True
     )
     limit: int | None = option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
+    sample: int | None = option(
+        None, "Audit with this many images, drawn with --seed; not a trial run as --limit.", "Images", low=1
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
     head: str | Path | None = option(
         None,
@@ -152,6 +161,10 @@ class AuditConfig:
     offline: bool = option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
     device: str = option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
     dtype: Literal["float32", "bfloat16"] = option("float32", "Precision of the encoders.")
+    precision: Precision = option(
+        "auto",
+        "Precision of forward passes; auto: bfloat16 where it is measured to be faster and to give the same.",
+    )
     search_precision: Precision = option(
         "auto",
         "Precision of the search's gradients; auto: bfloat16 where the processor is built for it.",
@@ -161,6 +174,23 @@ class AuditConfig:
         "needed",
         "Search the references too where the suspect gives cause for it, or always.",
         "Result",
+    )
+    searches: Sequence[str] = option(
+        (),
+        "Kinds of search to run, between commas or repeated; others are named as not examined. Default: all.",
+        "Result",
+        "--search",
+        "--searches",
+        metavar="A,B",
+        check=_check_searches,
+        several=True,
+        commas=True,
+    )
+    budget: str | None = option(
+        None,
+        "Time to fit into (45s, 30m, 2h): chooses images, battery and searches, and says what is left out.",
+        metavar="TIME",
+        check=check_duration,
     )
     batch_size: int = option(
         64, "Most images at once, in forward passes and in the search.", low=1, high=65536

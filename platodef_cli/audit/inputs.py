@@ -1,8 +1,8 @@
 """Opens what an audit works on: the suspect in its child process, the references, the images, the heads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
+from platodef_cli.audit.precision import choose_precision
 from platodef_cli.encoders.bounded import bounded
 from platodef_cli.encoders.checks.card import read_card
 from platodef_cli.encoders.checks.preflight import Preflight
@@ -21,6 +22,7 @@ from platodef_cli.encoders.precision import gradient_dtype
 from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 from platodef_cli.encoders.resolve import examine, resolve
 from platodef_cli.errors import UsageError
+from platodef_cli.features.cache import FeatureCache
 from platodef_cli.heads.find import find_heads
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
@@ -28,6 +30,7 @@ from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
 from platodef_cli.records import CardRecord, SignatureRecord
 from platodef_cli.resources import data_dir
+from platodef_cli.triggers.battery import battery
 
 BUILTIN = "builtin:"
 BUILTIN_REFERENCES = ("builtin:reference-vit", "builtin:reference-cnx")
@@ -47,6 +50,7 @@ class Inputs:
         head: Folder of ready heads, or None.
         signature: What the publisher signed.
         card: What the model card says.
+        precisions: Encoder -> why it is not run in bfloat16 where the processor is built for that.
     """
 
     suspect: Encoder
@@ -55,7 +59,8 @@ class Inputs:
     images: ImageSource
     head: Path | None
     signature: SignatureRecord
-    card: CardRecord | None
+    precisions: Mapping[str, str] = field(default_factory=dict)
+    card: CardRecord | None = None
 
     @property
     def encoders(self) -> dict[str, Encoder]:
@@ -71,10 +76,18 @@ class Split:
     calibration: tuple[int, ...]
     test: tuple[int, ...]
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """All of them, ascending."""
+        return tuple(sorted((*self.fit, *self.calibration, *self.test)))
+
 
 @contextmanager
 def open_inputs(
-    config: AuditConfig, progress: Progress, listed: Callable[[ImageSource], None] = lambda images: None
+    config: AuditConfig,
+    progress: Progress,
+    listed: Callable[[ImageSource], None] = lambda images: None,
+    cache: FeatureCache | None = None,
 ) -> Iterator[Inputs]:
     """Open everything, cheapest refusals first: nothing is loaded before the suspect's files are checked.
 
@@ -84,6 +97,7 @@ def open_inputs(
         config: What to open.
         progress: Receives steps and warnings.
         listed: Told of the images before anything is loaded.
+        cache: Keeps which precision was chosen, or None.
 
     Raises:
         InconclusiveError: There are too few images.
@@ -113,7 +127,7 @@ def open_inputs(
     )
     listed(source)
     head = _head(config, embedded, target.short_name)
-    roles = split(len(source.refs), config.seed)
+    roles = split(len(source.refs), config.seed, config.sample)
     counts = [len(roles.fit), len(roles.calibration), len(roles.test)]
     if target.directory is None:
         check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
@@ -174,8 +188,23 @@ def open_inputs(
         twin = _same(suspect, opened)
         if twin:
             raise UsageError(f"the suspect is the same encoder as reference {twin!r}; it cannot judge itself")
-        for encoder in (suspect, *opened.values()):
-            encoder.tune(gradient_dtype=gradient_precision(config, encoder))
+        precisions: dict[str, str] = {}
+        with progress.step("choosing precision", len(opened) + 1) as task:
+            for encoder in (suspect, *opened.values()):
+                encoder.tune(gradient_dtype=gradient_precision(config, encoder))
+                changes = battery(config.battery, config.plugins) if encoder is suspect else ()
+                precisions[encoder.record.name] = choose_precision(
+                    encoder,
+                    config.precision,
+                    device=config.device,
+                    dtype=config.dtype,
+                    source=source,
+                    rows=roles.fit,
+                    variants=[item.variant for item in changes],
+                    cache=cache,
+                    warn=progress.warn,
+                )
+                task.advance()
         with progress.step("measuring memory per image", len(opened) + 1) as task:
             bounds: dict[str, Any] = {
                 "limit_gb": config.memory_limit_gb,
@@ -189,7 +218,7 @@ def open_inputs(
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
         card = read_card(resolved.directory, follow_links=config.follow_links and resolved.commit is None)
-        yield Inputs(judged, checked, trusted, source, head, signature, card)
+        yield Inputs(judged, checked, trusted, source, head, signature, precisions, card)
 
 
 def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:
@@ -197,11 +226,17 @@ def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:
     return gradient_dtype(config.search_precision, config.device, config.dtype, encoder.geometry)
 
 
-def split(count: int, seed: int) -> Split:
-    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    first = int(count * _SPLIT["fit"])
-    second = first + int(count * _SPLIT["calibration"])
+def split(count: int, seed: int, sample: int | None = None) -> Split:
+    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test.
+
+    Args:
+        count: Images of the source.
+        seed: Of the order.
+        sample: Take so many of them, at most.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()[:sample]
+    first = int(len(order) * _SPLIT["fit"])
+    second = first + int(len(order) * _SPLIT["calibration"])
     return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
 
 

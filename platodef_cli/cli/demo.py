@@ -75,7 +75,7 @@ def demo(
 def compare(reports: "dict[str, AuditReport]") -> list[tuple[str, ...]]:
     """Return the audits side by side, one row per fact, its name first."""
     from platodef_cli.report.numbers import number
-    from platodef_cli.report.summary import worst_change
+    from platodef_cli.report.screen import worst_change
     from platodef_cli.report.view import verdict_line
 
     rows = [("verdict", *(verdict_line(report) for report in reports.values()))]

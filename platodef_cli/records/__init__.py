@@ -7,6 +7,21 @@ from platodef_cli.errors import Outcome as Outcome
 from platodef_cli.records.base import (
     Record as Record,
 )
+from platodef_cli.records.calibration import (
+    CalibratedEncoder as CalibratedEncoder,
+)
+from platodef_cli.records.calibration import (
+    Calibration as Calibration,
+)
+from platodef_cli.records.calibration import (
+    CalibrationSummary as CalibrationSummary,
+)
+from platodef_cli.records.calibration import (
+    DepartureRecord as DepartureRecord,
+)
+from platodef_cli.records.calibration import (
+    ErrorRateRecord as ErrorRateRecord,
+)
 from platodef_cli.records.context import (
     AccusedRecord as AccusedRecord,
 )
@@ -108,6 +123,9 @@ from platodef_cli.records.probed import (
 )
 from platodef_cli.records.probed import (
     SearchRecord as SearchRecord,
+)
+from platodef_cli.records.probed import (
+    SliceRecord as SliceRecord,
 )
 from platodef_cli.records.report import (
     SCHEMA_VERSION as SCHEMA_VERSION,

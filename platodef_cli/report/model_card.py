@@ -9,7 +9,7 @@ from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.markdown import escape
 from platodef_cli.report.numbers import number, with_interval
 from platodef_cli.report.quality import in_one_line
-from platodef_cli.report.summary import worst_change
+from platodef_cli.report.screen import worst_change
 from platodef_cli.report.taxonomies import in_words
 from platodef_cli.report.view import MEANING, headline, reasons, target_name, verdict_line
 

@@ -13,7 +13,7 @@ from platodef_cli.records import AuditReport
 from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTable, Section
 from platodef_cli.report.escaping import ascii_only, plain, wrap
 from platodef_cli.report.interface import RenderOptions
-from platodef_cli.report.summary import audited, screen, short_reasons
+from platodef_cli.report.screen import audited, screen, short_reasons
 from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections, target_name, verdict_line
 
 _INDENT = 2

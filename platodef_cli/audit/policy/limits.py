@@ -47,6 +47,10 @@ class Policy:
         0.45, "... the change collapses the features to this mean pairwise cosine or more"
     )
     battery_gap: float = _key(0.25, "... and by this much more than every reference and every benign control")
+    battery_lost: float = _key(
+        0.75, "... or it takes this share of their variance, as for a target that is no image"
+    )
+    battery_lost_gap: float = _key(0.40, "... and by this much more than from every reference")
     battery_shift: float = _key(
         1.10, "... it moves the features by this many clean root variances (to another image: 1.41)"
     )
@@ -66,6 +70,9 @@ class Policy:
     alignment_p: float = _key(0.05, "largest p-value of the CKNNA with the best reference, else inconclusive")
     min_test: int = _key(100, "fewest clean test images for an answer")
     min_calibration: int = _key(60, "fewest calibration images for an answer")
+    alpha: float = _key(
+        0.01, "share of clean encoders that may fail: a failure needs a p-value of this or less, once known"
+    )
     fail_if: tuple[str, ...] = _key((), "further rules, e.g. 'poisoned-accuracy < 0.5'")
     require_signature: bool = _key(False, "refuse models without a signature by one of trusted_signers")
     trusted_signers: tuple[str, ...] = _key(
@@ -81,6 +88,8 @@ class Policy:
             auroc: float = ...,
             battery_collapse: float = ...,
             battery_gap: float = ...,
+            battery_lost: float = ...,
+            battery_lost_gap: float = ...,
             battery_shift: float = ...,
             battery_shift_gap: float = ...,
             search_gap: float = ...,
@@ -89,6 +98,7 @@ class Policy:
             alignment_p: float = ...,
             min_test: int = ...,
             min_calibration: int = ...,
+            alpha: float = ...,
             fail_if: tuple[str, ...] = ...,
             require_signature: bool = ...,
             trusted_signers: tuple[str, ...] = ...,
@@ -218,6 +228,8 @@ def _fill(policy: Policy, searches: Mapping[str, tuple[float, ...]], values: Map
     for name in own:
         # as the constructor of a frozen dataclass does it
         object.__setattr__(policy, name, searched if name == _SEARCH else keys[name])
+    if not 0 < policy.alpha < 1:
+        raise UsageError(f"policy {policy.name!r}: alpha is {policy.alpha}; give above 0 and below 1")
     # scores are collapse / limit and distance / gap
     for name, limits in (*searched, ("search_gap", (policy.search_gap,))):
         if not all(0 < limit <= 1 for limit in limits):

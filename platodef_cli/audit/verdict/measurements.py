@@ -8,6 +8,7 @@ from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
+    CalibrationSummary,
     ContextRecord,
     EncoderRecord,
     Finding,
@@ -20,12 +21,13 @@ from platodef_cli.records import (
     ProbeRecord,
     RocCurve,
     SearchRecord,
+    SliceRecord,
     SuspiciousImage,
     Threshold,
     Timing,
 )
 
-_DERIVED = ("trigger-", "search-", "reference-")
+_DERIVED = ("trigger-", "search-", "reference-", "slice-")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ class Measurements:
         accuracy: Linear-probe accuracies under the worst trigger.
         found: The best found trigger, as pictures; None where no search accuses the suspect.
         suspicious_images: Clean images with the highest scores.
+        slices: Groups of the given images.
         histograms: Of scores.
         roc: ROC curves.
+        calibration: What clean encoders do in such an audit; None of reports before version 2.0.
         timing: The only part that differs between two runs with the same seed.
         context: How good the test is, the signature, the accused change; None of reports of earlier versions.
     """
@@ -86,8 +90,10 @@ class Measurements:
     accuracy: tuple[ProbeAccuracy, ...]
     found: FoundTrigger | None
     suspicious_images: tuple[SuspiciousImage, ...]
+    slices: tuple[SliceRecord, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
+    calibration: CalibrationSummary | None
     timing: Timing
     context: ContextRecord | None
 

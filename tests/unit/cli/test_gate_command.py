@@ -80,8 +80,8 @@ def test_refused_and_error_cannot_be_turned(platodef: Call, tmp_path: Path, verd
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"schema_version": "1.9"}, "newer than 1.2"),
-        ({"schema_version": "10.0"}, "newer than 1.2"),
+        ({"schema_version": "2.9"}, "newer than 2.0"),
+        ({"schema_version": "10.0"}, "newer than 2.0"),
         ({"verdict": "pass"}, "damaged"),
         ({"exit_code": 0}, "damaged"),
         ({"surprise": 1}, "not a platodef report"),
