@@ -24,21 +24,6 @@ WIDTH = 80
 PAGE = (1120, 1200)  # CSS pixels of the photograph
 
 
-def excerpt(lines: list[Text], headings: tuple[str, ...]) -> list[Text]:
-    """Return the verdict on top and the sections with the given headings."""
-    starts = [number for number, line in enumerate(lines) if number == 0 or _is_heading(lines, number)]
-    kept: list[Text] = []
-    for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-        if start == 0 or lines[start].plain.startswith(headings):
-            kept += lines[start:end]
-    return kept
-
-
-def _is_heading(lines: list[Text], number: int) -> bool:
-    text = lines[number].plain
-    return not lines[number - 1].plain.strip() and bool(text) and text[0].isalpha()
-
-
 def draw_terminal(report: AuditReport, output: Path) -> None:
     """Write the terminal's picture of a report as SVG."""
     drawn = render(report, RenderOptions(width=WIDTH, color=True, unicode=True, details=False))
@@ -47,7 +32,7 @@ def draw_terminal(report: AuditReport, output: Path) -> None:
         record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor"
     )
     console.print(Text(f"$ platodef audit {target_uri(report)}", style="bold"))
-    for line in excerpt(lines, ("Histogram: energy", "Trigger search", "Purification")):
+    for line in lines:
         console.print(line)
     console.print(Text(report.summary, style="bold red" if report.exit_code else "bold green"))
     console.print(Text("$ echo $?", style="bold"))

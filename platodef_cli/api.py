@@ -139,7 +139,7 @@ def render(report: "AuditReport", form: str, options: "RenderOptions | None" = N
     Args:
         report: From :func:`audit` or :func:`read_report`.
         form: A format of ``platodef report -o``: terminal, json, markdown, html, sarif, junit,
-            cyclonedx.
+            model-card, cyclonedx.
         options: Width, colour and details; for a file by default.
 
     Raises:

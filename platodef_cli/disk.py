@@ -17,6 +17,13 @@ TEMPORARY = ".tmp-"
 """How the names of files begin that an interrupted write leaves behind."""
 
 
+_CAREFUL = os.O_RDONLY
+for _name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"):
+    # Non-blocking, so that a named pipe under the name of a weight file cannot hang the check; Windows has
+    # other flags than POSIX.
+    _CAREFUL |= getattr(os, _name, 0)
+
+
 class DamagedError(Exception):
     """Stored bytes do not hold what was written."""
 
@@ -117,8 +124,10 @@ def open_regular(path: Path) -> Iterator[tuple[int, int]]:
         RefusedError: The path is a link, a pipe, a device or a folder, or it cannot be read.
     """
     try:
-        # Non-blocking, so that a named pipe under the name of a weight file cannot hang the check.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        # systems without O_NOFOLLOW are asked first, which is all that they can do
+        if not hasattr(os, "O_NOFOLLOW") and path.is_symlink():
+            raise RefusedError(f"{path}: a link, not a regular file; do not use this model")
+        descriptor = os.open(path, _CAREFUL)
     except OSError as error:
         raise RefusedError(f"{path}: cannot be read ({error.strerror}); do not use this model") from None
     try:

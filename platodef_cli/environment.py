@@ -33,6 +33,13 @@ def container_cpus(limit_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int | N
         return None
 
 
+def cpus() -> int:
+    """Return the number of CPUs that this process may use, as far as the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def prepare() -> None:
     """Set the environment; must run before torch, transformers or huggingface_hub are imported."""
     os.environ.update(_FIXED)
@@ -40,7 +47,7 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     # torch counts the machine's CPUs, not the container's share, and more threads than CPUs are slower.
     limit = container_cpus()
-    if limit is not None and limit < len(os.sched_getaffinity(0)):
+    if limit is not None and limit < cpus():
         os.environ.setdefault("OMP_NUM_THREADS", str(limit))
 
 
@@ -51,7 +58,7 @@ def keep_freed_memory() -> None:
     activations of 32 images at 224 pixels that is half of the time of a gradient. Other C libraries have no
     such switch, or need none. It holds for the whole process, so only processes of our own call it.
     """
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _MALLOC.items():
             mallopt(option, value)

@@ -1,8 +1,15 @@
-"""What a report says so that others can weigh it: taxonomies, how good the test is, signature, lineage."""
+"""What a report says so that others can weigh it: taxonomies, the quality of the test, signature, card."""
 
 from collections.abc import Iterable, Mapping
 
-from platodef_cli.records import ContextRecord, Finding, LineageRecord, Reason, SignatureRecord
+from platodef_cli.records import (
+    AccusedRecord,
+    CardRecord,
+    ContextRecord,
+    Finding,
+    Reason,
+    SignatureRecord,
+)
 from platodef_cli.report.quality import quality_of
 from platodef_cli.report.taxonomies import taxonomy_of
 
@@ -14,7 +21,8 @@ def context_of(
     reasons: Iterable[Reason] = (),
     findings: Iterable[Finding] = (),
     signature: SignatureRecord | None = None,
-    lineage: LineageRecord | None = None,
+    card: CardRecord | None = None,
+    accused: AccusedRecord | None = None,
 ) -> ContextRecord:
     """Return the context of a report.
 
@@ -24,13 +32,15 @@ def context_of(
         reasons: Of the verdict.
         findings: What the reader should know.
         signature: What the publisher signed.
-        lineage: What the model was made from.
+        card: What the model card says.
+        accused: The change that tells most against the suspect.
     """
     return ContextRecord(
         taxonomy=taxonomy_of(reasons, findings),
         quality=quality_of(configuration, policy),
         signature=signature,
-        lineage=lineage,
+        card=card,
+        accused=accused,
     )
 
 

@@ -13,6 +13,7 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.audit.precision import choose_precision
 from platodef_cli.encoders.bounded import bounded
+from platodef_cli.encoders.checks.card import read_card
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
@@ -27,7 +28,7 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
-from platodef_cli.records import SignatureRecord
+from platodef_cli.records import CardRecord, SignatureRecord
 from platodef_cli.resources import data_dir
 from platodef_cli.triggers.battery import battery
 
@@ -48,6 +49,7 @@ class Inputs:
         images: The clean images.
         head: Folder of ready heads, or None.
         signature: What the publisher signed.
+        card: What the model card says.
         precisions: Encoder -> why it is not run in bfloat16 where the processor is built for that.
     """
 
@@ -58,6 +60,7 @@ class Inputs:
     head: Path | None
     signature: SignatureRecord
     precisions: Mapping[str, str] = field(default_factory=dict)
+    card: CardRecord | None = None
 
     @property
     def encoders(self) -> dict[str, Encoder]:
@@ -214,7 +217,8 @@ def open_inputs(
             for name, encoder in opened.items():
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
-        yield Inputs(judged, checked, trusted, source, head, signature, precisions)
+        card = read_card(resolved.directory, follow_links=config.follow_links and resolved.commit is None)
+        yield Inputs(judged, checked, trusted, source, head, signature, precisions, card)
 
 
 def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:

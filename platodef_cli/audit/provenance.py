@@ -1,13 +1,12 @@
 """What a report says about an audit itself: libraries, images, device, memory, what was left out."""
 
 import platform
-import resource
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from platodef_cli.images.interface import ImageSource, digest_of
-from platodef_cli.metrics.costs import peak_ever
+from platodef_cli.metrics.costs import peak_ever, peak_of
 from platodef_cli.plugins import Plugin
 from platodef_cli.records import ImageSetRecord
 
@@ -115,5 +114,4 @@ def device_name(device: str) -> str:
 
 def peak_memory() -> float:
     """Return the peak of this process and its largest child together, MB."""
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return round(peak_ever() + child / 1024, 1)
+    return round(peak_ever() + peak_of("RUSAGE_CHILDREN"), 1)

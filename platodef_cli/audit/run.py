@@ -18,6 +18,7 @@ from platodef_cli.audit.plan.countdown import Countdown
 from platodef_cli.audit.plan.plan import Plan, planned
 from platodef_cli.audit.provenance import device_name, image_set, libraries, not_examined, peak_memory
 from platodef_cli.audit.state import AuditState, ProgressRecorder
+from platodef_cli.audit.steps.accused import accused_change
 from platodef_cli.audit.steps.battery import try_battery
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
 from platodef_cli.audit.steps.measure import OtherMeasurements, align, measure_others
@@ -30,7 +31,7 @@ from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.plugins import Plugin, recording
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import AuditReport, ProbeRecord, SearchRecord, Timing
+from platodef_cli.records import AuditReport, ContextRecord, ProbeRecord, SearchRecord, Timing
 from platodef_cli.triggers.battery import battery
 from platodef_cli.version import __version__
 
@@ -100,7 +101,15 @@ def audit(
             found = try_found(state, tuple(results[state.features.suspect].values()), indicators)
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found, alignment)
-    measurements = _measurements(state, triggers, searches, found, others, partial.plugins)
+            accused = accused_change(state, indicators, found)
+    context = context_of(
+        config.to_json(),
+        config.limits.to_json(),
+        signature=inputs.signature,
+        card=inputs.card,
+        accused=accused,
+    )
+    measurements = _measurements(state, triggers, searches, found, others, context, partial.plugins)
     return judge(measurements, Gate(config.limits), indicators)
 
 
@@ -165,6 +174,7 @@ def _measurements(
     searches: tuple[SearchRecord, ...],
     found: FoundTriggers,
     others: OtherMeasurements,
+    context: ContextRecord,
     plugins: set[Plugin],
 ) -> Measurements:
     """Join what the steps measured with what was asked and what computed it."""
@@ -198,7 +208,7 @@ def _measurements(
         roc=others.roc,
         calibration=shipped(),
         timing=_timing(state),
-        context=context_of(config.to_json(), config.limits.to_json(), signature=inputs.signature),
+        context=context,
     )
 
 

@@ -25,6 +25,7 @@ from platodef_cli.cli.audit_many import audit_many
 from platodef_cli.cli.command import register
 from platodef_cli.cli.convert import convert
 from platodef_cli.cli.defences import defences
+from platodef_cli.cli.demo import demo
 from platodef_cli.cli.doctor import doctor
 from platodef_cli.cli.extract import extract
 from platodef_cli.cli.fit import fit
@@ -118,6 +119,7 @@ register(_zoo, "ls", bench_zoo.ls)
 _bench.add_typer(_zoo, name="zoo")
 
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
+register(app, "demo", demo, panel=_AUDIT)
 register(app, "audit-many", audit_many, panel=_AUDIT, epilog=_EPILOG)
 register(app, "gate", gate, panel=_AUDIT, epilog=_EPILOG)
 register(app, "preflight", preflight, panel=_AUDIT, epilog=_EPILOG)

@@ -13,7 +13,7 @@ from platodef_cli.cli import options
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_json, show_rows
 from platodef_cli.cli.versions import FLOORS, library_versions, older_than_floor
-from platodef_cli.errors import EXIT_INCOMPLETE, PlatodefError, UsageError
+from platodef_cli.errors import EXIT_INCOMPLETE, IncompleteError, PlatodefError, UsageError
 from platodef_cli.plugins import installation
 from platodef_cli.registry import Registry
 
@@ -34,7 +34,7 @@ def _libraries() -> list[Row]:
 def _torch() -> list[Row]:
     import torch
 
-    rows = [("threads", OK, f"{torch.get_num_threads()} of {len(os.sched_getaffinity(0))} CPUs")]
+    rows = [("threads", OK, f"{torch.get_num_threads()} of {environment.cpus()} CPUs")]
     flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fast = [name for name in ("avx512_bf16", "amx_bf16") if name in flags]
     text = f"fast ({', '.join(fast)})" if fast else "slow on this CPU: --dtype bfloat16 saves no time"
@@ -49,9 +49,12 @@ def _torch() -> list[Row]:
 
 
 def _memory() -> list[Row]:
-    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
-    total = pages * size / 2**30
-    available = os.sysconf("SC_AVPHYS_PAGES") * size / 2**30
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+        total = pages * size / 2**30
+        available = os.sysconf("SC_AVPHYS_PAGES") * size / 2**30
+    except (AttributeError, ValueError, OSError):  # Windows has no such call, macOS not all of its names
+        return [("memory", NOTE, "this system does not tell how much there is")]
     return [("memory", OK if total >= 2 else NOTE, f"{total:.1f} GiB, {available:.1f} GiB free")]
 
 
@@ -135,7 +138,10 @@ def _plugins() -> list[Row]:
 def _isolation() -> list[Row]:
     """Start a process as an isolated encoder gets it, and tell what it could not give up."""
     from platodef_cli.encoders.isolation.selftest import isolation_gaps
+    from platodef_cli.encoders.isolation.system import has_children, no_children
 
+    if not has_children():
+        return [("isolation", MISSING, no_children())]
     try:
         gaps = isolation_gaps()
     except (OSError, subprocess.SubprocessError) as error:
@@ -148,7 +154,10 @@ def _isolation() -> list[Row]:
 def _attempts(session: Session, *, as_json: bool) -> None:
     """Try what hostile code could do in the process of a suspect, and print what held."""
     from platodef_cli.encoders.isolation.selftest import run_selftest
+    from platodef_cli.encoders.isolation.system import has_children, has_sandbox, no_children, no_sandbox
 
+    if not has_sandbox():
+        raise IncompleteError(no_sandbox() if has_children() else no_children())
     attempts, gaps = run_selftest()
     states = {"held": "held", "open": "OPEN", "absent": "not possible here anyway"}
     if as_json:

@@ -8,6 +8,7 @@ from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
+from platodef_cli.encoders.isolation.system import has_children, no_children
 from platodef_cli.encoders.pooling import AUTO, TAKEN, check_pooled, check_poolings
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, examine, resolve
@@ -77,6 +78,11 @@ def open_encoder(
         checked = examine(resolved, follow_links=follow_links)
     with progress.step(f"loading {name}"):
         encoder: LocalEncoder | RemoteEncoder
+        if isolate and not has_children():
+            if require_isolation:
+                raise IncompleteError(f"isolation is required, and {no_children()}")
+            progress.warn(no_children())
+            isolate = False
         if isolate:
             encoder = _open_isolated(
                 resolved,

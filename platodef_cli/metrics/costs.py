@@ -1,6 +1,6 @@
 """What a step costs: processor seconds of this thread's process, and the memory that it adds at its peak."""
 
-import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -53,4 +53,19 @@ def _memory(field: str) -> float:
         for line in file:
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_of("RUSAGE_SELF")
+
+
+def peak_of(whose: str) -> float:
+    """Return the peak of resident memory that the system counted, MB; 0 where it counts none (Windows).
+
+    Args:
+        whose: ``RUSAGE_SELF`` or ``RUSAGE_CHILDREN``.
+    """
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    peak = resource.getrusage(getattr(resource, whose)).ru_maxrss
+    # kilobytes on Linux, bytes on macOS
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

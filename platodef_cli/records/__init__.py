@@ -23,6 +23,9 @@ from platodef_cli.records.calibration import (
     ErrorRateRecord as ErrorRateRecord,
 )
 from platodef_cli.records.context import (
+    AccusedRecord as AccusedRecord,
+)
+from platodef_cli.records.context import (
     CardRecord as CardRecord,
 )
 from platodef_cli.records.context import (
@@ -32,16 +35,13 @@ from platodef_cli.records.context import (
     FamilyRate as FamilyRate,
 )
 from platodef_cli.records.context import (
-    LayerChange as LayerChange,
-)
-from platodef_cli.records.context import (
-    LineageRecord as LineageRecord,
-)
-from platodef_cli.records.context import (
     MeasuredQuality as MeasuredQuality,
 )
 from platodef_cli.records.context import (
     QualityRecord as QualityRecord,
+)
+from platodef_cli.records.context import (
+    SaidRecord as SaidRecord,
 )
 from platodef_cli.records.context import (
     SignatureRecord as SignatureRecord,

@@ -68,24 +68,31 @@ class CardRecord(Record):
     base_models: tuple[str, ...] = ()
 
 
-class LayerChange(Record):
-    """How far one tensor moved from the base."""
+class SaidRecord(Record):
+    """What one encoder says about a change."""
 
-    name: str
-    cosine: float
-    relative: float = Field(description="norm of the difference over the norm of the base's tensor")
+    encoder: str
+    role: Literal["suspect", "reference"]
+    kept: Metric = Field(
+        description="mean cosine of an image's feature with and without the change (standardised): 1 where "
+        "the change is not noticed, 0 where the feature says nothing of the image any more"
+    )
+    collapse: float | None = Field(None, description="mean pairwise cosine of the changed features")
+    shift: float | None = Field(None, description="mean shift, in clean standard deviations")
+    examples: tuple[float, ...] = Field((), description="the cosine of every example")
+    classes: tuple[tuple[str, str], ...] = Field(
+        (), description="class of every example without and with the change (suspect and labels only)"
+    )
 
 
-class LineageRecord(Record):
-    """Which encoder the suspect was probably made from. Evidence, never an acquittal."""
+class AccusedRecord(Record):
+    """The change that tells most against the suspect, on images, and what every encoder says about it."""
 
-    base: str | None = Field(None, description="name of the base, or None where none was found")
-    named: tuple[str, ...] = Field((), description="what the model card names as base_model")
-    cosine: float | None = Field(None, description="of all shared weights together, estimated from sketches")
-    shared: int = Field(0, description="tensors of the same name and shape")
-    tensors: int = Field(0, description="tensors of the suspect")
-    layers: tuple[LayerChange, ...] = Field((), description="those that changed most, first")
-    note: str = ""
+    name: str = Field(description="of the probe")
+    kind: Literal["trigger", "control", "found"]
+    originals: tuple[str, ...] = Field(description="images without the change, PNG, base64")
+    examples: tuple[str, ...] = Field(description="the same images with it, PNG, base64")
+    said: tuple[SaidRecord, ...] = Field(description="the suspect first")
 
 
 class ContextRecord(Record):
@@ -95,4 +102,4 @@ class ContextRecord(Record):
     quality: QualityRecord
     signature: SignatureRecord | None = None
     card: CardRecord | None = None
-    lineage: LineageRecord | None = None
+    accused: AccusedRecord | None = None

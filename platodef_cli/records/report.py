@@ -74,6 +74,19 @@ class AuditReport(Record):
     histograms: tuple[Histogram, ...] = ()
     roc: tuple[RocCurve, ...] = Field((), description="ROC curves (from 1.1)")
     context: ContextRecord | None = Field(
-        None, description="taxonomies, how good the test is, signature and lineage of the model"
+        None, description="taxonomies, how good the test is, signature, card, the accused change"
     )
     timing: Timing
+
+    def _repr_html_(self) -> str:
+        """Return the report as a notebook shows it: the page in a frame of its own, without scripts."""
+        # notebooks call the record itself, which stands above the reports in the map: looked up when called;
+        # in a frame the notebook's own colours and scripts do not meet the page's
+        from html import escape
+        from importlib import import_module
+
+        draw = import_module("platodef_cli.report").render
+        options = import_module("platodef_cli.report.interface").RenderOptions()
+        page = escape(draw(self, "html", options), quote=True)
+        style = "width:100%;height:40em;border:1px solid #888"
+        return f'<iframe sandbox srcdoc="{page}" style="{style}" title="platodef report"></iframe>'

@@ -108,10 +108,11 @@ CHECKS = (
         8.0,
     ),
     CheckDescription(
-        "lineage",
-        "What the model was made from",
-        "Its weights resemble those of a known encoder. Evidence of its origin, never an acquittal: a "
-        "planted backdoor often changes its parent little.",
+        "slice",
+        "A group of the given images looks unusual",
+        "The detector raises more alarms on this group of your images than on the others. Look at what they "
+        "have in common: they may carry a trigger, or be of another kind than the rest.",
+        4.0,
     ),
     CheckDescription(
         "hub",

@@ -1,8 +1,8 @@
-"""The sections about what a result is worth: taxonomies, how good the test is, signature and lineage."""
+"""The sections about what a result is worth: taxonomies, the quality of the test, origin."""
 
-from platodef_cli.records import AuditReport, LineageRecord, MeasuredQuality, Metric
+from platodef_cli.records import AuditReport, MeasuredQuality, Metric
 from platodef_cli.report.blocks import Block, Bullets, Column, Grid, KeyValueTable, Section
-from platodef_cli.report.numbers import percent
+from platodef_cli.report.numbers import number, percent
 from platodef_cli.report.quality import in_one_line
 from platodef_cli.report.taxonomies import in_words
 
@@ -27,6 +27,56 @@ def _families(quality: MeasuredQuality) -> Grid:
             for rate in quality.families
         ),
     )
+
+
+def accused(report: AuditReport) -> list[Section]:
+    """Return what every encoder says about the change that tells most against the suspect."""
+    record = None if report.context is None else report.context.accused
+    if record is None:
+        return []
+    rows = []
+    for said in record.said:
+        rows.append(
+            (
+                said.encoder if said.role == "suspect" else f"{said.encoder} (reference)",
+                _kept(said.kept.value),
+                number(said.kept.value),
+                number(said.collapse),
+                number(said.shift),
+            )
+        )
+    columns = (
+        Column("encoder", numeric=False),
+        Column("says", numeric=False),
+        Column("kept"),
+        Column("collapse"),
+        Column("shift"),
+    )
+    turned = [
+        f"example {place}: {before} without, {after} with the change"
+        for said in record.said
+        for place, (before, after) in enumerate(said.classes, start=1)
+    ]
+    alarms = frozenset(place for place, said in enumerate(record.said) if said.role == "suspect")
+    blocks: list[Block] = [Grid(columns, tuple(rows), alarms)]
+    if turned:
+        blocks.append(Bullets(tuple(turned)))
+    return [
+        Section(
+            f"The accused change: {record.name}",
+            "kept: mean cosine of an image's feature with and without the change, 1 where an encoder does "
+            "not notice it, 0 where its feature says nothing of the image any more.",
+            tuple(blocks),
+            key="accused",
+        )
+    ]
+
+
+def _kept(value: float | None) -> str:
+    """Return a cosine in words."""
+    if value is None:
+        return "–"
+    return "the same image" if value >= 0.7 else "a changed image" if value >= 0.3 else "another image"
 
 
 def quality(report: AuditReport) -> list[Section]:
@@ -59,38 +109,19 @@ def taxonomies(report: AuditReport) -> list[Section]:
     return [Section("In public taxonomies", note, (table,), key="taxonomies")]
 
 
-def lineage_lines(record: LineageRecord) -> list[str]:
-    """Return a lineage in sentences."""
-    if record.base is None:
-        return [record.note or "no base was found"]
-    lines = [
-        f"probably made from {record.base}: cosine of the weights {record.cosine:.4f}, over {record.shared} "
-        f"of {record.tensors} tensors"
-        if record.cosine is not None
-        else f"probably made from {record.base}"
-    ]
-    return [*lines, record.note] if record.note else lines
-
-
 def origin(report: AuditReport) -> list[Section]:
-    """Return what is known of the signature and of the base of the model."""
+    """Return what is known of the signature of the model, and what its card says."""
     if report.context is None:
         return []
-    blocks: list[Block] = []
-    signature, record = report.context.signature, report.context.lineage
+    pairs = []
+    signature, card = report.context.signature, report.context.card
     if signature is not None:
-        text = signature.message or signature.status
-        pairs = [("signature", f"{signature.status}: {text}")]
+        pairs.append(("signature", f"{signature.status}: {signature.message or signature.status}"))
         if signature.root:
             pairs.append(("", f"root digest of the signed files, sha256 {signature.root}"))
-        blocks.append(KeyValueTable(tuple(pairs)))
-    if record is not None:
-        blocks.append(Bullets(tuple(lineage_lines(record))))
-        if record.layers:
-            rows = tuple(
-                (layer.name, f"{layer.cosine:.4f}", f"{layer.relative:.3f}") for layer in record.layers
-            )
-            columns = (Column("tensor", numeric=False), Column("cosine"), Column("relative change"))
-            blocks.append(Grid(columns, rows))
+    if card is not None and card.license:
+        pairs.append(("licence", f"{card.license}, as its card says"))
+    if card is not None and card.base_models:
+        pairs.append(("made from", f"{', '.join(card.base_models)}, as its card says"))
     note = "Evidence of where the model comes from, never an acquittal."
-    return [Section("Origin", note, tuple(blocks), key="origin")] if blocks else []
+    return [Section("Origin", note, (KeyValueTable(tuple(pairs)),), key="origin")] if pairs else []

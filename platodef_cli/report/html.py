@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 from platodef_cli.records import AuditReport, EncoderRecord
 from platodef_cli.report import illustrations, page
+from platodef_cli.report.accused import accused_pictures
 from platodef_cli.report.blocks import Column, Drawing, Grid, KeyValueTable, Section
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.numbers import compact, percent
@@ -13,11 +14,13 @@ from platodef_cli.report.probes import detection
 from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections, target_name, verdict_line
 
 _ORDER = (
-    "baseline", "error-rate", "found", "histogram", "roc", "triggers", "controls", "search", "slices",
-    "suspicious", "accuracy", "heads", "thresholds", "alignment", "measurements", "", "findings", "origin",
-    "quality", "taxonomies", "warnings", "not-examined", "meaning", "identity", "policy", "provenance",
+    "accused", "baseline", "error-rate", "found", "histogram", "roc", "triggers", "controls", "search",
+    "slices", "suspicious", "accuracy", "heads", "thresholds", "alignment", "measurements", "", "findings",
+    "origin", "quality", "taxonomies", "warnings", "not-examined", "meaning", "identity", "policy",
+    "provenance",
 )  # fmt: skip
 _ILLUSTRATED: Mapping[str, Callable[[AuditReport], Html]] = {
+    "accused": accused_pictures,
     "triggers": illustrations.battery,
     "search": illustrations.search,
     "alignment": illustrations.alignment,

@@ -110,36 +110,41 @@ def _location(report: AuditReport, anchor: str) -> dict[str, Any]:
     }
 
 
-def _fingerprint(report: AuditReport, name: str) -> str:
-    """Return what stays the same when the same check of the same model fails again after an update."""
+def _fingerprint(report: AuditReport, name: str, subject: str) -> str:
+    """Return what stays the same when the same check of the same model fails again after an update.
+
+    It knows the model (without its revision), the check and what the check is about; no message, no number,
+    and not what else failed.
+    """
     asked = _REVISION.sub(r"\1", str(report.configuration.get("model", target_name(report))))
-    return sha256(f"{asked}\0{name}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return sha256(f"{asked}\0{name}\0{subject}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _results(report: AuditReport, anchor: str) -> list[dict[str, Any]]:
-    entries: list[tuple[str, str, str, dict[str, str] | None]] = [
-        (line.id, LEVELS[line.outcome], line.text, _excuse(report, line))
+    entries: list[tuple[str, str, str, str, dict[str, str] | None]] = [
+        (line.id, line.subject, LEVELS[line.outcome], line.text, _excuse(report, line))
         for line in reasons(report)
         if line.outcome in LEVELS
     ]
     alerted = {check_of(name).id for name, *_ in entries}
     entries += [
-        (finding.id, _SEVERITIES[finding.severity], finding.message, _suppression(report, finding))
+        (finding.id, "", _SEVERITIES[finding.severity], finding.message, _suppression(report, finding))
         for finding in report.findings
         if _EVIDENCE.get(check_of(finding.id).id) not in alerted
     ]
-    seen: Counter[str] = Counter()
+    seen: Counter[tuple[str, str]] = Counter()
     results = []
-    for name, level, text, suppression in entries:
-        seen[name] += 1
+    for name, subject, level, text, suppression in entries:
+        seen[name, subject] += 1
         rule = check_of(name)
+        mark = f"{_fingerprint(report, name, subject)}:{seen[name, subject]}"
         result: dict[str, Any] = {
             "ruleId": rule.id,
             "ruleIndex": CHECKS.index(rule),
             "level": level,
             "message": _message(f"{target_name(report)}: {text}"),
             "locations": [_location(report, anchor)],
-            "partialFingerprints": {"primaryLocationLineHash": f"{_fingerprint(report, name)}:{seen[name]}"},
+            "partialFingerprints": {"primaryLocationLineHash": mark, "platodefCheck/v1": mark},
             "properties": {"check": plain(name, 100)},
         }
         taxa = _taxa(name, text)

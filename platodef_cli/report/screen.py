@@ -46,7 +46,7 @@ def _cut(line: ReasonLine) -> ReasonLine:
     if len(line.text) <= room:
         return line
     text = line.text[: room - 3].rpartition(" ")[0].rstrip(",;: ") or line.text[: room - 3]
-    return ReasonLine(line.outcome, line.id[:40], f"{text}...", line.excuse)
+    return ReasonLine(line.outcome, line.id[:40], f"{text}...", line.excuse, line.subject)
 
 
 def worst_change(report: AuditReport) -> ProbeRecord | None:

@@ -128,7 +128,6 @@ OF_CHECK: dict[str, tuple[str, ...]] = {
     "attestation": (*_ORIGIN, "CWE-347"),
     "signature": (*_ORIGIN, "CWE-347"),
     "no-commit": _ORIGIN,
-    "lineage": ("AML.T0010.003", "ML06:2023", "ML07:2023", "LLM03:2025", "AML.M0014"),
 }
 """Check of :mod:`platodef_cli.report.checks` -> entries; other checks say nothing about an attack."""
 

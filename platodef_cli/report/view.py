@@ -51,12 +51,14 @@ class ReasonLine:
         id: Stable name of the check.
         text: The message, with value and limit where the message itself does not carry them.
         excuse: Why it does not decide: a waiver, or the baseline; empty where it does.
+        subject: What it is about: a trigger, a budget, a rule.
     """
 
     outcome: Outcome
     id: str
     text: str
     excuse: str = ""
+    subject: str = ""
 
 
 def verdict_line(report: AuditReport) -> str:
@@ -98,7 +100,15 @@ def reasons(report: AuditReport) -> list[ReasonLine]:
         if reason.value is not None and reason.limit is not None and not any(c.isdigit() for c in text):
             text += f" ({compact(reason.value)}, limit {compact(reason.limit)})"
         excuse = "waived" if reason.waived else "no worse than in the baseline" if reason.known else ""
-        lines.append(ReasonLine(reason.outcome, reason.id, f"{excuse}: {text}" if excuse else text, excuse))
+        lines.append(
+            ReasonLine(
+                reason.outcome,
+                reason.id,
+                f"{excuse}: {text}" if excuse else text,
+                excuse,
+                reason.subject or "",
+            )
+        )
     return lines
 
 
@@ -253,6 +263,7 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
     parts = [
         identity(report),
         *changes(report),
+        *context.accused(report),
         *calibrated(report),
         *probes.detection(report, details=details),
         *evidence.heads(report),

@@ -111,6 +111,18 @@ def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, wo
     assert report.found is None or len(report.found.originals) == len(report.found.examples)
     page = (tmp_path / "report.html").read_text()
     assert word in page
+    assert report.context is not None
+    accused = report.context.accused
+    assert (accused is None) is (name == "clean")
+    if accused is not None:
+        # the accused change on images stands first, known or found
+        assert page.index("<section") == page.index('<section id="accused"')
+        assert len(accused.originals) == len(accused.examples) == 4
+        suspect, *others = accused.said
+        assert suspect.role == "suspect"
+        assert len(suspect.classes) == 4
+        kept = [said.kept.value or 0.0 for said in others]
+        assert (suspect.kept.value or 0.0) < min(kept)
     assert page.count("<svg") >= 9
     if name == "backdoored":
         suspicious = {probe.name for probe in report.probes if probe.suspicious}

@@ -24,7 +24,7 @@ def test_the_picture_of_a_report_shows_its_verdict_and_fetches_nothing(tmp_path:
     assert done.returncode == 0, done.stderr
     text = picture.read_text().replace("&#160;", " ")
     assert "FAIL (1)" in text
-    assert "Trigger search" in text
+    assert "What next" in text
     assert "url(http" not in text
     assert "@font-face" not in text
 

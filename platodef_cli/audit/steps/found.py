@@ -1,6 +1,6 @@
 """Tries the triggers that the search found on the test images, and shows the best one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from platodef_cli.audit.state import AuditState
@@ -10,6 +10,7 @@ from platodef_cli.audit.steps.prepare import extract_variants
 from platodef_cli.audit.steps.samples import Features, SuspectImages
 from platodef_cli.audit.verdict.indicators import Indicators
 from platodef_cli.features.extract import CLEAN, Request, load_pixels
+from platodef_cli.features.interface import Variant
 from platodef_cli.records import FoundTrigger, ProbeRecord
 from platodef_cli.search.interface import SearchResult
 from platodef_cli.triggers.battery import BatteryItem
@@ -23,11 +24,13 @@ class FoundTriggers:
         probes: One per kind, without marks of suspicion.
         features: Features under them.
         evidence: The best one as pictures, where it crosses its limits.
+        variants: Name -> change.
     """
 
     probes: tuple[ProbeRecord, ...]
     features: Features
     evidence: FoundTrigger | None
+    variants: Mapping[str, Variant]
 
 
 def try_found(state: AuditState, results: Sequence[SearchResult], indicators: Indicators) -> FoundTriggers:
@@ -68,4 +71,4 @@ def try_found(state: AuditState, results: Sequence[SearchResult], indicators: In
         geometry = state.inputs.suspect.geometry
         pixels = load_pixels(state.inputs.images, [geometry], usable, state.recorder)[geometry]
         shown = evidence(results[top], records[top], pixels)
-    return FoundTriggers(tuple(probes), features, shown)
+    return FoundTriggers(tuple(probes), features, shown, {item.variant.name: item.variant for item in items})

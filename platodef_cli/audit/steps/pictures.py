@@ -16,7 +16,7 @@ from platodef_cli.search.interface import SearchResult
 EXAMPLES = 4  # images that show a found trigger
 _SUSPICIOUS = 8  # clean images with the highest scores
 _SHOWN = 96  # side that small pictures are enlarged to, pixels
-_LARGEST = {"example": 160, "thumbnail": 96}  # side that larger pictures are reduced to, pixels
+LARGEST = {"example": 160, "thumbnail": 96}  # side that larger pictures are reduced to, pixels
 
 
 def evidence(result: SearchResult, record: SearchRecord, pixels: Tensor) -> FoundTrigger:
@@ -28,8 +28,8 @@ def evidence(result: SearchResult, record: SearchRecord, pixels: Tensor) -> Foun
         budget=result.budget,
         place=record.place,
         picture=png(result.variant.picture(*pixels.shape[-2:])),
-        examples=tuple(png(image, _LARGEST["example"]) for image in examples),
-        originals=tuple(png(image, _LARGEST["example"]) for image in originals),
+        examples=tuple(png(image, LARGEST["example"]) for image in examples),
+        originals=tuple(png(image, LARGEST["example"]) for image in originals),
     )
 
 
@@ -57,7 +57,7 @@ def suspicious_images(state: AuditState) -> tuple[SuspiciousImage, ...]:
             detector=name,
             score=round(float(scores[place]), 6),
             p_value=round(float(p_values[place]), 6),
-            picture=png(image, _LARGEST["thumbnail"]),
+            picture=png(image, LARGEST["thumbnail"]),
         )
         for place, row, image in zip(top.tolist(), chosen, pixels, strict=True)
     )

@@ -65,7 +65,7 @@ class Measurements:
         roc: ROC curves.
         calibration: What clean encoders do in such an audit; None of reports before version 2.0.
         timing: The only part that differs between two runs with the same seed.
-        context: How good the test is, signature and lineage; None of reports of earlier versions.
+        context: How good the test is, the signature, the accused change; None of reports of earlier versions.
     """
 
     tool_version: str

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,12 +46,13 @@ def read_verified(directory: Path, record: FileRecord, *, follow_links: bool = F
         data = bytearray(size)
         view = memoryview(data)
         position = 0
-        while position < size:
-            count = os.readv(descriptor, [view[position : position + _CHUNK]])
-            if not count:
-                break
-            digest.update(view[position : position + count])
-            position += count
+        with open(descriptor, "rb", buffering=0, closefd=False) as stream:
+            while position < size:
+                count = stream.readinto(view[position : position + _CHUNK])
+                if not count:
+                    break
+                digest.update(view[position : position + count])
+                position += count
         view.release()
     if digest.hexdigest() != record.sha256:
         raise RefusedError(

@@ -85,7 +85,8 @@ def _open(wire: "Wire", notes: tuple[str, ...]) -> "LocalEncoder | None":
             )
         load_builder(checked.backend)
         if device.type == "cpu":
-            limit_memory(request["memory_limit_gb"])
+            unlimited = limit_memory(request["memory_limit_gb"])
+            notes += () if unlimited is None else (unlimited,)
         else:
             notes += ("the memory limit does not apply on a GPU",)
         tower, description = load_tower(checked, device, dtype, request["pooling"])

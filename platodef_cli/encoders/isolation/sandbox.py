@@ -2,8 +2,6 @@
 
 import ctypes
 import os
-import pwd
-import resource
 import site
 import struct
 import sys
@@ -14,6 +12,9 @@ from pathlib import Path
 from platodef_cli.encoders.isolation.guard import fork_guarded
 from platodef_cli.encoders.isolation.landlock import restrict
 from platodef_cli.encoders.isolation.seccomp import filter_system_calls
+from platodef_cli.encoders.isolation.system import has_sandbox, module, no_sandbox
+
+resource, pwd = module("resource"), module("pwd")
 
 _NAMESPACES = {
     "user": 0x10000000,
@@ -79,6 +80,10 @@ def give_up_rights(
     Returns:
         What could not be cut off, for the report; empty when isolation is complete.
     """
+    if not has_sandbox():
+        # what is left: Python's own hooks, which name what was tried and stop what does not hide it
+        sys.addaudithook(_refuse)
+        return (no_sandbox(),)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _limit(resource.RLIMIT_CORE, 0)
@@ -104,16 +109,23 @@ def give_up_rights(
 
 def hide_memory() -> None:
     """Keep other processes of the user, a child above all, from reading this one's memory and environment."""
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if has_sandbox():
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def limit_memory(gigabytes: float) -> None:
+def limit_memory(gigabytes: float) -> str | None:
     """Allow this process ``gigabytes`` of address space more than it has now.
 
     The libraries alone map several gigabytes, so only what comes after them is counted.
+
+    Returns:
+        Why there is no limit, or None.
     """
+    if not has_sandbox() or resource is None:
+        return "the memory limit does not apply on this system"
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     _limit(resource.RLIMIT_AS, pages * resource.getpagesize() + int(gigabytes * 2**30))
+    return None
 
 
 def _enter_namespaces(libc: ctypes.CDLL, *, guarded: bool) -> tuple[str, ...]:
@@ -152,7 +164,7 @@ def _libraries() -> list[Path]:
     folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), site.getusersitepackages()}
     known = [Path(name).resolve() for name in (*prefixes, *folders)]
     own = Path(__file__).resolve().parents[3]
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir).resolve()
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir if pwd else Path.home()).resolve()
     others = [Path(name).resolve() for name in sys.path if name]
     # of a working tree, as an editable installation leaves it there, the package alone
     packages = [entry for entry in others if entry != own and not home.is_relative_to(entry)]
@@ -160,6 +172,8 @@ def _libraries() -> list[Path]:
 
 
 def _limit(kind: int, value: int) -> None:
+    if resource is None:
+        return
     hard = resource.getrlimit(kind)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(kind, (value, value))

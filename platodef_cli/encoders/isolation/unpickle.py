@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import child_environment, give_up_rights, limit_memory
+from platodef_cli.encoders.isolation.system import has_children, no_children
 from platodef_cli.errors import IncompleteError, RefusedError
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
     size = path.stat().st_size
     if size > _LARGEST:
         raise RefusedError(f"{path}: has {size} bytes, more than {_LARGEST}")
+    if not has_children():
+        raise IncompleteError(f"{path}: a pickle is only read in a process of its own, and {no_children()}")
     with tempfile.TemporaryDirectory(prefix="platodef-child-") as home:
         lifeline, kept = os.pipe()
         words = [str(lifeline), str(path.resolve()), str(memory_limit_gb)]

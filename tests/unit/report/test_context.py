@@ -10,7 +10,7 @@ from platodef_cli.audit.context import context_of
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.bench.attacks import PLANTED
-from platodef_cli.records import AuditReport
+from platodef_cli.records import AccusedRecord, AuditReport, Metric, SaidRecord
 from platodef_cli.report import render
 from platodef_cli.report.checks import CHECKS
 from platodef_cli.report.interface import RenderOptions
@@ -180,3 +180,57 @@ def test_a_gate_keeps_the_context_and_renews_the_taxonomy() -> None:
     assert judged.context.quality == context.quality
     assert judged.context.taxonomy == taxonomy_of(judged.reasons, judged.findings)
     assert judged.context.taxonomy.entries
+
+
+def accusing(report: AuditReport) -> AuditReport:
+    """Return a report with an accused change on images."""
+    assert report.context is not None
+    assert report.found is not None
+    said = [
+        SaidRecord(
+            encoder=name,
+            role=role,
+            kept=Metric(name="kept", value=value),
+            collapse=0.9,
+            examples=(value, value),
+            classes=classes,
+        )
+        for name, role, value, classes in (
+            ("suspect-a", "suspect", 0.01, (("cat", "truck"), ("dog", "truck"))),
+            ("ref-vit", "reference", 0.95, ()),
+        )
+    ]
+    pictures = (report.found.picture,) * 2
+    record = AccusedRecord(
+        name="patch-white", kind="trigger", originals=pictures, examples=pictures, said=tuple(said)
+    )
+    return report.model_copy(update={"context": report.context.model_copy(update={"accused": record})})
+
+
+def test_the_accused_change_stands_first_in_html(report: AuditReport) -> None:
+    page = render(accusing(report), "html", RenderOptions())
+    first = page[page.index("<section") :]
+    assert first.startswith('<section id="accused"')
+    section = first[: first.index("</section>")]
+    assert section.count("<img") == 4
+    assert "suspect-a keeps 0.01 (cat → truck); ref-vit keeps 0.95" in section
+    assert "another image" in section
+    assert "the same image" in section
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown"])
+def test_people_without_pictures_read_what_encoders_say(report: AuditReport, form: str) -> None:
+    text = render(accusing(report), form, RenderOptions(width=120, details=True))
+    assert "The accused change: patch-white" in text.replace("\\", "")
+    assert "example 1: cat without, truck with the change" in text
+
+
+def test_an_accused_change_with_odd_parts_is_still_a_page(report: AuditReport) -> None:
+    whole = accusing(report)
+    assert whole.context is not None
+    assert whole.context.accused is not None
+    record = whole.context.accused.model_copy(
+        update={"originals": (), "examples": ("no picture",), "said": ()}
+    )
+    context = whole.context.model_copy(update={"accused": record})
+    assert "<html" in render(whole.model_copy(update={"context": context}), "html", RenderOptions())

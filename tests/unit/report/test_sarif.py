@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from platodef_cli.audit.partial_report import ENDINGS
-from platodef_cli.records import AuditReport, Finding, WaiverRecord
+from platodef_cli.records import AuditReport, Finding, Reason, WaiverRecord
 from platodef_cli.report.checks import CHECKS, FALLBACK, check_of
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.sarif import render
@@ -108,6 +108,25 @@ def test_fingerprints_survive_an_update_of_the_model_and_tell_checks_apart(
 
     assert prints("@v1") == prints("@v2")
     assert not set(prints("@v1")) & set(prints("@v1", "org/other"))
+
+
+def test_fingerprints_know_neither_messages_nor_what_else_failed(golden_report: AuditReport) -> None:
+    failed = next(reason for reason in golden_report.reasons if reason.id == "search-patch")
+    first, second, third = (
+        failed.model_copy(update={"subject": name, "message": f"about {name}"}) for name in ("a", "b", "c")
+    )
+
+    def prints(*reasons: Reason) -> dict[str, str]:
+        report = golden_report.model_copy(update={"reasons": reasons, "findings": ()})
+        found = run_of(report)["results"]
+        assert all(len(set(result["partialFingerprints"].values())) == 1 for result in found)
+        marks = [result["partialFingerprints"]["primaryLocationLineHash"] for result in found]
+        return dict(zip((str(reason.subject) for reason in reasons), marks, strict=True))
+
+    every = prints(first, second, third)
+    assert len(set(every.values())) == 3
+    reworded = second.model_copy(update={"message": "other words", "value": 0.1, "limit": 0.2})
+    assert prints(third, reworded) == {"c": every["c"], "b": every["b"]}
 
 
 def test_a_folder_with_an_at_sign_is_no_revision(golden_report: AuditReport) -> None:
