@@ -12,6 +12,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.encoders.pooling import check_poolings
 from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.heads.presets import A_PRESET, CLOSED, PRESETS, check_preset
 from platodef_cli.registry import check_plugins
 from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.triggers import CONTROLS, TRIGGERS
@@ -20,8 +21,8 @@ PROBE_IMAGES = 400
 Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
-DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
-_LATER = ("plugins", "pooling", "follow_links")
+DEFAULT_DETECTORS = ("gaussian", "ridge", DEFAULT_DETECTOR)
+_LATER = ("plugins", "pooling", "follow_links", "preset")
 """Fields that reports of earlier versions lack, so that they are named only where they are used."""
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
 
@@ -140,6 +141,15 @@ class AuditConfig:
         metavar="NAME|DIR",
         completion="heads",
     )
+    preset: str = option(
+        CLOSED,
+        lambda: (
+            f"How heads are fitted: {CLOSED} (closed forms, no network), or networks of size "
+            f"{', '.join(PRESETS[1:])}."
+        ),
+        "Result",
+        check=check_preset,
+    )
     cache_dir: Path | None = option(
         None,
         "Feature and model cache. Default: the user's cache folder.",
@@ -241,6 +251,10 @@ class AuditConfig:
         for entry in fields(AuditConfig):
             if entry.metadata:
                 _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
+        if self.head is None and self.preset == CLOSED:
+            check_networks(self)
+        elif self.head is not None and self.preset != CLOSED:
+            raise UsageError("--preset says how heads are fitted, --head gives fitted ones; give one of them")
         # the limits of kinds of search that plug-ins add come with the kinds
         kinds = [name for name in self.plugins if name in SEARCH_KINDS.plugins()]
         object.__setattr__(self, "policy", self.limits.with_kinds(kinds))
@@ -272,6 +286,21 @@ class AuditConfig:
             else:
                 values[name] = value
         return values
+
+
+def check_networks(config: AuditConfig) -> None:
+    """Refuse detectors and a purifier that need trained networks, for heads that have none.
+
+    Raises:
+        UsageError: The first of them.
+    """
+    asked = [(DETECTORS, name) for name in config.detectors if name in DETECTORS]
+    for table, name in [*asked, (PURIFIERS, config.purifier)]:
+        if getattr(table.load(name), "networks", False):
+            raise UsageError(
+                f"{table.kind} {name!r} needs heads with trained networks; add {A_PRESET} "
+                "(or --head with such heads)"
+            )
 
 
 def _normalise(config: AuditConfig) -> None:
