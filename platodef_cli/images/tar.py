@@ -24,8 +24,8 @@ class TarSource:
     """An uncompressed ``.tar`` as an :class:`~platodef_cli.images.interface.ImageSource`.
 
     Every member with the suffix of an image is one; ``KEY.cls`` beside it holds its label, or ``KEY.json``
-    with a ``label``; captions are ``KEY.txt``, or a ``caption`` in ``KEY.json``. Members are read in place, so
-    that neither paths nor links in the archive lead anywhere.
+    with a ``label``; captions are ``KEY.txt``, or a ``caption`` in ``KEY.json``. Members are read in place,
+    so that neither paths nor links in the archive lead anywhere.
     """
 
     def __init__(

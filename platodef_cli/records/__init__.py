@@ -8,6 +8,9 @@ from platodef_cli.records.base import (
     Record as Record,
 )
 from platodef_cli.records.encoder import (
+    TEXT_TOWER as TEXT_TOWER,
+)
+from platodef_cli.records.encoder import (
     EncoderRecord as EncoderRecord,
 )
 from platodef_cli.records.encoder import (
