@@ -3,18 +3,19 @@
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
-from inspect import get_annotations
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from platodef_cli.audit.option import Option, option
 from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.reference_options import ReferenceOptions, check_networks
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.encoders.pooling import check_poolings
 from platodef_cli.errors import UnknownNameError, UsageError
-from platodef_cli.heads.presets import A_PRESET, CLOSED, PRESETS, check_preset
+from platodef_cli.heads.presets import CLOSED
 from platodef_cli.registry import check_plugins
 from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.texts.names import check_references
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
@@ -22,8 +23,9 @@ Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("gaussian", "ridge", DEFAULT_DETECTOR)
-_LATER = ("plugins", "pooling", "follow_links", "preset")
+_LATER = ("plugins", "pooling", "follow_links", *(entry.name for entry in fields(ReferenceOptions)))
 """Fields that reports of earlier versions lack, so that they are named only where they are used."""
+_UNSAID = ((), False, None, CLOSED, "clip-80")
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
 
 
@@ -57,7 +59,7 @@ def _check_detectors(values: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class AuditConfig:
+class AuditConfig(ReferenceOptions):
     """Everything that an audit depends on.
 
     Every field with an :class:`Option` is an option of ``platodef audit`` and a keyword of
@@ -140,15 +142,6 @@ class AuditConfig:
         "Models",
         metavar="NAME|DIR",
         completion="heads",
-    )
-    preset: str = option(
-        CLOSED,
-        lambda: (
-            f"How heads are fitted: {CLOSED} (closed forms, no network), or networks of size "
-            f"{', '.join(PRESETS[1:])}."
-        ),
-        "Result",
-        check=check_preset,
     )
     cache_dir: Path | None = option(
         None,
@@ -247,12 +240,13 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         _normalise(self)
-        types = get_annotations(AuditConfig, eval_str=True)
+        types = get_type_hints(AuditConfig)
         for entry in fields(AuditConfig):
             if entry.metadata:
                 _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
+        check_references([str(reference) for reference in self.references])
         if self.head is None and self.preset == CLOSED:
-            check_networks(self)
+            check_networks(self.detectors, self.purifier)
         elif self.head is not None and self.preset != CLOSED:
             raise UsageError("--preset says how heads are fitted, --head gives fitted ones; give one of them")
         # the limits of kinds of search that plug-ins add come with the kinds
@@ -279,28 +273,13 @@ class AuditConfig:
         """Return what changes the result, for the report (paths of caches do not)."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name in ("cache_dir", "use_cache", "policy") or (name in _LATER and not value):
+            if name in ("cache_dir", "use_cache", "policy") or (name in _LATER and value in _UNSAID):
                 continue
             if name == "detectors":
                 values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}
             else:
                 values[name] = value
         return values
-
-
-def check_networks(config: AuditConfig) -> None:
-    """Refuse detectors and a purifier that need trained networks, for heads that have none.
-
-    Raises:
-        UsageError: The first of them.
-    """
-    asked = [(DETECTORS, name) for name in config.detectors if name in DETECTORS]
-    for table, name in [*asked, (PURIFIERS, config.purifier)]:
-        if getattr(table.load(name), "networks", False):
-            raise UsageError(
-                f"{table.kind} {name!r} needs heads with trained networks; add {A_PRESET} "
-                "(or --head with such heads)"
-            )
 
 
 def _normalise(config: AuditConfig) -> None:

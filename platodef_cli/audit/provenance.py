@@ -45,6 +45,12 @@ NOT_EXAMINED = (
 )
 
 
+_NO_VOTE = (
+    "a text reference judges single features; it has no vote in whether the references are aligned with the "
+    "suspect, since sentences agree with images coarsely only, nor in what a change does to honest encoders"
+)
+
+
 def not_examined(state: "AuditState") -> tuple[str, ...]:
     """Return what nobody looked at, always and in this audit."""
     notes = tuple(getattr(state.inputs.suspect, "notes", ()))
@@ -53,7 +59,9 @@ def not_examined(state: "AuditState") -> tuple[str, ...]:
         if state.labelled
         else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
     )
-    return (*NOT_EXAMINED, *unlabelled, *notes, *state.inputs.checked.not_examined)
+    texts = state.inputs.texts
+    text_notes = () if texts is None else (f"what changes do to {', '.join(texts.towers)}: {_NO_VOTE}",)
+    return (*NOT_EXAMINED, *unlabelled, *text_notes, *notes, *state.inputs.checked.not_examined)
 
 
 def listed(images: ImageSource) -> ImageSetRecord:

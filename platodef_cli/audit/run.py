@@ -61,7 +61,7 @@ def audit(
         default_searches(config.plugins)
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with recorder.timed("load"):
-            inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images))
+            inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images, cache))
         partial.note(inputs)
         state = prepare(config, inputs, cache, recorder)
         with recorder.timed("align"):
@@ -116,7 +116,7 @@ def _measurements(
     return Measurements(
         tool_version=__version__,
         target=inputs.suspect.record,
-        references=tuple(encoder.record for encoder in inputs.references.values()),
+        references=tuple(inputs.reference_records.values()),
         images=image_set(state),
         head=state.head,
         seed=config.seed,

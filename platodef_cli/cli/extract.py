@@ -12,12 +12,14 @@ from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
 from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.errors import UsageError
+from platodef_cli.texts.names import PREFIX, is_text
 
 if TYPE_CHECKING:
     from platodef_cli.encoders.interface import Encoder
     from platodef_cli.features.extract import Extraction
     from platodef_cli.features.interface import FeatureTuples, Variant
     from platodef_cli.images.interface import ImageSource
+    from platodef_cli.records import EncoderRecord
 
 RECORD_SOURCE, RECORD_REFERENCES = "record.source", "record.references"
 _SOURCE = "source"
@@ -54,6 +56,11 @@ def extract(
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     no_labels: options.NoLabels = False,
+    captions: options.Captions = None,
+    caption_column: options.CaptionColumn = None,
+    templates: options.Templates = "clip-80",
+    captioner: options.CaptionModel = None,
+    recaption: options.Recaption = False,
     limit: options.Limit = None,
     max_broken: options.MaxBroken = 0.05,
     seed: options.Seed = 0,
@@ -70,6 +77,7 @@ def extract(
     """Extract features of the same images by a source and its references, in one decoding pass."""
     source, names = _roles(models, source, reference)
     poolings = poolings_of(pooling or (), source, tuple(names.values()))
+    written = {name: uri for name, uri in names.items() if is_text(uri)}
     pictured = _images(images, source)
     target = features_target(output)
     without_network = options.offline(offline)
@@ -80,6 +88,7 @@ def extract(
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
     from platodef_cli.features.extract import extract as run
+    from platodef_cli.features.text_references import TextOptions, open_text_references
     from platodef_cli.images.columns import Columns
     from platodef_cli.images.open import open_source
 
@@ -90,7 +99,7 @@ def extract(
         limit=limit,
         seed=seed,
         offline=without_network,
-        columns=Columns(image_column, label_column, not no_labels),
+        columns=Columns(image_column, label_column, not no_labels, caption_column, bool(written)),
         warn=session.warn,
     )
     suspect: dict[str, Any] = {
@@ -106,9 +115,22 @@ def extract(
         "follow_links": follow_links,
         "progress": session.progress,
     }
+    cache = None if no_cache else FeatureCache(cache_dir, progress=session.progress)
+    texts = open_text_references(
+        written,
+        pictures,
+        TextOptions(captions, templates, captioner, recaption),
+        offline=without_network,
+        device=device,
+        dtype=dtype,
+        cache=cache,
+        progress=session.progress,
+    )
     with ExitStack() as stack:
         encoders: dict[str, Encoder] = {}
         for name, uri in {_SOURCE: source, **names}.items():
+            if name in written:
+                continue
             own: dict[str, Any] = {**suspect, "isolate": True} if name == _SOURCE else {"name": name}
             opened = open_encoder(uri, **own, **common, pooling=poolings[uri])
             stack.callback(opened.close)
@@ -119,16 +141,32 @@ def extract(
                 warn=session.progress.warn,
                 gradients=False,
             )
+        requests = [Request(), *(Request(entry) for entry in variants)]
         extraction = run(
             pictures,
             encoders,
-            [Request(), *(Request(entry) for entry in variants)],
-            cache=None if no_cache else FeatureCache(cache_dir, progress=session.progress),
+            requests,
+            cache=cache,
             batch_size=batch_size,
             max_broken_share=max_broken,
             progress=session.progress,
         )
-    tuples = _tuples(pictures, encoders, extraction, [entry.name for entry in variants])
+        if texts is not None:
+            session.warn(texts.trust)
+            extraction = texts.added_to(
+                extraction,
+                requests,
+                encoders[_SOURCE].geometry,
+                cache=cache,
+                batch_size=batch_size,
+                progress=session.progress,
+            )
+    towers = {} if texts is None else texts.towers
+    found = {name: encoder.record for name, encoder in encoders.items()}
+    found |= {name: tower.record for name, tower in towers.items()}
+    # in the order in which they were given
+    records = {name: found[name] for name in (_SOURCE, *names)}
+    tuples = _tuples(pictures, records, extraction, [entry.name for entry in variants])
     write_features(target, tuples)
     dims = ", ".join(f"{name} {value.shape[1]}-d" for name, value in tuples.references.items())
     session.finish(
@@ -147,7 +185,7 @@ def _roles(models: list[str], source: str | None, reference: list[str] | None) -
     suspect = source if source is not None else models[0]
     names: dict[str, str] = {}
     for uri in others or (BUILTIN_REFERENCES if suspect.startswith(BUILTIN) else DEFAULT_REFERENCES):
-        name = parse(uri).short_name
+        name = parse(uri.removeprefix(PREFIX)).short_name + ("-text" if is_text(uri) else "")
         if name in names:
             raise UsageError(f"two references are called {name!r}; leave one out, or rename its folder")
         names[name] = uri
@@ -181,7 +219,10 @@ def _variants(names: list[str] | tuple[()]) -> "list[Variant]":
 
 
 def _tuples(
-    pictures: "ImageSource", encoders: "dict[str, Encoder]", extraction: "Extraction", variants: list[str]
+    pictures: "ImageSource",
+    encoders: "dict[str, EncoderRecord]",
+    extraction: "Extraction",
+    variants: list[str],
 ) -> "FeatureTuples":
     """Put clean rows first, then the rows of every variant, into one set of tuples."""
     import torch
@@ -195,8 +236,8 @@ def _tuples(
     rows = torch.cat([extraction.indices[kind] for kind in kinds]).tolist()
     refs = [pictures.refs[row] for row in rows]
     values = {name: torch.cat([extraction.features(name, kind)[1] for kind in kinds]) for name in encoders}
-    records = {name: encoder.record for name, encoder in encoders.items() if name != _SOURCE}
-    source = encoders[_SOURCE].record
+    records = {name: record for name, record in encoders.items() if name != _SOURCE}
+    source = encoders[_SOURCE]
     labels = [ref.label for ref in refs]
     counts = torch.tensor([len(extraction.indices[kind]) for kind in kinds])
     metadata = describe(source, records, refs, images=pictures.uri, variants=kinds)

@@ -1,4 +1,4 @@
-"""Labels and captions beside images: ``metadata.jsonl`` or ``metadata.csv`` of a ``datasets`` image folder."""
+"""Labels and captions beside images: ``metadata.jsonl`` or ``metadata.csv`` of an image folder."""
 
 import csv
 import json

@@ -1,9 +1,9 @@
 """Image-text-to-text models of transformers that describe an image in a sentence.
 
-A captioner is trusted like a reference: one with a backdoor writes what its attacker wants of a triggered image.
-Its weights are read by the rules of encoders (safetensors, strict keys, no code of the repository). Its processor
-is that of transformers, built from the examined JSON files alone; its chat template, if any, is rendered by
-transformers in jinja's sandbox.
+A captioner is trusted like a reference: one with a backdoor writes what its attacker wants of an image with
+the trigger. Its weights are read by the rules of encoders (safetensors, strict keys, no code of the repository).
+Its processor is that of transformers, built from the examined files alone; its chat template, if any, is
+rendered by transformers in jinja's sandbox.
 """
 
 import os
@@ -182,7 +182,9 @@ def _load(checked: Preflight, prompt: str | None, device: torch.device, dtype: t
     processor = _processor(bundle)
     with memory_guard(checked.directory, "give a smaller model"), torch.inference_mode(False):
         config = configuration(bundle, raw, "sdpa" if kind._supports_sdpa else "eager")
-        state = {key: value for key, value in bundle.state_dict().items() if not key.endswith(".position_ids")}
+        state = {
+            key: value for key, value in bundle.state_dict().items() if not key.endswith(".position_ids")
+        }
         loaded = load(bundle, kind, config, state, {}, [])
         check_keys(checked.directory, missing=loaded.missing, unexpected=loaded.dropped)
         network: Any = freeze(loaded.network, device, dtype, channels_last=False)
@@ -204,8 +206,8 @@ def _network_class(raw: Mapping[str, Any], where: str) -> Any:
         if name in kinds:
             return getattr(transformers, str(name))
     raise UnsupportedError(
-        f"{where}: {raw.get('model_type')!r} is no image-text-to-text model of transformers; give one such as "
-        "Qwen/Qwen3-VL-4B-Instruct"
+        f"{where}: {raw.get('model_type')!r} is no image-text-to-text model of transformers; give one such "
+        "as Qwen/Qwen3-VL-4B-Instruct"
     )
 
 
@@ -227,11 +229,13 @@ def _processor(bundle: Bundle) -> Any:
             )
         except Exception as error:
             raise UsageError(
-                f"{bundle.directory}: its processor cannot be built from its JSON files (tokenizer.json, "
-                f"processor_config.json or preprocessor_config.json): {type(error).__name__}: {one_line(error)}"
+                f"{bundle.directory}: its processor cannot be built from its files (tokenizer.json, "
+                f"processor_config.json, preprocessor_config.json): {type(error).__name__}: {one_line(error)}"
             ) from None
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        raise UsageError(f"{bundle.directory}: lacks the files of an image processor and a tokenizer together")
+        raise UsageError(
+            f"{bundle.directory}: lacks the files of an image processor and a tokenizer together"
+        )
     return processor
 
 

@@ -1,16 +1,17 @@
 """Which sentences stand for an image: a column of captions, class templates, or a file of captions."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from platodef_cli.disk import canonical_json
 from platodef_cli.errors import UsageError
 from platodef_cli.images.interface import ImageSource, caption_column
+from platodef_cli.texts.names import BY_CLASS, COLUMN
 from platodef_cli.texts.templates import class_sentences
 
-COLUMN, BY_CLASS = "column", "templates"
-CHOICES = f"{COLUMN}, {BY_CLASS} or a .parquet file that `platodef caption` wrote"
 CAPTION_COLUMNS = ("id", "sha256", "caption")
 """Columns of a file of captions: id and SHA-256 of the image, and the sentence."""
 
@@ -27,17 +28,10 @@ class Sentences:
     rows: Sequence[tuple[str, ...]]
     origin: str
 
-
-def check_captions(value: str | Path | None) -> None:
-    """Check what ``--captions`` was given.
-
-    Raises:
-        UsageError: It is neither a known way nor a file.
-    """
-    if value is None or str(value) in (COLUMN, BY_CLASS):
-        return
-    if Path(value).suffix.lower() != ".parquet" or not Path(value).is_file():
-        raise UsageError(f"--captions {value}: give {CHOICES}")
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of them, in order."""
+        return hashlib.sha256(canonical_json([list(row) for row in self.rows]).encode()).hexdigest()
 
 
 def sentences_of(source: ImageSource, captions: str | Path | None, templates: str) -> Sentences:

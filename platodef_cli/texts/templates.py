@@ -2,21 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from platodef_cli.errors import UnknownNameError, UsageError
-
-TEMPLATES = ("clip-80", "clip-7", "photo")
-"""The 80 templates of CLIP for ImageNet, the 7 best of them, and ``a photo of a NAME.`` alone."""
-
-
-def check_templates(name: str) -> str:
-    """Return the name of a set of templates.
-
-    Raises:
-        UnknownNameError: There is none of that name.
-    """
-    if name not in TEMPLATES:
-        raise UnknownNameError("set of templates", name, TEMPLATES)
-    return name
+from platodef_cli.errors import UsageError
+from platodef_cli.texts.names import check_templates
 
 
 def class_sentences(classes: Sequence[str], templates: str) -> list[tuple[str, ...]]:
@@ -24,7 +11,7 @@ def class_sentences(classes: Sequence[str], templates: str) -> list[tuple[str, .
 
     Args:
         classes: Class names; ``_`` is read as a space.
-        templates: A name of :data:`TEMPLATES`.
+        templates: A name of :data:`~platodef_cli.texts.names.TEMPLATES`.
 
     Raises:
         UsageError: A class has a number in place of a name.

@@ -14,13 +14,12 @@ from platodef_cli.encoders.guards import memory_guard
 from platodef_cli.encoders.load import usable_device
 from platodef_cli.encoders.local import DTYPES, check_keys, freeze, one_line
 from platodef_cli.encoders.reference import parse
-from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import TEXT_TOWER, EncoderRecord, TransformRecord
 from platodef_cli.texts.files import LIMITS, TOKENIZER, require, resolve_with
+from platodef_cli.texts.names import PREFIX
 
-PREFIX = "text:"
-"""How the id of a text reference begins."""
 TOWER_VERSION = 1  # part of the cache key: raise it when the same sentences give other features
 _NO_PIXELS = TransformRecord(
     size=(0, 0), resize=(0, 0), interpolation="none", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
@@ -75,11 +74,6 @@ class TextTower:
         if features.ndim != 2 or len(features) != len(tokens):
             raise ValueError(f"its text features have the shape {list(features.shape)}")
         return features.float().cpu()
-
-
-def is_text(uri: str) -> bool:
-    """Tell the id of a text reference from that of an encoder."""
-    return uri.startswith(PREFIX)
 
 
 def open_text(
@@ -198,17 +192,3 @@ def _network_class(raw: Mapping[str, Any], where: str) -> Any:
         f"{where}: {raw.get('model_type')!r} of transformers has no text tower (get_text_features); give an "
         "image-text model such as SigLIP2 or CLIP"
     )
-
-
-def check_references(references: Sequence[str]) -> None:
-    """Check that an audit has a reference that sees pixels.
-
-    Raises:
-        UsageError: All references are text towers.
-    """
-    if references and all(map(is_text, references)):
-        raise UsageError(
-            "all references are text towers, and a sentence does not change with the image, so that none "
-            "shows what a change does to an honest encoder; add a visual reference "
-            "(extract, fit, score and purify work with text references alone)"
-        )

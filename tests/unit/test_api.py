@@ -77,7 +77,8 @@ def test_every_argument_reaches_the_audit(
         "detectors": ["knn", "decree"], "false_positive_rate": 0.1, "max_broken_share": 0.2,
         "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,
         "plugins": ["mine"], "pooling": ["mean"], "follow_links": True, "search_precision": "float32",
-        "search_controls": "all", "preset": "closed",
+        "search_controls": "all", "preset": "closed", "captions": "templates",
+        "caption_column": "text", "templates": "photo", "captioner": "org/name", "recaption": True,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report

@@ -36,7 +36,7 @@ def obtain_heads(
     Raises:
         UsageError: The given heads are damaged or belong to other encoders.
     """
-    references = [encoder.record for encoder in inputs.references.values()]
+    references = list(inputs.reference_records.values())
     if inputs.head is not None:
         heads = load_heads(inputs.head, device=config.device)
         check_match(heads, inputs.suspect.record, references)
@@ -64,6 +64,7 @@ def obtain_heads(
         "seed": config.seed,
         "device": config.device,
         "batch_size": config.batch_size,
+        **({} if inputs.texts is None else {"sentences": inputs.texts.sentences.digest}),
         **plugin_key(*inputs.encoders.values(), inputs.images),
     }
     stored = cache.load_artifact("heads", key) if cache else None
