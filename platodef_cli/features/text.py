@@ -1,8 +1,8 @@
 """Features of text references: of the sentences of an image, whatever was done to its pixels.
 
 Under a change of the images the sentence of the clean image stays, because a caption comes with the image
-and not from its pixels. Where it is made again from the changed pixels (``--recaption``), it is the captioner
-that sees the trigger.
+and not from its pixels. Where it is made again from the changed pixels (``--recaption``), the captioner is
+what sees the trigger.
 """
 
 import hashlib
