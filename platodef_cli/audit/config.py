@@ -15,7 +15,7 @@ from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.presets import CLOSED
 from platodef_cli.registry import check_plugins
 from platodef_cli.search import SEARCH_KINDS
-from platodef_cli.texts.names import check_references
+from platodef_cli.texts.names import check_references, check_sentences
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
@@ -244,7 +244,9 @@ class AuditConfig(ReferenceOptions):
         for entry in fields(AuditConfig):
             if entry.metadata:
                 _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
-        check_references([str(reference) for reference in self.references])
+        references = [str(reference) for reference in self.references]
+        check_references(references)
+        check_sentences(references, self.captions, self.captioner, self.recaption)
         if self.head is None and self.preset == CLOSED:
             check_networks(self.detectors, self.purifier)
         elif self.head is not None and self.preset != CLOSED:

@@ -18,6 +18,7 @@ from platodef_cli.plugins import blaming, plugin_of
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.texts.caption_store import CAPTION_BATCH, CaptionStore, caption_key, pixels_digest
 from platodef_cli.texts.captioner import open_captioner
+from platodef_cli.texts.names import check_sentences
 from platodef_cli.texts.sentences import Sentences, sentences_of
 from platodef_cli.texts.tower import TextTower, open_text
 
@@ -39,25 +40,6 @@ class TextOptions:
     templates: str = "clip-80"
     captioner: str | None = None
     recaption: bool = False
-
-    def check(self, texts: bool) -> None:
-        """Check that the options agree.
-
-        Args:
-            texts: There is a text reference.
-
-        Raises:
-            UsageError: They do not, or nothing would read the sentences.
-        """
-        if self.captioner is not None and self.captions is not None:
-            raise UsageError(
-                f"--captioner writes the captions, --captions {self.captions} gives others; give one of them"
-            )
-        if self.recaption and self.captioner is None:
-            raise UsageError("--recaption makes captions of changed images; name the model with --captioner")
-        if not texts and (self.captions or self.captioner):
-            named = "--captions" if self.captions else "--captioner"
-            raise UsageError(f"{named}: no reference reads sentences; add one as -r text:org/name")
 
 
 @dataclass(frozen=True)
@@ -180,7 +162,7 @@ def open_text_references(
         UsageError: An image has no sentence, or two references are the same.
         PlatodefError: A model cannot be opened.
     """
-    options.check(bool(uris))
+    check_sentences(list(uris.values()), options.captions, options.captioner, options.recaption)
     if not uris:
         return None
     # sentences that are not there shall cost no download

@@ -1,7 +1,7 @@
 """Image-text-to-text models of transformers that describe an image in a sentence.
 
 A captioner is trusted like a reference: one with a backdoor writes what its attacker wants of an image with
-the trigger. Its weights are read by the rules of encoders (safetensors, strict keys, no code of the repository).
+the trigger. Its weights are read by the rules of encoders: safetensors, strict keys, no code of a repository.
 Its processor is that of transformers, built from the examined files alone; its chat template, if any, is
 rendered by transformers in jinja's sandbox.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2.exceptions import SecurityError
 from PIL import Image
 
 from platodef_cli.encoders.checks.preflight import Preflight
@@ -78,6 +79,7 @@ class Captioner:
 
         Raises:
             IncompleteError: The model fails on these images.
+            RefusedError: Its chat template wants more than a template may.
         """
         if not images:
             return []
@@ -98,7 +100,12 @@ class Captioner:
             texts = self._processor.batch_decode(answers.cpu(), skip_special_tokens=True)
         except PlatodefError:
             raise
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except SecurityError as error:
+            raise RefusedError(
+                f"captioner {self.name}: its chat template leaves the sandbox of templates "
+                f"({one_line(error)}); do not use this model"
+            ) from error
+        except Exception as error:  # a template and a processor can fail in more ways than can be listed
             if any(text in str(error) for text in ("allocate memory", "bad_alloc", "out of memory")):
                 raise IncompleteError(
                     f"captioner {self.name}: memory ran out; give a smaller --batch-size or model"

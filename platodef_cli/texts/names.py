@@ -54,3 +54,22 @@ def check_references(references: Sequence[str]) -> None:
             "shows what a change does to an honest encoder; add a visual reference "
             "(extract, fit, score and purify work with text references alone)"
         )
+
+
+def check_sentences(
+    references: Sequence[str], captions: str | Path | None, captioner: str | None, recaption: bool
+) -> None:
+    """Check that options about sentences agree, and that a reference reads them.
+
+    Raises:
+        UsageError: They do not, or there is no text reference.
+    """
+    if captioner is not None and captions is not None:
+        raise UsageError(
+            f"--captioner writes the captions, --captions {captions} gives others; give one of them"
+        )
+    if recaption and captioner is None:
+        raise UsageError("--recaption makes captions of changed images; name the model with --captioner")
+    if not any(map(is_text, references)) and (captions or captioner):
+        named = "--captions" if captions else "--captioner"
+        raise UsageError(f"{named}: no reference reads sentences; add one as -r {PREFIX}org/name")
