@@ -102,8 +102,8 @@ class AuditConfig(ReferenceOptions):
     )
     pooling: Sequence[str] = option(
         (),
-        "How MODEL's tokens become one feature, where it does not say: auto, mean or class; ID=mean for a "
-        "reference.",
+        "How MODEL's tokens become one feature, where it does not say: auto, mean, class, or last (of a "
+        "Qwen-VL as VLM2Vec uses it); ID=mean for a reference.",
         "Models",
         "--pooling",
         metavar="[ID=]HOW",
