@@ -85,7 +85,7 @@ def open_text(
     dtype: str = "float32",
     progress: Progress = SILENT,
 ) -> TextTower:
-    """Resolve, check and load the text tower of an image-text model of transformers.
+    """Resolve, check and load the text tower of an image-text model of transformers or open_clip.
 
     Args:
         uri: ``text:`` before the id of a model: a folder, ``org/name[@revision]``.
@@ -151,13 +151,18 @@ def _load(checked: Preflight, device: torch.device, dtype: torch.dtype) -> tuple
     from platodef_cli.encoders.backends.transformers_loading import configuration, load
     from platodef_cli.texts.tokens import Words
 
+    bundle = Bundle(Path(checked.directory), checked.files, checked.parameters, LIMITS)
+    if checked.backend == "open_clip":
+        from platodef_cli.texts.open_clip_text import load_open_clip_text
+
+        with memory_guard(checked.directory, "give a smaller model"), torch.inference_mode(False):
+            return load_open_clip_text(bundle, device, dtype)
     if checked.backend != "transformers":
         raise UnsupportedError(
-            f"{checked.directory}: text towers are read from models of transformers, not of "
-            f"{checked.backend}; give the same model in the format of transformers"
+            f"{checked.directory}: text towers are read from models of transformers and open_clip, not of "
+            f"{checked.backend}, which has none"
         )
     require(checked, "tokenizer.json", "turns sentences into tokens")
-    bundle = Bundle(Path(checked.directory), checked.files, checked.parameters, LIMITS)
     raw = bundle.json("config.json")
     kind = _network_class(raw, checked.directory)
     with memory_guard(checked.directory, "give a smaller model"), torch.inference_mode(False):

@@ -17,6 +17,7 @@ from platodef_cli.images.shapes import ShapesSource
 from platodef_cli.texts.caption_store import CaptionStore, read_lines
 from platodef_cli.texts.captioner import PROMPT, Captioner, open_captioner
 from platodef_cli.texts.tower import open_text
+from tests.contract.encoder_models import open_clip_model
 from tests.contract.text_models import CAPTIONERS, TOWERS, made
 
 SENTENCES = ["A photo of a circle", "the star is big, and red", "a red square on the left of it all!"]
@@ -178,3 +179,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(folders: dict[str, Path], t
     assert rest.left == 0
     assert found.rows == described(source, CaptionStore(captioner, None), batch_size=3).rows
     assert captioner.statement in found.origin
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_text_towers_of_open_clip_equal_encode_text(tmp_path: Path, custom: bool) -> None:
+    import open_clip
+
+    text = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    folder = tmp_path / "clip"
+    open_clip_model(folder, text_cfg=text, custom_text=custom)
+    tower = open_text(f"text:{folder}")
+    network = open_clip.create_model_from_pretrained(f"local-dir:{folder}", weights_only=True)[0].eval()
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")([*SENTENCES, LONG])
+    with torch.no_grad():
+        expected = network.encode_text(tokens, normalize=True)
+    assert torch.allclose(tower.embed([*SENTENCES, LONG]), expected, atol=1e-5)
+    assert tower.record.parameters < sum(p.numel() for p in network.parameters())
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "org/name"
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedError, match="needs 'org/name'"):
+        open_text(f"text:{folder}")
