@@ -32,9 +32,11 @@ features       extraction in one decoding pass, the feature cache, the feature f
 heads          what is fitted on clean features: closed forms, energy, denoiser
 triggers       changes of images: known triggers, benign controls, the battery of both
 defences       one file per method: detectors and purifiers, ours and those of other papers
+guard          the defence in production: cleans features as they come, watches the share of flagged ones
 search         the search for an unknown trigger, one file per kind
 metrics        AUROC, alignment, accuracy, guarantees, costs
 audit          ``run.py`` is the whole audit; ``steps`` measure, ``policy`` holds limits, ``verdict`` judges
+jobs           the same work in many pieces: many audits, features shard by shard; here or on a Ray cluster
 api            the functions of ``__all__``
 bench          the laboratory: ``attacks`` plant backdoors, ``zoo`` trains encoders, tables of the paper
 cli            the command ``platodef``; nothing else prints
@@ -70,10 +72,14 @@ from platodef_cli.version import __version__
 
 if TYPE_CHECKING:
     from platodef_cli.encoders.checks.preflight import Preflight
+    from platodef_cli.guard.guard import Guard
+    from platodef_cli.guard.transformer import GuardTransformer
     from platodef_cli.records import AuditReport
 
 __all__ = [
     "AuditReport",
+    "Guard",
+    "GuardTransformer",
     "HubError",
     "IncompleteError",
     "InconclusiveError",
@@ -91,12 +97,14 @@ __all__ = [
 
 _ON_FIRST_USE = {
     "AuditReport": "platodef_cli.records",
+    "Guard": "platodef_cli.guard.guard",
+    "GuardTransformer": "platodef_cli.guard.transformer",
     "Preflight": "platodef_cli.encoders.checks.preflight",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load the records on first use: pydantic takes longer to import than everything else here."""
+    """Load on first use what takes long to import: pydantic, torch, scikit-learn."""
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_ON_FIRST_USE[name]), name)

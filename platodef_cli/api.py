@@ -138,7 +138,8 @@ def render(report: "AuditReport", form: str, options: "RenderOptions | None" = N
 
     Args:
         report: From :func:`audit` or :func:`read_report`.
-        form: A format of ``platodef report -o``: terminal, json, markdown, html, sarif, junit.
+        form: A format of ``platodef report -o``: terminal, json, markdown, html, sarif, junit,
+            cyclonedx.
         options: Width, colour and details; for a file by default.
 
     Raises:

@@ -8,6 +8,7 @@
     │   ├── UnsupportedError     2   a harmless model that platodef cannot run
     │   └── NotApplicable        2   a method cannot work on what is given; tables show ``-``
     ├── RefusedError             5   unsafe format, configuration or file; nothing of it was loaded
+    │   └── SignatureError       5   nobody who is trusted has signed these files
     ├── IncompleteError          3   the work could not be completed: memory, crash, disk
     │   ├── OutOfMemoryError     3   fewer images at once may fit
     │   └── HubError             3   network, authorisation, missing repository
@@ -93,6 +94,10 @@ class RefusedError(PlatodefError):
     """A model, configuration or file is unsafe; nothing of it was loaded."""
 
     exit_code = EXIT_REFUSED
+
+
+class SignatureError(RefusedError):
+    """The publisher's signature is missing, or does not vouch for the files."""
 
 
 class IncompleteError(PlatodefError):

@@ -6,9 +6,22 @@ from platodef_cli.errors import IncompleteError
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = {
+    "calibration": (_PACKAGE / "_data" / "calibration", _PACKAGE.parent / "examples" / "calibration"),
     "encoders": (_PACKAGE / "_data" / "encoders", _PACKAGE.parent / "examples" / "encoders"),
     "pretrained_heads": (_PACKAGE / "_data" / "pretrained_heads", _PACKAGE.parent / "pretrained_heads"),
 }
+
+
+_RESULTS = (_PACKAGE / "_data" / "benchmark", _PACKAGE.parent / "examples")
+
+
+def benchmark_results() -> tuple[Path, ...]:
+    """Return the files with verdicts on encoders of known truth, sorted; none in a bare installation."""
+    for place in _RESULTS:
+        files = tuple(sorted(place.glob("bench-*/encoder.json")))
+        if files:
+            return files
+    return ()
 
 
 def data_dir(name: str) -> Path:

@@ -22,8 +22,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @pytest.fixture(scope="session")
 def golden_json() -> str:
-    """Report version 1, as ``-o json`` writes it."""
-    return (GOLDEN / "report_v1.json").read_text(encoding="utf-8")
+    """Report version 2, as ``-o json`` writes it."""
+    return (GOLDEN / "report_v2.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from securesystemslib.signer import Signature, SSlibKey
 from platodef_cli.errors import RefusedError, UsageError
 
 _EXTRA = "pip install 'platodef[sign]'"
-_SCHEMES = ("ed25519", "ecdsa-sha2-nistp256")
+_SCHEMES = ("ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521")
+MISSING = f"verifying a signature needs the library cryptography: {_EXTRA}"
 
 
 def parse_envelope(value: dict[str, Any]) -> Envelope:
@@ -40,7 +41,7 @@ def verify(envelope: Envelope, pem: bytes) -> None:
 
     Args:
         envelope: The envelope.
-        pem: The public key, PEM: Ed25519, or ECDSA on the curve P-256 (with SHA-256).
+        pem: The public key, PEM: Ed25519, or ECDSA on P-256, P-384 or P-521 (with SHA-256, -384, -512).
 
     Raises:
         UsageError: The key cannot be read or is of another kind, or the library ``cryptography`` is missing.
@@ -69,7 +70,7 @@ def _read_key(pem: bytes) -> SSlibKey:
         from cryptography.exceptions import UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
     except ImportError:
-        raise UsageError(f"verifying a signature needs the library cryptography: {_EXTRA}") from None
+        raise UsageError(MISSING) from None
     try:
         loaded = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
@@ -79,5 +80,5 @@ def _read_key(pem: bytes) -> SSlibKey:
     except ValueError:
         key = None
     if key is None or key.scheme not in _SCHEMES:
-        raise UsageError("the attestation key is neither Ed25519 nor ECDSA P-256")
+        raise UsageError("the attestation key is neither Ed25519 nor ECDSA P-256, P-384 or P-521")
     return key

@@ -20,12 +20,21 @@ from securesystemslib.dsse import Envelope
 from platodef_cli.attestation.dsse import parse_envelope
 from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
-from platodef_cli.records import AuditReport
+from platodef_cli.records import SCHEMA_VERSION, AuditReport
 from platodef_cli.report.escaping import plain
 from platodef_cli.report.json import encodable
+from platodef_cli.version import HOME
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "urn:platodef:audit-report:v1"
+_MAJOR = SCHEMA_VERSION.partition(".")[0]
+PREDICATE_TYPE = f"{HOME}/schemas/audit-report-v{_MAJOR}.json"
+"""Address of the JSON Schema of the predicate, which lies in ``examples/schemas`` of the repository."""
+_EARLIER_TYPES = (
+    "urn:platodef:audit-report:v1",
+    *(f"{HOME}/schemas/audit-report-v{major}.json" for major in range(1, int(_MAJOR))),
+)
+FOLDER = "."
+"""Name of the subject that is the whole folder: its digest is the root digest of OpenSSF Model Signing."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_BYTES = 96 * 2**20
 _HEX = frozenset("0123456789abcdef")
@@ -38,12 +47,14 @@ class Statement:
     Attributes:
         subjects: File name inside the model folder -> SHA-256 (hex).
         report: The report that it carries.
+        root: Root digest (OpenSSF Model Signing) of the whole folder, where the statement names it.
         envelope: The envelope that it came in, or None for a plain statement.
     """
 
     subjects: dict[str, str]
     report: AuditReport
     envelope: Envelope | None = None
+    root: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,20 +74,49 @@ class Differences:
     unexamined: tuple[str, ...] = ()
 
 
-def write_statement(report: AuditReport) -> bytes:
+def write_statement(report: AuditReport, root: str | None = None) -> bytes:
     """Return the statement about the files of a report's target, as JSON; equal reports give equal bytes.
+
+    Args:
+        report: The report.
+        root: Root digest of the whole folder, a further subject.
 
     Raises:
         UsageError: The report knows no files, because the audit ended before the model was loaded.
     """
+    return statement_bytes(report, PREDICATE_TYPE, encodable(report.model_dump(mode="json")), root)
+
+
+def statement_bytes(
+    report: AuditReport, predicate_type: str, predicate: dict[str, Any], root: str | None = None
+) -> bytes:
+    """Return an in-toto statement about the files of a report's target with a predicate.
+
+    Args:
+        report: Names the files.
+        predicate_type: Address of the kind of predicate.
+        predicate: The predicate.
+        root: Root digest of the whole folder; that of the publisher's signature where it was trusted.
+
+    Raises:
+        UsageError: The report knows no files.
+    """
     if report.target is None or not report.target.files:
         raise UsageError("the report names no files of the model, so there is nothing to attest")
     files = sorted(report.target.files, key=lambda file: file.path)
+    subjects: list[dict[str, Any]] = [
+        {"name": encodable(file.path), "digest": {"sha256": file.sha256}} for file in files
+    ]
+    signature = None if report.context is None else report.context.signature
+    if root is None and signature is not None and signature.status == "trusted":
+        root = signature.root
+    if root is not None:
+        subjects.append({"name": FOLDER, "digest": {"sha256": root}})
     statement = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in files],
-        "predicateType": PREDICATE_TYPE,
-        "predicate": encodable(report.model_dump(mode="json")),
+        "subject": subjects,
+        "predicateType": predicate_type,
+        "predicate": predicate,
     }
     text = json.dumps(statement, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.encode("ascii") + b"\n"
@@ -98,10 +138,13 @@ def read_statement(data: bytes) -> Statement:
         if envelope.payload_type != PAYLOAD_TYPE:
             raise UsageError(f"the envelope holds {plain(envelope.payload_type, 80)!r}, not {PAYLOAD_TYPE}")
         value = parse_object(envelope.payload)
-    for key, expected in (("_type", STATEMENT_TYPE), ("predicateType", PREDICATE_TYPE)):
-        if value.get(key) != expected:
+    for key, expected in (
+        ("_type", (STATEMENT_TYPE,)),
+        ("predicateType", (PREDICATE_TYPE, *_EARLIER_TYPES)),
+    ):
+        if value.get(key) not in expected:
             text = plain(str(value.get(key)), 80)
-            raise UsageError(f"the attestation has the {key} {text!r}, not {expected!r}")
+            raise UsageError(f"the attestation has the {key} {text!r}, not {expected[0]!r}")
     try:
         # through JSON, as a report file is read
         report = AuditReport.model_validate_json(json.dumps(value.get("predicate")))
@@ -109,7 +152,11 @@ def read_statement(data: bytes) -> Statement:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "predicate"
         raise UsageError(f"the attestation holds no platodef report: {where}: {first['msg']}") from None
-    return Statement(_subjects(value.get("subject")), report, envelope)
+    subjects = _subjects(value.get("subject"))
+    root = subjects.pop(FOLDER, None)
+    if not subjects:
+        raise UsageError("the attestation has no subjects that are files")
+    return Statement(subjects, report, envelope, root)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from platodef_cli.audit.duration import check_duration
 from platodef_cli.audit.option import Option, option
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.reference_options import ReferenceOptions, check_networks
@@ -23,7 +24,10 @@ Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
 DEFAULT_DETECTORS = ("gaussian", "ridge", DEFAULT_DETECTOR)
-_LATER = ("plugins", "pooling", "follow_links", *(entry.name for entry in fields(ReferenceOptions)))
+_LATER = (
+    *("plugins", "pooling", "follow_links", "sample", "searches", "budget"),
+    *(entry.name for entry in fields(ReferenceOptions)),
+)
 """Fields that reports of earlier versions lack, so that they are named only where they are used."""
 _UNSAID = ((), False, None, CLOSED, "clip-80")
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
@@ -135,6 +139,9 @@ class AuditConfig(ReferenceOptions):
         True, "Take the images without labels.", "Images", "--no-labels", switches_off=True
     )
     limit: int | None = option(None, "Use at most this many images, drawn with --seed.", "Images", low=1)
+    sample: int | None = option(
+        None, "Audit with this many images, drawn with --seed; not a trial run as --limit.", "Images", low=1
+    )
     seed: int = option(0, "Seed of every random choice.", low=0, high=2**31 - 1)
     head: str | Path | None = option(
         None,
@@ -155,6 +162,10 @@ class AuditConfig(ReferenceOptions):
     offline: bool = option(False, "Never use the network (also: HF_HUB_OFFLINE).", "Running", "--offline")
     device: str = option("cpu", "cpu, cuda, cuda:N or mps.", check=check_device)
     dtype: Literal["float32", "bfloat16"] = option("float32", "Precision of the encoders.")
+    precision: Precision = option(
+        "auto",
+        "Precision of forward passes; auto: bfloat16 where it is measured to be faster and to give the same.",
+    )
     search_precision: Precision = option(
         "auto",
         "Precision of the search's gradients; auto: bfloat16 where the processor is built for it.",
@@ -164,6 +175,23 @@ class AuditConfig(ReferenceOptions):
         "needed",
         "Search the references too where the suspect gives cause for it, or always.",
         "Result",
+    )
+    searches: Sequence[str] = option(
+        (),
+        "Kinds of search to run, between commas or repeated; others are named as not examined. Default: all.",
+        "Result",
+        "--search",
+        "--searches",
+        metavar="A,B",
+        check=lambda names: [SEARCH_KINDS.check(name) for name in names],
+        several=True,
+        commas=True,
+    )
+    budget: str | None = option(
+        None,
+        "Time to fit into (45s, 30m, 2h): chooses images, battery and searches, and says what is left out.",
+        metavar="TIME",
+        check=check_duration,
     )
     batch_size: int = option(
         64, "Most images at once, in forward passes and in the search.", low=1, high=65536

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
+from platodef_cli.audit.precision import choose_precision
 from platodef_cli.encoders.bounded import bounded
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.interface import Encoder
@@ -26,9 +28,10 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
-from platodef_cli.records import EncoderRecord
+from platodef_cli.records import EncoderRecord, SignatureRecord
 from platodef_cli.resources import data_dir
 from platodef_cli.texts.names import PREFIX, is_text
+from platodef_cli.triggers.battery import battery
 
 BUILTIN = "builtin:"
 BUILTIN_REFERENCES = ("builtin:reference-vit", "builtin:reference-cnx")
@@ -46,6 +49,8 @@ class Inputs:
         references: Name -> trusted encoder.
         images: The clean images.
         head: Folder of ready heads, or None.
+        signature: What the publisher signed.
+        precisions: Encoder -> why it is not run in bfloat16 where the processor is built for that.
         texts: The text references, or None; they are no part of ``references``.
     """
 
@@ -54,6 +59,8 @@ class Inputs:
     references: dict[str, Encoder]
     images: ImageSource
     head: Path | None
+    signature: SignatureRecord
+    precisions: Mapping[str, str] = field(default_factory=dict)
     texts: TextReferences | None = None
 
     @property
@@ -76,6 +83,11 @@ class Split:
     calibration: tuple[int, ...]
     test: tuple[int, ...]
 
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """All of them, ascending."""
+        return tuple(sorted((*self.fit, *self.calibration, *self.test)))
+
 
 @contextmanager
 def open_inputs(
@@ -92,7 +104,7 @@ def open_inputs(
         config: What to open.
         progress: Receives steps and warnings.
         listed: Told of the images before anything is loaded.
-        cache: Keeps captions, or None.
+        cache: Keeps captions and which precision was chosen, or None.
 
     Raises:
         InconclusiveError: There are too few images.
@@ -126,12 +138,22 @@ def open_inputs(
     )
     listed(source)
     head = _head(config, embedded, target.short_name)
-    roles = split(len(source.refs), config.seed)
+    roles = split(len(source.refs), config.seed, config.sample)
     counts = [len(roles.fit), len(roles.calibration), len(roles.test)]
     if target.directory is None:
         check_count(counts, config, ready_heads=head is not None)  # before minutes of downloading
     resolved = resolve(target, offline=config.offline, progress=progress)
     checked = examine(resolved, follow_links=config.follow_links)
+    signature = check_signature(
+        resolved.directory,
+        checked.files,
+        config.limits.trusted_signers,
+        follow_links=config.follow_links and resolved.commit is None,
+        listing=resolved.listing,
+    )
+    refuse_unsigned(
+        signature, required=config.limits.require_signature, trusted=config.limits.trusted_signers
+    )
     check_count(counts, config, ready_heads=head is not None)
     with ExitStack() as stack:
         opened: dict[str, Encoder] = {}
@@ -177,8 +199,23 @@ def open_inputs(
         twin = _same(suspect, opened)
         if twin:
             raise UsageError(f"the suspect is the same encoder as reference {twin!r}; it cannot judge itself")
-        for encoder in (suspect, *opened.values()):
-            encoder.tune(gradient_dtype=gradient_precision(config, encoder))
+        precisions: dict[str, str] = {}
+        with progress.step("choosing precision", len(opened) + 1) as task:
+            for encoder in (suspect, *opened.values()):
+                encoder.tune(gradient_dtype=gradient_precision(config, encoder))
+                changes = battery(config.battery, config.plugins) if encoder is suspect else ()
+                precisions[encoder.record.name] = choose_precision(
+                    encoder,
+                    config.precision,
+                    device=config.device,
+                    dtype=config.dtype,
+                    source=source,
+                    rows=roles.fit,
+                    variants=[item.variant for item in changes],
+                    cache=cache,
+                    warn=progress.warn,
+                )
+                task.advance()
         with progress.step("measuring memory per image", len(opened) + 1) as task:
             bounds: dict[str, Any] = {
                 "limit_gb": config.memory_limit_gb,
@@ -194,7 +231,7 @@ def open_inputs(
         texts = _texts(config, written, trusted, source, cache, progress)
         if texts is not None:
             progress.warn(texts.trust)
-        yield Inputs(judged, checked, trusted, source, head, texts=texts)
+        yield Inputs(judged, checked, trusted, source, head, signature, precisions, texts)
 
 
 def _texts(
@@ -228,11 +265,17 @@ def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:
     return gradient_dtype(config.search_precision, config.device, config.dtype, encoder.geometry)
 
 
-def split(count: int, seed: int) -> Split:
-    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    first = int(count * _SPLIT["fit"])
-    second = first + int(count * _SPLIT["calibration"])
+def split(count: int, seed: int, sample: int | None = None) -> Split:
+    """Draw the roles of ``count`` images: half fit, a fifth calibrate, the rest test.
+
+    Args:
+        count: Images of the source.
+        seed: Of the order.
+        sample: Take so many of them, at most.
+    """
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()[:sample]
+    first = int(len(order) * _SPLIT["fit"])
+    second = first + int(len(order) * _SPLIT["calibration"])
     return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
 
 

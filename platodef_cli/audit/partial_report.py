@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from platodef_cli.audit.config import AuditConfig
+from platodef_cli.audit.context import context_of
 from platodef_cli.audit.provenance import libraries, listed
 from platodef_cli.errors import EXIT_CODES
 from platodef_cli.plugins import Plugin
@@ -96,12 +97,15 @@ class PartialReport:
             summary: The last line on stderr.
         """
         config, outcome = self.config, ENDINGS[code]
+        reasons = (Reason(id=reason, outcome=outcome, message=message),)
+        policy = {} if config is None else config.limits.to_json()
+        configuration = {"model": self.model} if config is None else config.to_json()
         return AuditReport(
             tool_version=__version__,
             verdict=outcome,
             exit_code=code,
             summary=summary,
-            reasons=(Reason(id=reason, outcome=outcome, message=message),),
+            reasons=reasons,
             findings=self.findings,
             not_examined=(_LEFT_OUT, *self.not_examined),
             warnings=tuple(self.warnings),
@@ -111,9 +115,10 @@ class PartialReport:
             alignment=self.alignment,
             metrics=self.metrics,
             seed=0 if config is None else config.seed,
-            policy={} if config is None else config.limits.to_json(),
-            configuration={"model": self.model} if config is None else config.to_json(),
+            policy=policy,
+            configuration=configuration,
             libraries=libraries(self.plugins),
             device="unknown" if config is None else config.device,
             timing=Timing(started=self.started, finished=_now(), seconds=self.seconds),
+            context=context_of(configuration, policy, reasons=reasons, findings=self.findings),
         )

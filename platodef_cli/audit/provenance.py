@@ -2,7 +2,7 @@
 
 import platform
 import resource
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from platodef_cli.plugins import Plugin
 from platodef_cli.records import ImageSetRecord
 
 if TYPE_CHECKING:
+    from platodef_cli.audit.config import AuditConfig
     from platodef_cli.audit.state import AuditState
 
 _LIBRARIES = (
@@ -38,7 +39,9 @@ def libraries(plugins: Iterable[Plugin] = ()) -> dict[str, str]:
 
 
 NOT_EXAMINED = (
-    "triggers outside the battery and the budgets of the search",
+    "triggers outside the battery and the budgets of the search: opaque patches larger than those that were "
+    "tried, changes that only act together (composite triggers), changes that differ from image to image "
+    "(generators, steganography), objects and scenes (semantic triggers)",
     "triggers that act through text, a downstream head, or only on images unlike the given ones",
     "the references themselves: they are trusted as given",
     "the training data and the training code of the suspect",
@@ -48,6 +51,10 @@ NOT_EXAMINED = (
 _NO_VOTE = (
     "a text reference judges single features; it has no vote in whether the references are aligned with the "
     "suspect, since sentences agree with images coarsely only, nor in what a change does to honest encoders"
+)
+_ALONE = (
+    "groups of the given images in which the suspect departs from the references: with one reference "
+    "nothing tells whether they are hard for every encoder"
 )
 
 
@@ -59,9 +66,28 @@ def not_examined(state: "AuditState") -> tuple[str, ...]:
         if state.labelled
         else ("linear-probe accuracy, concentration on a class and PA: the images have no labels",)
     )
+    alone = () if len(state.features.references) > 1 else (_ALONE,)
+    left_out = tuple(left_out_of(state.config))
     texts = state.inputs.texts
-    text_notes = () if texts is None else (f"what changes do to {', '.join(texts.towers)}: {_NO_VOTE}",)
-    return (*NOT_EXAMINED, *unlabelled, *text_notes, *notes, *state.inputs.checked.not_examined)
+    if texts is not None:
+        alone = (*alone, f"what changes do to {', '.join(texts.towers)}: {_NO_VOTE}")
+    return (*NOT_EXAMINED, *left_out, *unlabelled, *alone, *notes, *state.inputs.checked.not_examined)
+
+
+def left_out_of(config: "AuditConfig") -> Iterator[str]:
+    """Yield the families of triggers that an audit leaves out, which its options chose to."""
+    from platodef_cli.search.interface import search_kinds
+    from platodef_cli.triggers.battery import battery
+
+    tried = {item.family for item in battery(config.battery, config.plugins)}
+    families = dict.fromkeys(item.family for item in battery() if item.kind == "trigger")
+    untried = [family for family in families if family not in tried]
+    if untried:
+        yield f"known triggers that the {config.battery} battery leaves out: {', '.join(untried)}"
+    names = [kind.name for kind in search_kinds(config.plugins)]
+    unsearched = [name for name in names if config.searches and name not in config.searches]
+    if unsearched:
+        yield f"unknown triggers of the kinds that were not searched for: {', '.join(unsearched)}"
 
 
 def listed(images: ImageSource) -> ImageSetRecord:

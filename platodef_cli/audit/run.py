@@ -1,22 +1,28 @@
 """The audit, from a configuration to a report: start reading here."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
 import torch
 
+from platodef_cli.attestation.publisher import signature_findings
+from platodef_cli.audit.calibration import shipped
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.inputs import open_inputs
+from platodef_cli.audit.context import context_of
+from platodef_cli.audit.inputs import Inputs, open_inputs, split
 from platodef_cli.audit.partial_report import PartialReport
+from platodef_cli.audit.plan.budget import fitted
+from platodef_cli.audit.plan.countdown import Countdown
+from platodef_cli.audit.plan.plan import Plan, planned
 from platodef_cli.audit.provenance import device_name, image_set, libraries, not_examined, peak_memory
 from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.battery import try_battery
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
 from platodef_cli.audit.steps.measure import OtherMeasurements, align, measure_others
 from platodef_cli.audit.steps.prepare import prepare
-from platodef_cli.audit.steps.search import run_search, search_records
+from platodef_cli.audit.steps.search import chosen, run_search, search_records, settings_of
 from platodef_cli.audit.verdict import Gate, Measurements, judge
 from platodef_cli.audit.verdict.evidence import stop_unless_encoder
 from platodef_cli.audit.verdict.indicators import judge_indicators
@@ -25,13 +31,16 @@ from platodef_cli.features.cache import FeatureCache
 from platodef_cli.plugins import Plugin, recording
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import AuditReport, ProbeRecord, SearchRecord, Timing
-from platodef_cli.search.interface import default_searches
 from platodef_cli.triggers.battery import battery
 from platodef_cli.version import __version__
 
 
 def audit(
-    config: AuditConfig, *, progress: Progress = SILENT, partial: PartialReport | None = None
+    config: AuditConfig,
+    *,
+    progress: Progress = SILENT,
+    partial: PartialReport | None = None,
+    told: Callable[[Plan, Countdown], None] | None = None,
 ) -> AuditReport:
     """Audit an encoder.
 
@@ -39,6 +48,7 @@ def audit(
         config: What to audit, against what, and how.
         progress: Receives the steps and the warnings.
         partial: Is filled with what becomes known; it makes a report of an audit that ends with an error.
+        told: Is given the plan before anything is computed, and what knows the time that is left.
 
     Returns:
         The report; equal configurations and inputs give equal reports apart from ``timing``.
@@ -48,7 +58,8 @@ def audit(
         RefusedError: The suspect's files are unsafe; nothing of it was loaded.
         HubError: The Hub does not give an encoder or the images.
         IncompleteError: Memory, time or disk ran out, or the suspect's process died.
-        InconclusiveError: There are too few images to begin, or the suspect is no encoder of them.
+        InconclusiveError: There are too few images to begin, the time budget is too small for an answer, or
+            the suspect is no encoder of the images.
     """
     recorder = ProgressRecorder(progress)
     partial = partial or PartialReport(str(config.model))
@@ -58,11 +69,17 @@ def audit(
         threads = stack.enter_context(_half_of_the_threads())
         # a plug-in that cannot be used shall not cost a download
         battery(config.battery, config.plugins)
-        default_searches(config.plugins)
+        chosen(config, settings_of(config))
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with recorder.timed("load"):
             inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images, cache))
         partial.note(inputs)
+        config, plan = _planned(config, inputs, cache, threads, recorder)
+        partial.config = config
+        countdown = Countdown(plan)
+        recorder.count_down(countdown.enter, countdown.watching(progress.step))
+        if told is not None:
+            told(plan, countdown)
         state = prepare(config, inputs, cache, recorder)
         with recorder.timed("align"):
             alignment = align(state)
@@ -78,13 +95,53 @@ def audit(
                 searches,
                 config.limits,
                 deciding=state.defences.deciding,
-                sample=SampleSize(len(inputs.images.refs), config.probe_images),
+                sample=SampleSize(len(state.parts.rows), config.probe_images),
             )
             found = try_found(state, tuple(results[state.features.suspect].values()), indicators)
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found, alignment)
     measurements = _measurements(state, triggers, searches, found, others, partial.plugins)
     return judge(measurements, Gate(config.limits), indicators)
+
+
+def plan(config: AuditConfig, *, progress: Progress = SILENT) -> Plan:
+    """Return what an audit would compute, and how long that takes here; nothing else is computed.
+
+    Args:
+        config: The audit.
+        progress: Receives the steps and the warnings.
+
+    Raises:
+        PlatodefError: As for :func:`audit`.
+    """
+    recorder = ProgressRecorder(progress)
+    with _half_of_the_threads() as threads:
+        chosen(config, settings_of(config))
+        cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
+        with open_inputs(config, recorder, cache=cache) as inputs:
+            return _planned(config, inputs, cache, threads, recorder)[1]
+
+
+def _planned(
+    config: AuditConfig,
+    inputs: Inputs,
+    cache: FeatureCache | None,
+    threads: int,
+    recorder: ProgressRecorder,
+) -> tuple[AuditConfig, Plan]:
+    """Return the audit as it fits into its budget, and its plan."""
+    if config.budget is None:
+        parts = split(len(inputs.images.refs), config.seed, config.sample)
+        return config, planned(config, inputs, parts, cache, threads, recorder)
+    spent = time.perf_counter() - recorder.clock
+    config, found = fitted(config, inputs, cache, threads, recorder, spent)
+    if found.left_out:
+        words = " ".join(f"{name} {value}" for name, value in found.options.items())
+        recorder.warn(
+            f"to fit into {config.budget} this audit leaves out: {'; '.join(found.left_out)}; the same "
+            f"without a budget: {words}"
+        )
+    return config, found
 
 
 @contextmanager
@@ -124,7 +181,7 @@ def _measurements(
         libraries=libraries(plugins),
         device=device_name(config.device),
         deciding=state.defences.deciding,
-        findings=inputs.checked.findings,
+        findings=(*inputs.checked.findings, *signature_findings(inputs.signature)),
         not_examined=(*not_examined(state), *left_out),
         warnings=tuple(state.recorder.messages),
         metrics=others.metrics,
@@ -135,10 +192,13 @@ def _measurements(
         alignment=others.alignment,
         accuracy=others.accuracy,
         found=found.evidence,
+        slices=others.slices,
         suspicious_images=others.suspicious_images,
         histograms=others.histograms,
         roc=others.roc,
+        calibration=shipped(),
         timing=_timing(state),
+        context=context_of(config.to_json(), config.limits.to_json(), signature=inputs.signature),
     )
 
 

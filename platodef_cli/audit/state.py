@@ -48,7 +48,8 @@ class ProgressRecorder:
         self.seconds: dict[str, float] = {}
         self.hits = self.misses = 0  # entries of the feature cache
         self.started, self.clock = datetime.now(UTC), time.perf_counter()
-        self.step = progress.step
+        self.step: Callable[..., TaskContext] = progress.step
+        self._entered: Callable[[str], None] = lambda name: None
 
     def warn(self, message: str) -> None:
         """Keep and forward."""
@@ -59,9 +60,19 @@ class ProgressRecorder:
         """Return a progress with the same steps without warnings, for work that repeats earlier work."""
         return _WithoutWarnings(self._progress.step)
 
+    def count_down(self, entered: Callable[[str], None], step: Callable[..., TaskContext]) -> None:
+        """Let somebody know which step runs, and open the steps inside it from now on.
+
+        Args:
+            entered: Told the name of every step of the audit that begins.
+            step: Opens a step of the progress.
+        """
+        self._entered, self.step = entered, step
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Measure the wall time of a step."""
+        self._entered(name)
         start = time.perf_counter()
         yield
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)

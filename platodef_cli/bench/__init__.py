@@ -12,6 +12,7 @@ OBJECTIVES = Registry(
     "objective",
     {
         "supervised": "platodef_cli.bench.zoo.objectives:Supervised",
+        "adversarial": "platodef_cli.bench.zoo.objectives:Adversarial",
         "simclr": "platodef_cli.bench.zoo.objectives:SimClr",
         "self-distillation": "platodef_cli.bench.zoo.objectives:SelfDistillation",
         "masked": "platodef_cli.bench.zoo.masked:MaskedAutoencoder",
@@ -26,6 +27,7 @@ DERIVATIVES = Registry(
         "distilled": "platodef_cli.bench.zoo.derivatives:distilled",
         "pruned": "platodef_cli.bench.zoo.derivatives:pruned",
         "quantised": "platodef_cli.bench.zoo.derivatives:quantised",
+        "low-rank": "platodef_cli.bench.zoo.derivatives:low_rank",
         "patch-augmented": "platodef_cli.bench.zoo.derivatives:patch_augmented",
     },
 )

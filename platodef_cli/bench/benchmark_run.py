@@ -18,8 +18,8 @@ from platodef_cli.bench.results import Goal, Plot, ResultTable
 from platodef_cli.bench.zoo.card import TRIGGER, ZooCard, files_of
 from platodef_cli.defences import DETECTORS, PURIFIERS
 from platodef_cli.errors import InconclusiveError
-from platodef_cli.features.extract import FEATURE_VERSION
 from platodef_cli.features.interface import FeatureTuples
+from platodef_cli.features.keys import FEATURE_VERSION
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.linear_probe import LinearProbe

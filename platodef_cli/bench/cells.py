@@ -41,6 +41,12 @@ class CellStore:
         self.folder, self._fresh = folder, fresh
         self.seconds = 0.0
 
+    def path(self, name: str, key: dict[str, object]) -> Path:
+        """Return where the result of a cell lies, or would."""
+        key = {"version": VERSION, **key}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return self.folder / f"{name}-{digest}.json"
+
     def get(self, name: str, key: dict[str, object], kind: type[R], compute: Callable[[], R]) -> R:
         """Return the stored result of a cell, or compute and store it.
 
@@ -50,9 +56,8 @@ class CellStore:
             kind: Record of the result.
             compute: Gives the result.
         """
+        path = self.path(name, key)
         key = {"version": VERSION, **key}
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.folder / f"{name}-{digest}.json"
         kept = None if self._fresh else _read(path, kind)
         if kept is not None:
             self.seconds += kept[1]

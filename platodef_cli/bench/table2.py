@@ -10,8 +10,9 @@ from platodef_cli.bench.evaluation import Defended
 from platodef_cli.bench.results import ResultColumn, ResultRow, ResultTable, Value
 from platodef_cli.bench.statistics import joined
 from platodef_cli.bench.zoo.card import ZooCard, read_card
+from platodef_cli.bench.zoo.entries import Plant
 from platodef_cli.bench.zoo.making import BuildJob, entry_digest, finished, make
-from platodef_cli.bench.zoo.recipe import Plant, recipe
+from platodef_cli.bench.zoo.recipe import recipe
 from platodef_cli.errors import InconclusiveError, UsageError
 
 INSIDERS = "insiders"  # sub-folder of the zoo for backdoored references

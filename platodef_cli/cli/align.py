@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from platodef_cli.cli import options
-from platodef_cli.cli.features import clean_rows, read_features
+from platodef_cli.cli.features import clean_rows, read_sample
 from platodef_cli.cli.outputs import to_stdout
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import aligned, show_json
@@ -21,22 +21,35 @@ def align(
     permutations: Annotated[int, typer.Option(min=1, help="Size of the permutation null.")] = 100,
     source_key: options.SourceKey = "source",
     reference_key: options.ReferenceKeys = None,
+    rows: Annotated[
+        int,
+        typer.Option(
+            "--rows", min=20, help="More images than these are measured by random blocks of so many."
+        ),
+    ] = 50_000,
+    blocks: Annotated[int, typer.Option("--blocks", min=1, max=1000, help="Blocks at most.")] = 3,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
     """Measure how alike the encoders see the images: CKA and CKNNA of every pair, with a permutation null.
 
-    A value means nothing without its null, and values of different n or k must not be compared.
+    A value means nothing without its null, and values of different n or k must not be compared. Of a folder
+    of shards, or of very many images, random blocks are measured.
     """
-    from platodef_cli.metrics.alignment import alignment_records
+    from platodef_cli.metrics.alignment_blocks import blockwise_records
 
-    tuples = clean_rows(session, read_features(features, source_key, reference_key))
-    spaces = {"source": tuples.source, **tuples.references}
-    records = alignment_records(spaces, k=k, permutations=permutations, seed=seed, progress=session.progress)
+    drawn = read_sample(session, features, source_key, reference_key, rows * blocks, seed)
+    tuples = clean_rows(session, drawn)
+    spaces = ["source", *tuples.references]
+    records, count, spread = blockwise_records(
+        tuples, rows, k=k, permutations=permutations, seed=seed, progress=session.progress
+    )
+    if count > 1:
+        session.info(f"means over {count} blocks of {rows} images; two blocks differ by {spread:.4f} at most")
     if as_json:
         show_json([record.model_dump(mode="json") for record in records])
     else:
-        parts = [_matrix(measure, list(spaces), records) for measure in ("cka", "cknna")]
+        parts = [_matrix(measure, spaces, records) for measure in ("cka", "cknna")]
         to_stdout("\n".join([*parts, _nulls(records)]))
     chance = [record for record in records if record.value <= record.null_high]
     message = f"{len(tuples)} images, {len(records)} pairs and measures; "

@@ -7,9 +7,19 @@ from typing import Annotated
 import typer
 
 from platodef_cli import environment
-from platodef_cli.cli import bench_encoders, bench_run, bench_trigger, bench_zoo, cache, heads, policy
+from platodef_cli.cli import (
+    bench_calibrate,
+    bench_encoders,
+    bench_run,
+    bench_trigger,
+    bench_zoo,
+    cache,
+    heads,
+    policy,
+)
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
+from platodef_cli.cli.audit_many import audit_many
 from platodef_cli.cli.caption import caption
 from platodef_cli.cli.command import register
 from platodef_cli.cli.convert import convert
@@ -26,6 +36,7 @@ from platodef_cli.cli.schema import schema
 from platodef_cli.cli.score import score
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.streams import make_steady
+from platodef_cli.cli.summary import summary
 from platodef_cli.cli.versions import library_versions
 from platodef_cli.errors import EXIT_INTERRUPTED, EXIT_PASS
 from platodef_cli.version import __version__
@@ -97,12 +108,14 @@ register(_bench, "run", bench_run.run)
 register(_bench, "show", bench_run.show)
 register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
+register(_bench, "calibrate", bench_calibrate.calibrate)
 _zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
 register(_zoo, "build", bench_zoo.build)
 register(_zoo, "ls", bench_zoo.ls)
 _bench.add_typer(_zoo, name="zoo")
 
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
+register(app, "audit-many", audit_many, panel=_AUDIT, epilog=_EPILOG)
 register(app, "gate", gate, panel=_AUDIT, epilog=_EPILOG)
 register(app, "preflight", preflight, panel=_AUDIT, epilog=_EPILOG)
 register(app, "convert", convert, panel=_STEPS)
@@ -114,6 +127,7 @@ register(app, "purify", purify, panel=_STEPS)
 register(app, "align", align, panel=_STEPS)
 register(app, "defences", defences, panel=_STEPS)
 register(app, "report", report, panel=_REPORTS)
+register(app, "summary", summary, panel=_REPORTS)
 register(app, "schema", schema, panel=_REPORTS)
 app.add_typer(_policy, name="policy", rich_help_panel=_AUDIT)
 app.add_typer(_bench, name="bench", rich_help_panel=_BENCH)

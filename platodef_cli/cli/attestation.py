@@ -1,5 +1,6 @@
 """What ``platodef gate`` asks of an attestation: the same report, the same files, and the right signer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,13 +8,14 @@ import typer
 
 from platodef_cli.cli import options
 from platodef_cli.cli.exits import closing_line, one_line
+from platodef_cli.cli.outputs import check_output
 from platodef_cli.cli.session import Session
+from platodef_cli.disk import replacing
 from platodef_cli.errors import EXIT_REFUSED, RefusedError, UsageError
 
 if TYPE_CHECKING:
+    from platodef_cli.attestation.predicates import Kind
     from platodef_cli.records import AuditReport
-
-_MAX_KEY_BYTES = 2**16
 
 Attestation = Annotated[
     Path | None,
@@ -38,19 +40,91 @@ Key = Annotated[
     typer.Option(
         "--attestation-key",
         metavar="KEY.pem",
-        help="Public key (Ed25519 or ECDSA P-256) that must have signed --require-attestation.",
+        help="Public key (Ed25519 or ECDSA) that must have signed --require-attestation.",
         rich_help_panel=options.RESULT,
     ),
 ]
 
 
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        if path.stat().st_size > limit:
-            raise UsageError(f"{path} is larger than {limit} bytes; check the path")
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+Signers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attestation-signer",
+        metavar="SIGNER",
+        help="Who must have signed --require-attestation: key:FILE.pem, certificate:ROOTS.pem or "
+        "'sigstore:IDENTITY ISSUER [TRUST.json]'; repeat it, one is enough.",
+        rich_help_panel=options.RESULT,
+    ),
+]
+Attest = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attest",
+        metavar="[KIND=]FILE",
+        help="Write an unsigned in-toto statement about the hashes of the model's files; repeat it. "
+        "KIND: report (default, all of it), test-result, vsa (SLSA), svr.",
+        rich_help_panel=options.RESULT,
+    ),
+]
+AttestedFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="DIR",
+        help="Model folder; --attest names its root digest (OpenSSF Model Signing) as well.",
+        rich_help_panel=options.RESULT,
+    ),
+]
+
+
+def parse_attest(words: Sequence[str], report: Path, model: Path | None) -> "list[tuple[Kind, Path]]":
+    """Return what shall be attested where.
+
+    Raises:
+        UsageError: A file cannot be written, stands twice, or there is nothing to attest.
+    """
+    if not words:
+        if model is not None:
+            raise UsageError("--model needs --attest FILE, the statement that shall name its root digest")
+        return []
+    from platodef_cli.attestation.predicates import KINDS
+
+    wanted: list[tuple[Kind, Path]] = []
+    for word in words:
+        kind = next((kind for kind in KINDS if word.startswith(f"{kind}=")), None)
+        path = Path(word if kind is None else word.partition("=")[2])
+        check_output(path, inputs=[report])
+        if path.resolve() in [other.resolve() for _, other in wanted]:
+            raise UsageError(f"two attestations would be written to {path}; give each a file of its own")
+        wanted.append((kind or "report", path))
+    return wanted
+
+
+def write_all(
+    session: Session, report: "AuditReport", wanted: "Sequence[tuple[Kind, Path]]", model: Path | None
+) -> None:
+    """Write unsigned statements, each whole or not at all.
+
+    Raises:
+        UsageError: The report names no files of the model, or the folder cannot be hashed.
+        RefusedError: The files in the folder are not those of the report.
+    """
+    if not wanted:
+        return
+    from platodef_cli.attestation import oms
+    from platodef_cli.attestation import statement as statements
+    from platodef_cli.attestation.predicates import write_attestation
+
+    root = None
+    if model is not None:
+        whole = statements.read_statement(statements.write_statement(report))
+        statements.check_files(whole, model)
+        root = oms.root_of(model)
+        session.info(f"root digest of {model}: sha256 {root}")
+    made = [(path, write_attestation(report, kind, root)) for kind, path in wanted]
+    for path, data in made:
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
 
 
 def require(
@@ -59,6 +133,7 @@ def require(
     attestation: Path | None,
     model: Path | None,
     key: Path | None,
+    signers: Sequence[str] = (),
 ) -> "AuditReport | None":
     """Check an attestation, if one is required.
 
@@ -71,13 +146,15 @@ def require(
         UsageError: A file cannot be read, is no attestation or no key, or an option is missing.
     """
     if attestation is None:
-        if model is not None or key is not None:
-            raise UsageError("--model and --attestation-key need --require-attestation FILE")
+        if model is not None or key is not None or signers:
+            raise UsageError(
+                "--model, --attestation-key and --attestation-signer need --require-attestation FILE"
+            )
         return None
     if model is None:
         raise UsageError("--require-attestation needs --model DIR, the files that it is about")
     try:
-        _check(session, report, attestation, model, key)
+        _check(session, report, attestation, model, [*([f"key:{key}"] if key else []), *signers])
     except RefusedError as error:
         from platodef_cli.records import Reason
 
@@ -94,18 +171,26 @@ def require(
     return None
 
 
-def _check(session: Session, report: "AuditReport", path: Path, model: Path, key: Path | None) -> None:
-    from platodef_cli.attestation import dsse
+def _check(session: Session, report: "AuditReport", path: Path, model: Path, signers: Sequence[str]) -> None:
+    from platodef_cli.attestation import oms
     from platodef_cli.attestation import statement as statements
+    from platodef_cli.attestation.signers import parse_signer, read_small, verify_any
 
-    statement = statements.read_statement(_read(path, statements.MAX_BYTES))
-    if key is None:
-        session.info("the signature of the attestation is not verified; --attestation-key KEY.pem does it")
+    trusted = [parse_signer(text) for text in signers]
+    raw = read_small(path, statements.MAX_BYTES)
+    statement = statements.read_statement(raw)
+    if not trusted:
+        session.info(
+            "the signature of the attestation is not verified; --attestation-key KEY.pem or "
+            "--attestation-signer does it"
+        )
     elif statement.envelope is None:
         raise RefusedError(f"{path} is not signed; sign it, or leave out --attestation-key")
     else:
-        dsse.verify(statement.envelope, _read(key, _MAX_KEY_BYTES))
+        verify_any(statements.parse_object(raw), statement.envelope, raw, trusted)
     statements.check_report(statement, report)
     differences = statements.check_files(statement, model)
-    if differences.unexamined:
+    if statement.root is not None:
+        oms.check_root(statement.root, model, differences.unexamined)
+    elif differences.unexamined:
         session.info(f"not audited, and so not attested: {', '.join(differences.unexamined)}")

@@ -1,6 +1,6 @@
 """``platodef extract``."""
 
-from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,19 +10,25 @@ from platodef_cli.cli import options
 from platodef_cli.cli.features import features_target, write_features
 from platodef_cli.cli.outputs import STANDARD_STREAM
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.sharded import (
+    Actors,
+    Address,
+    Chosen,
+    ChosenExecutor,
+    Executor,
+    chosen,
+    run_shards,
+    shards_target,
+)
 from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.errors import UsageError
 from platodef_cli.texts.names import PREFIX, is_text
 
 if TYPE_CHECKING:
     from platodef_cli.encoders.interface import Encoder
-    from platodef_cli.features.extract import Extraction
-    from platodef_cli.features.interface import FeatureTuples, Variant
-    from platodef_cli.images.interface import ImageSource
-    from platodef_cli.records import EncoderRecord
+    from platodef_cli.jobs.extraction import Extracting
 
-RECORD_SOURCE, RECORD_REFERENCES = "record.source", "record.references"
-_SOURCE = "source"
+SOURCE = "source"
 
 Models = Annotated[
     list[str],
@@ -69,39 +75,51 @@ def extract(
     offline: options.Offline = False,
     device: options.Device = "cpu",
     dtype: options.Precision = "float32",
+    precision: options.ForwardPrecision = "auto",
     batch_size: options.BatchSize = 64,
     memory_limit: options.MemoryLimit = 8.0,
     time_limit: options.TimeLimit = None,
     require_isolation: options.RequireIsolation = False,
+    shard_rows: Annotated[
+        int | None,
+        typer.Option(
+            "--shard-rows",
+            min=1,
+            help="Images per file of a folder of shards, where the images are no shards themselves.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    executor: ChosenExecutor = Executor.local,
+    address: Address = None,
+    actors: Actors = None,
 ) -> None:
-    """Extract features of the same images by a source and its references, in one decoding pass."""
+    """Extract features of the same images by a source and its references, in one decoding pass.
+
+    Where -o is DIR/, it gets one file per parquet or tar shard of the images (a folder of them, or s3://,
+    gs://), or per --shard-rows images. Shards that an earlier run of the same command made are kept.
+    """
     source, names = _roles(models, source, reference)
     poolings = poolings_of(pooling or (), source, tuple(names.values()))
     written = {name: uri for name, uri in names.items() if is_text(uri)}
     pictured = _images(images, source)
-    target = features_target(output)
+    where = chosen(executor, address, actors, device)
+    shards = shards_target(output, forced=shard_rows is not None or executor is Executor.ray)
+    target = None if shards is not None else features_target(output)
     without_network = options.offline(offline)
     if without_network:
         environment.go_offline()
-    from platodef_cli.encoders.bounded import bounded
-    from platodef_cli.encoders.load import open_encoder
+    from platodef_cli.audit.precision import choose_precision
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
     from platodef_cli.features.extract import extract as run
     from platodef_cli.features.text_references import TextOptions, open_text_references
     from platodef_cli.images.columns import Columns
     from platodef_cli.images.open import open_source
+    from platodef_cli.jobs.extraction import Extracting, named_variants, opened_encoders, tuples_of
 
     session.mention_idle_gpu(device)
-    variants = _variants(variant or ())
-    pictures = open_source(
-        pictured,
-        limit=limit,
-        seed=seed,
-        offline=without_network,
-        columns=Columns(image_column, label_column, not no_labels, caption_column, bool(written)),
-        warn=session.warn,
-    )
+    variants = named_variants(tuple(variant or ()))
+    columns = Columns(image_column, label_column, not no_labels, caption_column, bool(written))
     suspect: dict[str, Any] = {
         "revision": revision,
         "memory_limit_gb": memory_limit,
@@ -113,9 +131,49 @@ def extract(
         "device": device,
         "dtype": dtype,
         "follow_links": follow_links,
-        "progress": session.progress,
     }
+    uris = {SOURCE: source, **names}
+    if shards is not None and written:
+        raise UsageError(
+            f"text references ({', '.join(written)}) are not extracted into shards; give -o one file"
+        )
+    if shards is not None:
+        work = Extracting(
+            uris=tuple(uris.items()),
+            poolings=tuple(poolings.items()),
+            suspect=tuple(suspect.items()),
+            common=tuple(common.items()),
+            batch_size=batch_size,
+            variants=tuple(variant or ()),
+            columns=columns,
+            max_broken=max_broken,
+            offline=without_network,
+            # every machine shall compute the same features, so that none is asked what it is fast at
+            forward_dtype="float32" if precision == "auto" else precision,
+        )
+        _extract_shards(
+            session, work, shards, pictured, rows=shard_rows, limit=limit, seed=seed, chosen=where
+        )
+        return
+    pictures = open_source(
+        pictured, limit=limit, seed=seed, offline=without_network, columns=columns, warn=session.warn
+    )
+    common["progress"] = session.progress
     cache = None if no_cache else FeatureCache(cache_dir, progress=session.progress)
+
+    def tune(name: str, encoder: "Encoder") -> None:
+        choose_precision(
+            encoder,
+            precision,
+            device=device,
+            dtype=dtype,
+            source=pictures,
+            rows=range(len(pictures.refs)),
+            variants=variants if name == SOURCE else (),
+            cache=cache,
+            warn=session.progress.warn,
+        )
+
     texts = open_text_references(
         written,
         pictures,
@@ -126,22 +184,10 @@ def extract(
         cache=cache,
         progress=session.progress,
     )
-    with ExitStack() as stack:
-        encoders: dict[str, Encoder] = {}
-        for name, uri in {_SOURCE: source, **names}.items():
-            if name in written:
-                continue
-            own: dict[str, Any] = {**suspect, "isolate": True} if name == _SOURCE else {"name": name}
-            opened = open_encoder(uri, **own, **common, pooling=poolings[uri])
-            stack.callback(opened.close)
-            encoders[name] = bounded(
-                opened,
-                limit_gb=memory_limit,
-                most=batch_size,
-                warn=session.progress.warn,
-                gradients=False,
-            )
-        requests = [Request(), *(Request(entry) for entry in variants)]
+    requests = [Request(), *(Request(entry) for entry in variants)]
+    seeing = {name: uri for name, uri in uris.items() if name not in written}
+    warn = session.progress.warn
+    with opened_encoders(seeing, suspect, common, batch_size, poolings, warn, tune) as encoders:
         extraction = run(
             pictures,
             encoders,
@@ -156,17 +202,15 @@ def extract(
             extraction = texts.added_to(
                 extraction,
                 requests,
-                encoders[_SOURCE].geometry,
+                encoders[SOURCE].geometry,
                 cache=cache,
                 batch_size=batch_size,
                 progress=session.progress,
             )
     towers = {} if texts is None else texts.towers
-    found = {name: encoder.record for name, encoder in encoders.items()}
-    found |= {name: tower.record for name, tower in towers.items()}
     # in the order in which they were given
-    records = {name: found[name] for name in (_SOURCE, *names)}
-    tuples = _tuples(pictures, records, extraction, [entry.name for entry in variants])
+    every = {name: encoders.get(name) or towers[name] for name in uris}
+    tuples = tuples_of(pictures, every, extraction, [entry.name for entry in variants])
     write_features(target, tuples)
     dims = ", ".join(f"{name} {value.shape[1]}-d" for name, value in tuples.references.items())
     session.finish(
@@ -203,56 +247,48 @@ def _images(images: str | None, source: str) -> str:
     return BUILTIN_IMAGES if images is None else images
 
 
-def _variants(names: list[str] | tuple[()]) -> "list[Variant]":
-    from platodef_cli.errors import UnknownNameError
-    from platodef_cli.triggers.battery import battery
+def _extract_shards(
+    session: Session,
+    work: "Extracting",
+    folder: Path,
+    images: str,
+    *,
+    rows: int | None,
+    limit: int | None,
+    seed: int,
+    chosen: Chosen,
+) -> None:
+    """Extract into a folder of shards."""
+    from dataclasses import replace
 
-    # the triggers and controls of plug-ins, by the names of their rows
-    named = battery(extra=names)[len(battery()) :]
-    known = {item.variant.name: item.variant for item in battery()} | {
-        item.family: item.variant for item in named
-    }
-    for name in names:
-        if name not in known:
-            raise UnknownNameError("trigger or control", name, known)
-    return [known[name] for name in dict.fromkeys(names)]
+    from platodef_cli.jobs.extraction import SHARD_ROWS, image_pieces
+    from platodef_cli.jobs.inputs import pinned_id
 
-
-def _tuples(
-    pictures: "ImageSource",
-    encoders: "dict[str, EncoderRecord]",
-    extraction: "Extraction",
-    variants: list[str],
-) -> "FeatureTuples":
-    """Put clean rows first, then the rows of every variant, into one set of tuples."""
-    import torch
-
-    from platodef_cli.features.extract import CLEAN
-    from platodef_cli.features.file import describe
-    from platodef_cli.features.interface import FeatureTuples
-    from platodef_cli.features.shard import canonical_json
-
-    kinds = [CLEAN, *variants]
-    rows = torch.cat([extraction.indices[kind] for kind in kinds]).tolist()
-    refs = [pictures.refs[row] for row in rows]
-    values = {name: torch.cat([extraction.features(name, kind)[1] for kind in kinds]) for name in encoders}
-    records = {name: record for name, record in encoders.items() if name != _SOURCE}
-    source = encoders[_SOURCE]
-    labels = [ref.label for ref in refs]
-    counts = torch.tensor([len(extraction.indices[kind]) for kind in kinds])
-    metadata = describe(source, records, refs, images=pictures.uri, variants=kinds)
-    # The whole records travel along, so that heads fitted on this file know what they judge.
-    metadata[RECORD_SOURCE] = canonical_json(source.model_dump(mode="json"))
-    metadata[RECORD_REFERENCES] = canonical_json(
-        [entry.model_dump(mode="json") for entry in records.values()]
+    # every worker shall take the same commit, whatever a branch says meanwhile
+    pinned = {uri: pinned_id(uri, None, offline=work.offline)[0] for _, uri in work.uris}
+    revision = dict(work.suspect).get("revision")
+    if revision is not None:
+        source = dict(work.uris)[SOURCE]
+        pinned[source] = pinned_id(source, revision, offline=work.offline)[0]
+        own = tuple((name, value) for name, value in work.suspect if name != "revision")
+        work = replace(work, suspect=own)
+    work = replace(
+        work,
+        uris=tuple((name, pinned[uri]) for name, uri in work.uris),
+        poolings=tuple((pinned[uri], how) for uri, how in work.poolings),
     )
-    if pictures.classes is not None:
-        metadata["classes"] = canonical_json(list(pictures.classes))
-    return FeatureTuples(
-        source=values[_SOURCE],
-        references={name: values[name] for name in records},
-        labels=None if None in labels else torch.tensor(labels, dtype=torch.int64),
-        variants=torch.repeat_interleave(torch.arange(len(kinds)), counts) if variants else None,
-        metadata=metadata,
-        ids=tuple(ref.id for ref in refs),
+    with session.progress.step("listing images"):
+        pieces = image_pieces(
+            images,
+            rows=rows or SHARD_ROWS,
+            limit=limit,
+            seed=seed,
+            offline=work.offline,
+            columns=work.columns,
+            warn=session.warn,
+        )
+    result = run_shards(session, work, pieces, folder, chosen, "extracting shards")
+    session.finish(
+        f"{result.total('rows')} rows in {len(result.made)} shards in {folder}, {result.before} of them from "
+        "an earlier run"
     )

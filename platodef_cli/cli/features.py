@@ -1,20 +1,17 @@
-"""What the commands on feature files share: reading, and thresholds from clean scores."""
+"""What the commands on feature files share: reading and writing them."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, refuse_terminal
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.sharded import STREAM_BYTES
 from platodef_cli.disk import replacing
 from platodef_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from platodef_cli.defences.interface import Detector, Mode
     from platodef_cli.features.interface import FeatureTuples
-    from platodef_cli.heads.heads import Heads
 
 
 def read_features(path: str, source_key: str, reference_keys: list[str] | None) -> "FeatureTuples":
@@ -46,6 +43,70 @@ def clean_rows(session: Session, tuples: "FeatureTuples") -> "FeatureTuples":
     return tuples.select(clean)
 
 
+def blocks_of(
+    path: str, source_key: str, reference_keys: list[str] | None
+) -> "tuple[int, FeatureTuples, Iterator[FeatureTuples]]":
+    """Return the number of rows, some of the first, and all rows in blocks; of a file, a folder or ``-``.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from platodef_cli.features.stream import FeatureStream
+
+    place = Path(path)
+    if path != STANDARD_STREAM and (place.is_dir() or is_large(path)):
+        stream = FeatureStream(place, source_key, reference_keys)
+        return stream.rows, stream.files[0].read(0, 1), stream.blocks()
+    tuples = read_features(path, source_key, reference_keys)
+    return len(tuples), tuples, iter([tuples])
+
+
+def is_large(name: str) -> bool:
+    """Tell whether a feature file is one that should be read in blocks."""
+    path = Path(name)
+    return name != STANDARD_STREAM and path.is_file() and path.stat().st_size > STREAM_BYTES
+
+
+def read_sample(
+    session: Session, path: str, source_key: str, reference_keys: list[str] | None, most: int, seed: int
+) -> "FeatureTuples":
+    """Return the rows of a file, a folder or ``-``, or a random sample of ``most`` of the clean ones.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from platodef_cli.features.reservoir import Reservoir
+
+    count, first, blocks = blocks_of(path, source_key, reference_keys)
+    if count <= most and len(first) == count:
+        return first
+    reservoir = Reservoir(most, seed)
+    for block in blocks:
+        # what carries a trigger shall not take the place of what is clean
+        reservoir.add(block if block.variants is None else block.select(block.variants == 0))
+    kept = reservoir.result()
+    if kept is None:
+        raise UsageError(f"{path} holds no clean row; rows of variant 0 are")
+    if reservoir.seen > len(kept):
+        session.info(f"using {len(kept)} of {reservoir.seen} clean rows, drawn with seed {seed}")
+    return kept
+
+
+def read_calibration(
+    session: Session, path: str, calibration: str | None, source_key: str, reference_keys: list[str] | None
+) -> "FeatureTuples | None":
+    """Return the clean rows that calibrate the threshold, where they are given.
+
+    Raises:
+        UsageError: They cannot be read, or both files are standard input.
+    """
+    if path == STANDARD_STREAM and calibration == STANDARD_STREAM:
+        raise UsageError("only one of the two feature files can come from standard input")
+    if calibration is None:
+        return None
+    return clean_rows(session, read_features(calibration, source_key, reference_keys))
+
+
 def read_pair(
     session: Session, path: str, calibration: str | None, source_key: str, reference_keys: list[str] | None
 ) -> "tuple[FeatureTuples, FeatureTuples | None]":
@@ -54,12 +115,8 @@ def read_pair(
     Raises:
         UsageError: One of them cannot be read, or both are standard input.
     """
-    if path == STANDARD_STREAM and calibration == STANDARD_STREAM:
-        raise UsageError("only one of the two feature files can come from standard input")
     tuples = read_features(path, source_key, reference_keys)
-    if calibration is None:
-        return tuples, None
-    return tuples, clean_rows(session, read_features(calibration, source_key, reference_keys))
+    return tuples, read_calibration(session, path, calibration, source_key, reference_keys)
 
 
 def features_target(output: str, *inputs: str | None) -> Path | None:
@@ -83,70 +140,3 @@ def write_features(target: Path | None, tuples: "FeatureTuples") -> None:
         return
     with replacing(target) as temporary:
         save_features(temporary, tuples)
-
-
-@dataclass(frozen=True)
-class Alarm:
-    """A detector with its calibrated threshold.
-
-    Attributes:
-        detector: Scores tuples.
-        threshold: A clean sample scores above it with probability at most ``rate``.
-        rate: The stated false positive rate.
-        clean: The scores ``[n]`` that calibrated it.
-    """
-
-    detector: "Detector"
-    threshold: float
-    rate: float
-    clean: "Tensor"
-
-
-def calibrated(
-    name: str,
-    heads: "Heads",
-    calibration: "FeatureTuples | None",
-    rate: float,
-    seed: int,
-    mode: "Mode" = "default",
-) -> Alarm:
-    """Return the detector ``name`` with a conformal threshold.
-
-    Args:
-        name: A row of the table of detectors.
-        heads: Fitted heads.
-        calibration: Clean tuples that nothing was fitted on; None uses the clean scores in the heads.
-        rate: False positive rate.
-        seed: Splits the calibration tuples for a detector that also needs a bank; draws its trees.
-        mode: ``default`` or ``published``.
-
-    Raises:
-        NotApplicable: The detector needs more than features.
-        UsageError: The heads carry no clean scores for this detector, or there are too few.
-    """
-    from platodef_cli.defences import DETECTORS, make_detector
-    from platodef_cli.defences.calibrate import conformal_threshold, stored_clean_scores
-    from platodef_cli.features.access import check_access, granted_by
-
-    kind = DETECTORS.load(name)
-    check_access(kind, granted_by(calibration, None))
-    bank = None
-    if calibration is not None and kind.bank:
-        import torch
-
-        order = torch.randperm(len(calibration), generator=torch.Generator().manual_seed(seed))
-        half = len(calibration) // 2
-        bank, calibration = calibration.select(order[:half]), calibration.select(order[half:])
-    if calibration is None and mode == "published" and kind.published:
-        raise UsageError(f"the published mode of {name!r} needs clean features; give them with --calibrate")
-    if calibration is None:
-        scores = stored_clean_scores(name, heads)
-        if scores is None:
-            raise UsageError(
-                f"the heads carry no clean scores for {name!r}; give clean features with --calibrate"
-            )
-        detector = make_detector(name, heads, seed=seed)
-    else:
-        detector = make_detector(name, heads, bank, mode=mode, seed=seed)
-        scores = detector.score(calibration)
-    return Alarm(detector, conformal_threshold(scores, rate), rate, scores)

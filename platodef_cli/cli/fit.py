@@ -4,23 +4,16 @@ import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from platodef_cli.cli import options
-from platodef_cli.cli.extract import RECORD_REFERENCES, RECORD_SOURCE
-from platodef_cli.cli.features import clean_rows, read_features
-from platodef_cli.cli.outputs import STANDARD_STREAM, check_output_folder, to_stdout
+from platodef_cli.cli.features import clean_rows, read_sample
+from platodef_cli.cli.outputs import check_output_folder, to_stdout
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import aligned, show_json
 from platodef_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from platodef_cli.features.interface import FeatureTuples
-    from platodef_cli.records import EncoderRecord
-
-UNKNOWN = "unknown"  # what the record of an encoder says where the feature file says nothing
 
 
 def fit(
@@ -55,6 +48,15 @@ def fit(
     source_key: options.SourceKey = "source",
     reference_key: options.ReferenceKeys = None,
     seed: options.Seed = 0,
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample",
+            min=100,
+            metavar="ROWS",
+            help="Fit on so many clean rows at most, drawn with --seed from a file or a folder of shards.",
+        ),
+    ] = 200_000,
     device: options.Device = "cpu",
     cache_dir: options.CacheDir = None,
 ) -> None:
@@ -74,13 +76,14 @@ def fit(
     from platodef_cli.heads.card import HeadCard
     from platodef_cli.heads.config import preset as preset_config
     from platodef_cli.heads.fit import fit_heads, split_rows
+    from platodef_cli.heads.origin import encoder_records
     from platodef_cli.heads.pretrained import save_heads
     from platodef_cli.heads.publish import publish_heads
     from platodef_cli.metrics.guarantee import guarantee_metrics
 
     session.mention_idle_gpu(device)
     config = preset_config(preset, mode=mode)
-    everything = read_features(features, source_key, reference_key)
+    everything = read_sample(session, features, source_key, reference_key, sample, seed)
     source, references = encoder_records(everything, features)
     tuples = clean_rows(session, everything)
     card = HeadCard(
@@ -117,56 +120,4 @@ def fit(
     session.finish(
         f"heads in {output}, fitted on {heads.rows} tuples; matched against mismatched AUROC {auroc:.4f} "
         "on held-out tuples"
-    )
-
-
-def encoder_records(tuples: "FeatureTuples", path: str) -> "tuple[EncoderRecord, tuple[EncoderRecord, ...]]":
-    """Return who made the features: the records in the file, or placeholders for files of other tools."""
-    from pydantic import TypeAdapter, ValidationError
-
-    from platodef_cli.records import EncoderRecord
-
-    dims = {name: int(value.shape[1]) for name, value in tuples.references.items()}
-    origin = "standard input" if path == STANDARD_STREAM else path
-    try:
-        source = EncoderRecord.model_validate_json(tuples.metadata[RECORD_SOURCE])
-        found = TypeAdapter(tuple[EncoderRecord, ...]).validate_json(tuples.metadata[RECORD_REFERENCES])
-    except KeyError:
-        return (
-            _unknown("source", int(tuples.source.shape[1]), origin),
-            tuple(_unknown(name, dim, origin) for name, dim in dims.items()),
-        )
-    except ValidationError as error:
-        raise UsageError(
-            f"{origin}: its encoder records are damaged ({error.error_count()} errors); extract again"
-        ) from None
-    by_name = {record.name: record for record in found}
-    if set(by_name) != set(dims):
-        raise UsageError(
-            f"{origin}: its encoder records name {', '.join(by_name)}, its tensors {', '.join(dims)}"
-        )
-    return source, tuple(by_name[name] for name in dims)
-
-
-def _unknown(name: str, dim: int, origin: str) -> "EncoderRecord":
-    """Return the record of an encoder that the file says nothing about; it matches no encoder at hand."""
-    from platodef_cli.records import EncoderRecord, TransformRecord
-
-    transform = TransformRecord(
-        size=(0, 0), resize=(0, 0), interpolation=UNKNOWN, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-    )
-    return EncoderRecord(
-        name=name,
-        uri=f"features in {origin}",
-        backend=UNKNOWN,
-        architecture=UNKNOWN,
-        commit=None,
-        dim=dim,
-        parameters=0,
-        pooling=UNKNOWN,
-        dtype=UNKNOWN,
-        transform=transform,
-        files=(),
-        digest=UNKNOWN,
-        isolated=False,
     )

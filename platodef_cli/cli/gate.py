@@ -41,6 +41,7 @@ def read_policy(
     overrides: list[str] | None,
     rules: list[str] | None,
     *,
+    alpha: float | None = None,
     models: Sequence[str] = (),
     recorded: "Mapping[str, float | int | str | bool] | None" = None,
 ) -> "Effective":
@@ -53,7 +54,7 @@ def read_policy(
 
     return effective_policy(
         file=file,
-        overrides=overrides or (),
+        overrides=(*(overrides or ()), *([] if alpha is None else [f"alpha={alpha}"])),
         rules=rules or (),
         environment=os.environ,
         folder=Path(),
@@ -102,6 +103,7 @@ def gate(
     policy: options.PolicyFile = None,
     set_: options.SetKeys = None,
     fail_if: options.FailIf = None,
+    alpha: options.Alpha = None,
     baseline: options.Baseline = None,
     waivers: options.WaiverFile = None,
     output: options.Reports = None,
@@ -109,6 +111,7 @@ def gate(
     require_attestation: attestation.Attestation = None,
     model_folder: attestation.ModelFolder = None,
     attestation_key: attestation.Key = None,
+    attestation_signer: attestation.Signers = None,
     exit_zero: options.ExitZero = False,
 ) -> None:
     """Judge a JSON report again, without computing anything.
@@ -126,9 +129,16 @@ def gate(
     named = (report.configuration.get("model"), report.target and report.target.uri, model_folder)
     models = [str(name) for name in named if name]
     recorded = None if is_unfinished(report) else report.policy
-    limits = read_policy(policy, set_, fail_if, models=models, recorded=recorded).policy
+    limits = read_policy(policy, set_, fail_if, alpha=alpha, models=models, recorded=recorded).policy
     exceptions = read_exceptions(waivers, baseline, models)
-    refused = attestation.require(session, report, require_attestation, model_folder, attestation_key)
+    refused = attestation.require(
+        session, report, require_attestation, model_folder, attestation_key, attestation_signer or ()
+    )
     judged = refused or apply(session, report, limits, exceptions)
+    if judged.error_rate is None and recorded is not None:
+        session.warn(
+            f"{path} (schema {report.schema_version}) holds no calibration: it is judged by its limits "
+            "alone, without a p-value; audit again for a stated rate of false alarms"
+        )
     write_report(session, judged, outputs)
     finish_with(session, judged, exit_zero=exit_zero)

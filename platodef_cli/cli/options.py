@@ -86,6 +86,7 @@ NoCache = Annotated[bool, shared("use_cache")]
 Offline = Annotated[bool, shared("offline")]
 Device = Annotated[str, shared("device")]
 Precision = Annotated[Literal["float32", "bfloat16"], shared("dtype")]
+ForwardPrecision = Annotated[Literal["auto", "float32", "bfloat16"], shared("precision")]
 BatchSize = Annotated[int, shared("batch_size")]
 MemoryLimit = Annotated[float, shared("memory_limit_gb")]
 TimeLimit = Annotated[float | None, shared("time_limit_s")]
@@ -106,6 +107,15 @@ SetKeys = Annotated[
         "--set",
         metavar="KEY=VALUE",
         help="One limit of the policy; repeat it. `platodef policy check` lists the keys.",
+        rich_help_panel=JUDGING,
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        metavar="RATE",
+        help="Share of clean encoders that may fail. Default: the policy's, 0.01.",
         rich_help_panel=JUDGING,
     ),
 ]

@@ -11,6 +11,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -25,6 +26,18 @@ from platodef_cli.report.escaping import plain
 EVERY_S = 20.0
 """Seconds between two lines about a running step, where there is no live display."""
 _LINES = 10  # whose pace is taken for that of the rest
+
+
+class _Whole(ProgressColumn):
+    """The time left over all steps, where somebody knows it."""
+
+    def __init__(self, left: Callable[[], str]):
+        super().__init__()
+        self._left = left
+
+    def render(self, task: "object") -> Text:
+        """Return it, the same in every line."""
+        return Text(self._left(), style="dim")
 
 
 class _BarTask:
@@ -86,6 +99,9 @@ class ConsoleProgress:
         warn: Called with the text of each new warning.
         every: Seconds between two lines about a running step.
         clock: Tells seconds.
+
+    Attributes:
+        left: Returns the seconds that all steps together still take, where that is known.
     """
 
     def __init__(
@@ -104,6 +120,7 @@ class ConsoleProgress:
         self._warned: set[str] = set()
         self._open = 0
         self._every, self._clock = every, clock
+        self.left: Callable[[], float] | None = None
         self._running: list[_CountingTask] = []
         self._idle = threading.Event()
         self._teller: threading.Thread | None = None
@@ -117,6 +134,7 @@ class ConsoleProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}", markup=False),
+            _Whole(self._whole),
             console=console,
             transient=True,
             # epochs and encoders can take minutes each: an estimate needs two of them
@@ -176,8 +194,14 @@ class ConsoleProgress:
         while not idle.wait(self._every):
             with self._lock:
                 lines = [task.line() for task in self._running]
+            whole = self._whole()
             for line in lines:
-                self._console.print(Text(f"  {line}", style="dim"), soft_wrap=True)
+                said = f"  {line}; {whole}" if whole else f"  {line}"
+                self._console.print(Text(said, style="dim"), soft_wrap=True)
+
+    def _whole(self) -> str:
+        """Return the time left over all steps in words, empty where nobody knows it."""
+        return "" if self.left is None else f"whole audit: about {_duration(self.left())} left"
 
     def _finished(self, shown: str, started: float) -> None:
         line = f"  {shown}  {_duration(self._clock() - started)}"

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from platodef_cli.cli import options
+from platodef_cli.cli import attestation, options
 from platodef_cli.cli.exits import one_line
-from platodef_cli.cli.outputs import Output, check_output, parse_outputs, to_stdout, write_text
+from platodef_cli.cli.outputs import Output, parse_outputs, to_stdout, write_text
 from platodef_cli.cli.session import Session
-from platodef_cli.disk import replacing
 from platodef_cli.errors import EXIT_FAIL, EXIT_PASS, IncompleteError, PlatodefError
 from platodef_cli.report import REPORTS, render
 from platodef_cli.report.reading import read_report
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 _REASONS = {
     "RefusedError": "refused",
+    "SignatureError": "signature",
     "HubError": "hub",
     "IncompleteError": "incomplete",
     "InconclusiveError": "too-little-evidence",
@@ -105,19 +105,6 @@ def explain_run(session: Session, report: "AuditReport") -> None:
     session.detail(f"cache: {timing.cache_hits} entries used, {timing.cache_misses} computed")
 
 
-def write_attestation(path: Path, report: "AuditReport") -> None:
-    """Write the unsigned in-toto statement of a report, whole or not at all.
-
-    Raises:
-        UsageError: The report names no files of the model.
-    """
-    from platodef_cli.attestation.statement import write_statement
-
-    data = write_statement(report)
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
-
-
 def finish_with(session: Session, report: "AuditReport", *, exit_zero: bool) -> None:
     """End an audit with the verdict of its report.
 
@@ -135,26 +122,17 @@ def report(
     path: Annotated[Path, typer.Argument(metavar="REPORT.json", help="A JSON report of `platodef audit`.")],
     output: options.Reports = None,
     anchor: options.Anchor = None,
-    attest: Annotated[
-        Path | None,
-        typer.Option(
-            "--attest",
-            metavar="FILE",
-            help="Write an unsigned in-toto statement: this report about the hashes of the model's files.",
-            rich_help_panel=options.RESULT,
-        ),
-    ] = None,
+    attest: attestation.Attest = None,
+    model_folder: attestation.AttestedFolder = None,
 ) -> None:
     """Show a JSON report again, in any format, without computing anything.
 
     Ends with 0 when the report could be shown, whatever its verdict was.
     """
     outputs = parse_outputs(output or (), REPORTS, default="terminal")
-    if attest is not None:
-        check_output(attest, inputs=[path])
+    wanted = attestation.parse_attest(attest or (), path, model_folder)
     session.anchor = anchor
     loaded = read_report(path)
-    if attest is not None:
-        write_attestation(attest, loaded)
+    attestation.write_all(session, loaded, wanted, model_folder)
     write_report(session, loaded, outputs)
     session.finish(f"the verdict of this report: {loaded.summary}")

@@ -5,7 +5,7 @@ from platodef_cli.cli.session import Session
 
 
 def schema(session: Session) -> None:
-    """Print the JSON Schema of the report (version 1)."""
+    """Print the JSON Schema of the report (version 2)."""
     from platodef_cli.records import AuditReport
     from platodef_cli.report.json import dumps
 

@@ -1,17 +1,28 @@
 """``platodef score``."""
 
-import csv
-import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from platodef_cli.cli import options
-from platodef_cli.cli.features import calibrated, input_paths, read_pair
+from platodef_cli.cli.features import blocks_of, input_paths, read_calibration
 from platodef_cli.cli.matching import load_matching
-from platodef_cli.cli.outputs import STANDARD_STREAM, check_output, to_stdout, write_text
+from platodef_cli.cli.outputs import STANDARD_STREAM, check_output
+from platodef_cli.cli.score_table import Row, ScoreTable
 from platodef_cli.cli.session import Session
+from platodef_cli.cli.sharded import (
+    Actors,
+    Address,
+    Chosen,
+    ChosenExecutor,
+    Executor,
+    chosen,
+    not_inside,
+    run_shards,
+    shards_target,
+)
 from platodef_cli.defences import DEFAULT_DETECTOR
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.find import find_heads
@@ -22,9 +33,11 @@ if TYPE_CHECKING:
 
     from platodef_cli.features.interface import FeatureTuples
     from platodef_cli.heads.heads import Heads
+    from platodef_cli.jobs.cleaning import Judging
 
 _SUFFIXES = {".json": "json", ".csv": "csv"}
 _FEWEST_FLAGGED = 20  # below it a median over the flagged rows says little
+_BLAME_ROWS = 65_536  # of all and of flagged rows, drawn where there are more, that judge the references
 
 
 def score(
@@ -35,7 +48,12 @@ def score(
     mode: options.DetectorMode = "default",
     output: Annotated[
         str,
-        typer.Option("--output", "-o", metavar="PATH", help="FILE.json, FILE.csv, or - for JSON on stdout."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="FILE.json, FILE.csv, - for JSON on stdout, or DIR/ for one file of scores per shard.",
+        ),
     ] = STANDARD_STREAM,
     calibrate: options.Calibrate = None,
     fpr: options.FalsePositiveRate = 0.05,
@@ -43,46 +61,106 @@ def score(
     reference_key: options.ReferenceKeys = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
+    executor: ChosenExecutor = Executor.local,
+    address: Address = None,
+    actors: Actors = None,
 ) -> None:
-    """Score every row of a feature file; higher is more suspicious.
+    """Score every row of a feature file, or of a folder of them; higher is more suspicious.
 
     Each row gets its score, the conformal p-value among clean scores, and whether it is over the threshold.
+    Large files and folders of shards are read in blocks.
     """
+    where = chosen(executor, address, actors, device)
+    shards = shards_target(output, forced=executor is Executor.ray)
+    if shards is not None:
+        from platodef_cli.jobs.cleaning import Judging
+
+        judging = Judging(
+            head=str(find_heads(head).absolute()),
+            detector=detector,
+            mode=mode,
+            rate=fpr,
+            calibrate=None if calibrate is None else str(Path(calibrate).absolute()),
+            seed=seed,
+            device=device,
+            source_key=source_key,
+            reference_keys=None if reference_key is None else tuple(reference_key),
+        )
+        _score_shards(session, judging, features, shards, where)
+        return
     form = _format(output)
     if output != STANDARD_STREAM:
         check_output(Path(output), inputs=input_paths(features, calibrate))
     folder = find_heads(head)
-    from platodef_cli.defences.calibrate import conformal_pvalues
+    from platodef_cli.defences.alarm import calibrated
+    from platodef_cli.features.reservoir import Reservoir
+    from platodef_cli.jobs.cleaning import judge
 
-    tuples, clean = read_pair(session, features, calibrate, source_key, reference_key)
-    heads = load_matching(folder, device, (tuples, features), (clean, calibrate))
-    with session.progress.step(f"scoring {len(tuples)} rows"):
-        alarm = calibrated(detector, heads, clean, fpr, seed, mode)
-        scores = alarm.detector.score(tuples)
-    flagged = scores > alarm.threshold
-    columns = (scores.tolist(), conformal_pvalues(alarm.clean, scores).tolist(), flagged.tolist())
-    rows: list[dict[str, object]] = [
-        {"row": row, "score": value, "p_value": p_value, "flagged": over}
-        for row, (value, p_value, over) in enumerate(zip(*columns, strict=True))
-    ]
-    if tuples.variants is not None:
-        rows = [{**row, "variant": kind} for row, kind in zip(rows, tuples.variants.tolist(), strict=True)]
-    if tuples.ids is not None:
-        rows = [
-            {"row": row["row"], "image": plain(name), **row}
-            for row, name in zip(rows, tuples.ids, strict=True)
-        ]
-    references = _references(session, heads, tuples, flagged, clean)
-    facts = {"threshold": alarm.threshold, "false_positive_rate": fpr, "calibration": len(alarm.clean)}
-    text = _csv(rows) if form == "csv" else _json(rows, {"detector": detector, **facts, **references})
-    if output == STANDARD_STREAM:
-        to_stdout(text)
-    else:
-        write_text(Path(output), text)
-    share = float(flagged.double().mean())
+    clean = read_calibration(session, features, calibrate, source_key, reference_key)
+    count, first, blocks = blocks_of(features, source_key, reference_key)
+    heads = load_matching(folder, device, (first, features), (clean, calibrate))
+    everything, suspicious = Reservoir(_BLAME_ROWS, seed), Reservoir(_BLAME_ROWS, seed)
+    table = ScoreTable(form)
+    over = start = 0
+    try:
+        with session.progress.step(f"scoring {count} rows"):
+            alarm = calibrated(detector, heads, clean, fpr, seed, mode)
+            for block in blocks:
+                scores, p_values, flagged = judge(alarm, block)
+                table.add(list(_rows(start, block, scores, p_values, flagged)))
+                everything.add(block)
+                if bool(flagged.any()):
+                    suspicious.add(block.select(flagged))
+                over += int(flagged.sum())
+                start += len(block)
+        parts = {"all": everything.result(), "flagged": suspicious.result()}
+        if over < _FEWEST_FLAGGED:
+            parts.pop("flagged")
+        found = {name: part for name, part in parts.items() if part is not None}
+        references = _references(session, heads, found, clean)
+        facts = {"threshold": alarm.threshold, "false_positive_rate": fpr, "calibration": len(alarm.clean)}
+        table.write(output, {"detector": detector, **facts, **references})
+    finally:
+        table.close()
     session.finish(
-        f"{int(flagged.sum())} of {len(tuples)} rows ({share:.1%}) are over the threshold of {detector}; "
+        f"{over} of {count} rows ({over / count:.1%}) are over the threshold of {detector}; "
         f"of clean rows at most {fpr:.1%} would be"
+    )
+
+
+def _rows(
+    start: int, block: "FeatureTuples", scores: "Tensor", p_values: "Tensor", flagged: "Tensor"
+) -> Iterator[Row]:
+    """Yield what the table says of every row of a block that begins at row ``start``."""
+    variants = None if block.variants is None else block.variants.tolist()
+    columns = zip(scores.tolist(), p_values.tolist(), flagged.tolist(), strict=True)
+    for place, (value, p_value, over) in enumerate(columns):
+        row: Row = {"row": start + place}
+        if block.ids is not None:
+            row["image"] = plain(block.ids[place])
+        row |= {"score": value, "p_value": p_value, "flagged": over}
+        if variants is not None:
+            row["variant"] = variants[place]
+        yield row
+
+
+def _score_shards(session: Session, judging: "Judging", features: str, folder: Path, where: Chosen) -> None:
+    """Score a folder of feature files into a folder of scores."""
+    from platodef_cli.features.stream import shard_paths
+    from platodef_cli.jobs.cleaning import Scoring, feature_pieces
+
+    source = Path(features)
+    if not source.is_dir():
+        raise UsageError(f"{features} is no folder of feature files, but -o {folder} is; name a file there")
+    not_inside(folder, source)
+    paths = shard_paths(source)
+    if not paths:
+        raise UsageError(f"{source} holds no feature file; make some with: platodef extract -o {source}/")
+    result = run_shards(session, Scoring(judging), feature_pieces(paths), folder, where, "scoring shards")
+    rows, over = result.total("rows"), result.total("flagged")
+    session.finish(
+        f"{over} of {rows} rows ({over / rows:.1%}) in {len(result.made)} shards are over the threshold of "
+        f"{judging.detector}; of clean rows at most {judging.rate:.1%} would be"
     )
 
 
@@ -95,38 +173,18 @@ def _format(output: str) -> str:
     return _SUFFIXES[suffix]
 
 
-def _csv(rows: list[dict[str, object]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**_safe(row), "flagged": int(bool(row["flagged"]))} for row in rows)
-    return stream.getvalue()
-
-
-def _safe(row: dict[str, object]) -> dict[str, object]:
-    """Return a row that no spreadsheet takes for a formula."""
-    name = row.get("image")
-    if isinstance(name, str) and name.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return {**row, "image": f"'{name}"}
-    return row
-
-
 def _references(
     session: Session,
     heads: "Heads",
-    tuples: "FeatureTuples",
-    flagged: "Tensor",
+    parts: "dict[str, FeatureTuples]",
     clean: "FeatureTuples | None",
-) -> dict[str, object]:
+) -> Row:
     """Name a reference that disagrees with everybody, where the heads can tell."""
     from platodef_cli.heads.evaluate import DROP, blame_references, odd_reference
 
     names = heads.reference_names
     if len(names) < 2 or (clean is None and any(DROP + name not in heads.metrics for name in names)):
         return {}
-    parts = {"all": tuples}
-    if int(flagged.sum()) >= _FEWEST_FLAGGED:
-        parts["flagged"] = tuples.select(flagged.nonzero()[:, 0])
     blame = {rows: blame_references(heads, part, clean) for rows, part in parts.items()}
     rows, odd = next(((rows, odd) for rows in blame if (odd := odd_reference(blame[rows]))), ("all", None))
     if odd is not None:
@@ -136,9 +194,3 @@ def _references(
             "does without the worst reference of every row"
         )
     return {"references": {"disagreement_nats": blame, "odd": odd}}
-
-
-def _json(rows: list[dict[str, object]], facts: dict[str, object]) -> str:
-    from platodef_cli.report.json import dumps
-
-    return dumps({**facts, "direction": "higher is more suspicious", "rows": rows})

@@ -80,10 +80,13 @@ class BoundedEncoder:
         encoder: The encoder.
         parts: Most images at once.
         warn: Told of halved parts.
+
+    Attributes:
+        taken: Bytes of weights and of what it computes at once, estimated; 0 where nobody measured.
     """
 
     def __init__(self, encoder: Encoder, parts: Parts, warn: Callable[[str], None]):
-        self.encoder, self.parts = encoder, parts
+        self.encoder, self.parts, self.taken = encoder, parts, 0
         self.record, self.dim, self.geometry = encoder.record, encoder.dim, encoder.geometry
         self._warn = warn
 
@@ -111,9 +114,16 @@ class BoundedEncoder:
         inside = cast(InsideEncoder, self.encoder)
         return self._without_gradients(inside.feature_map, pixels)
 
-    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+    def tune(
+        self,
+        *,
+        threads: int | None = None,
+        gradient_dtype: str | None = None,
+        forward_dtype: str | None = None,
+    ) -> None:
         """Set how it computes from now on; see :meth:`Encoder.tune`."""
-        self.encoder.tune(threads=threads, gradient_dtype=gradient_dtype)
+        self.encoder.tune(threads=threads, gradient_dtype=gradient_dtype, forward_dtype=forward_dtype)
+        self.record = self.encoder.record
 
     def close(self) -> None:
         """Free the encoder."""
@@ -253,4 +263,7 @@ def bounded(
             f"computes of one image of {height}x{width} pixels; give --memory-limit "
             f"{smallest_limit(footprint, gradients=gradients):g} or more"
         )
-    return BoundedEncoder(encoder, parts, warn)
+    made = BoundedEncoder(encoder, parts, warn)
+    images = max(parts.forward * footprint.forward, parts.backward * footprint.backward * gradients)
+    made.taken = footprint.weights + int(_SLACK * images)
+    return made

@@ -60,12 +60,19 @@ class Encoder(Protocol):
         The encoder's own weights never receive gradients.
         """
 
-    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+    def tune(
+        self,
+        *,
+        threads: int | None = None,
+        gradient_dtype: str | None = None,
+        forward_dtype: str | None = None,
+    ) -> None:
         """Set how it computes from now on; what is None stays as it is.
 
         Args:
             threads: Of its own process. An encoder in this process takes those of the calling thread.
             gradient_dtype: Precision of :meth:`differentiable`, ``float32`` or ``bfloat16``.
+            forward_dtype: Precision of :meth:`embed`, for float32 weights; the record says it from then on.
         """
 
     def close(self) -> None:

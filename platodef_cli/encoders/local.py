@@ -16,7 +16,7 @@ from platodef_cli.encoders.frozen import FrozenNorms
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.guards import check_features, check_input, check_pixels, memory_guard
 from platodef_cli.encoders.interface import HeadTerms
-from platodef_cli.encoders.precision import computing_in
+from platodef_cli.encoders.precision import computing_in, tuned_record
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
@@ -71,7 +71,7 @@ class LocalEncoder:
         self._tower: Tower | None = tower
         self.device = device_kind(device)
         self._device, self._dtype = device, dtype
-        self._gradient_dtype = "float32"
+        self._gradient_dtype = self._forward_dtype = "float32"
         self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(tower.std, device=device).view(1, 3, 1, 1)
 
@@ -85,7 +85,8 @@ class LocalEncoder:
             IncompleteError: The encoder is closed, or memory ran out.
         """
         check_input(pixels, self.geometry)
-        with torch.inference_mode(), memory_guard(self.record.name):
+        computing = computing_in(self._forward_dtype, self._device)
+        with torch.inference_mode(), memory_guard(self.record.name), computing:
             units = pixels.to(self._device)
             features = self._run(units / 255 if units.dtype == torch.uint8 else units)
         # A copy outside inference mode, so that callers may use it in autograd.
@@ -137,10 +138,19 @@ class LocalEncoder:
         weights = sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
         return measure(self.differentiable, self.geometry.size, weights)
 
-    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+    def tune(
+        self,
+        *,
+        threads: int | None = None,
+        gradient_dtype: str | None = None,
+        forward_dtype: str | None = None,
+    ) -> None:
         """Set how it computes from now on; see :meth:`Encoder.tune`."""
         if gradient_dtype is not None:
             self._gradient_dtype = gradient_dtype
+        if forward_dtype is not None:
+            self._forward_dtype = forward_dtype
+            self.record = tuned_record(self.record, forward_dtype)
 
     def close(self) -> None:
         """Free the weights."""

@@ -98,6 +98,10 @@ class FeatureCache:
             self._drop(path, str(error))
             return None
 
+    def holds(self, key: Mapping[str, Any]) -> bool:
+        """Return whether there is a shard, without reading it."""
+        return self._path(key).is_file()
+
     def store(self, key: Mapping[str, Any], shard: "Shard") -> None:
         """Store a shard; a folder that cannot be written gives one warning, and nothing is cached."""
         if not self._writable:

@@ -1,33 +1,27 @@
 """Features of many encoders under many variants, from one decoding pass over the images."""
 
-import hashlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from importlib.metadata import version
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from platodef_cli.encoders import BACKENDS
-from platodef_cli.encoders.bounded import at_once
-from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Encoder, Geometry, to_levels
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import Variant
+from platodef_cli.features.keys import feature_key
 from platodef_cli.features.pipeline import ExtractionJob, collect, decode_all, decoding_pool, run
 from platodef_cli.features.shard import Shard
-from platodef_cli.images import SOURCES
-from platodef_cli.images.decode import DECODE_VERSION, MAX_BYTES, MAX_PIXELS
 from platodef_cli.images.interface import ImageRef, ImageSource
-from platodef_cli.plugins import plugin_of, releases
 from platodef_cli.progress import SILENT, Progress
 
 CLEAN = "clean"
-FEATURE_VERSION = 1  # part of the cache key: raise it when the same inputs give other bytes
+EXTRACTING = "extracting features"
+SHARD = 256
+"""Images per entry of the cache."""
 _NAMED = 3  # broken images that a warning names
 
 
@@ -90,7 +84,7 @@ def extract(
     *,
     cache: FeatureCache | None = None,
     batch_size: int = 64,
-    shard_size: int = 256,
+    shard_size: int = SHARD,
     max_broken_share: float = 0.05,
     progress: Progress = SILENT,
 ) -> Extraction:
@@ -120,11 +114,11 @@ def extract(
     wanted = {request.name: request for request in requests}
     if len(wanted) != len(requests) or not encoders or not requests:
         raise UsageError("extraction needs at least one encoder and one request per variant name")
-    rows = {name: _rows(request, len(source.refs)) for name, request in wanted.items()}
+    rows = {name: rows_of(request, len(source.refs)) for name, request in wanted.items()}
     listed = list(source.skipped)
     work = _Work(source, encoders, cache, batch_size, progress)
     total = sum(len(set(r)) for r in rows.values()) * len(encoders)
-    with progress.step("extracting features", total) as task:
+    with progress.step(EXTRACTING, total) as task:
         work.advance = task.advance
         shards = work.missing(wanted, rows, shard_size)
         run(source, encoders, shards, image_seeds(source.refs), batch_size=batch_size, done=work.done)
@@ -153,7 +147,7 @@ def load_pixels(
         ImageError: An image is broken.
         UsageError: An index is outside the source.
     """
-    rows = _rows(Request(None, indices), len(source.refs))
+    rows = rows_of(Request(None, indices), len(source.refs))
     distinct = list(dict.fromkeys(geometries))
     loaded = {geometry: torch.empty(len(rows), 3, *geometry.size, dtype=torch.uint8) for geometry in distinct}
     places: dict[int, list[int]] = {}
@@ -170,6 +164,30 @@ def load_pixels(
                     loaded[geometry][places[row]] = to_levels(value)
                 task.advance()
     return loaded
+
+
+def cut(
+    wanted: Mapping[str, Request], rows: Mapping[str, Sequence[int]], size: int, encoders: tuple[str, ...]
+) -> Iterator[list[ExtractionJob]]:
+    """Yield the jobs of every shard.
+
+    Shards are cut by position in the source, so that requests for different images share the decoding.
+
+    Args:
+        wanted: Name of the variant -> request.
+        rows: Name of the variant -> its images.
+        size: Images per shard.
+        encoders: That take part.
+    """
+    shards: dict[int, dict[str, list[int]]] = {}
+    for name, indices in rows.items():
+        for row in sorted(set(indices)):
+            shards.setdefault(row // size, {}).setdefault(name, []).append(row)
+    for number in sorted(shards):
+        yield [
+            ExtractionJob(name, wanted[name].variant, tuple(part), encoders)
+            for name, part in shards[number].items()
+        ]
 
 
 @dataclass
@@ -191,22 +209,13 @@ class _Work:
     def missing(
         self, wanted: Mapping[str, Request], rows: Mapping[str, Sequence[int]], shard_size: int
     ) -> Iterator[list[ExtractionJob]]:
-        """Yield the jobs of every shard that the cache cannot serve completely.
-
-        Shards are cut by position in the source, so that requests for different images share the
-        decoding.
-        """
-        shards: dict[int, dict[str, list[int]]] = {}
-        for name, indices in rows.items():
-            for row in sorted(set(indices)):
-                shards.setdefault(row // shard_size, {}).setdefault(name, []).append(row)
-        for number in sorted(shards):
+        """Yield the jobs of every shard that the cache cannot serve completely."""
+        for shard in cut(wanted, rows, shard_size, tuple(self.encoders)):
             jobs = []
-            for name, part in shards[number].items():
-                job = ExtractionJob(name, wanted[name].variant, tuple(part), tuple(self.encoders))
+            for job in shard:
                 lacking = tuple(encoder for encoder in self.encoders if not self._cached(encoder, job))
                 if lacking:
-                    jobs.append(ExtractionJob(job.name, job.variant, job.rows, lacking))
+                    jobs.append(replace(job, encoders=lacking))
             if jobs:
                 yield jobs
 
@@ -256,51 +265,15 @@ class _Work:
         self.advance(len(job.rows))
 
     def _key(self, encoder: str, job: ExtractionJob) -> dict[str, Any]:
-        record = self.encoders[encoder].record
-        digests = hashlib.sha256()
-        for row in job.rows:
-            digests.update(self.source.refs[row].digest.encode())
-        return {
-            "version": FEATURE_VERSION,
-            "decoder": [DECODE_VERSION, MAX_PIXELS, MAX_BYTES],
-            "libraries": _libraries(),
-            "encoder": record.digest,
-            "architecture": record.architecture,
-            "transform": record.transform.model_dump(mode="json"),
-            "geometry": asdict(self.encoders[encoder].geometry),
-            "pooling": record.pooling,
-            "dtype": record.dtype,
-            "device": str(getattr(self.encoders[encoder], "device", "cpu")),
-            "batch_size": at_once(self.encoders[encoder], self.batch_size),
-            "images": digests.hexdigest(),
-            "variant": job.name,
-            **plugin_key(self.encoders[encoder], self.source, job.variant),
-        }
+        return feature_key(self.source, self.encoders[encoder], job, self.batch_size)
 
 
-def plugin_key(*taking_part: Encoder | ImageSource | Variant | None) -> dict[str, list[str]]:
-    """Return what a cache key says of the plug-ins that encoders, images or a variant are from.
+def rows_of(request: Request, count: int) -> list[int]:
+    """Return the images that a request wants of ``count``.
 
-    Names and digests do not tell the versions of a plug-in's code apart. Without plug-ins nothing is added,
-    so that keys do not depend on what is merely installed.
+    Raises:
+        UsageError: One is outside the source.
     """
-    plugins = []
-    for each in taking_part:
-        plugins.append(plugin_of(each))
-        backend = getattr(getattr(each, "record", None), "backend", "")
-        scheme = str(getattr(each, "uri", "")).partition("://")[0]
-        plugins += [BACKENDS.plugin(backend), SOURCES.plugin(scheme)]
-    named = releases(*plugins)
-    return {"plug-ins": list(named)} if named else {}
-
-
-@lru_cache
-def _libraries() -> dict[str, str]:
-    """Return the versions of the libraries that decode, resize and encode."""
-    return {"pillow": version("pillow"), **encoding_libraries()}
-
-
-def _rows(request: Request, count: int) -> list[int]:
     rows = list(range(count)) if request.indices is None else [int(index) for index in request.indices]
     outside = next((row for row in rows if not 0 <= row < count), None)
     if outside is not None:

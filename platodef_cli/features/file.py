@@ -9,7 +9,7 @@ tools are read through the names of their tensors. Equal content gives equal byt
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -98,7 +98,7 @@ def save_features(target: str | Path | BinaryIO, tuples: FeatureTuples) -> None:
         UsageError: The tuples break the contract, or the path's folder does not exist.
         IncompleteError: The file cannot be written.
     """
-    _check("the features", tuples)
+    check_tuples("the features", tuples)
     tensors = {SOURCE_KEY: tuples.source.float()}
     tensors |= {REFERENCE_PREFIX + name: value.float() for name, value in tuples.references.items()}
     if tuples.labels is not None:
@@ -159,7 +159,7 @@ def load_features(
         raise UsageError(
             f"{name} has schema version {metadata[_MAJOR_KEY]}, this platodef reads {SCHEMA}; update platodef"
         )
-    keys = _reference_keys(name, found, metadata, source_key, reference_keys)
+    keys = reference_keys_of(name, found, metadata, source_key, reference_keys)
     for key in [source_key, *keys]:
         if key not in found:
             raise UsageError(f"{name} has no tensor {key!r}; it has: {_listed(found)}")
@@ -169,11 +169,11 @@ def load_features(
         labels=_integers(name, LABEL_KEY, found),
         variants=_integers(name, VARIANT_KEY, found),
         metadata=metadata,
-        ids=_ids(name, found, len(found[source_key])),
+        ids=ids_of(name, found, len(found[source_key])),
     )
     if len(tuples.references) != len(keys):
         raise UsageError(f"{name}: a reference is named twice among {', '.join(keys)}")
-    _check(name, tuples)
+    check_tuples(name, tuples)
     return tuples
 
 
@@ -209,13 +209,25 @@ def _read_stream(stream: BinaryIO, name: str) -> tuple[dict[str, Tensor], dict[s
     return found, dict(header.get("__metadata__") or {})
 
 
-def _reference_keys(
+def reference_keys_of(
     name: str,
-    found: Mapping[str, Tensor],
+    found: Collection[str],
     metadata: Mapping[str, str],
     source_key: str,
     chosen: Sequence[str] | None,
 ) -> list[str]:
+    """Return the names of the references' tensors, in their order.
+
+    Args:
+        name: Of the file, for messages.
+        found: Names of its tensors.
+        metadata: Its metadata.
+        source_key: Name of the suspect's tensor.
+        chosen: What the user chose, or None.
+
+    Raises:
+        UsageError: There is none.
+    """
     keys = (
         sorted(key for key in found if key.startswith(REFERENCE_PREFIX)) if chosen is None else list(chosen)
     )
@@ -247,7 +259,7 @@ def _integers(name: str, key: str, found: Mapping[str, Tensor]) -> Tensor | None
     return found[key].long()
 
 
-def _ids(name: str, found: Mapping[str, Tensor], rows: int) -> tuple[str, ...] | None:
+def ids_of(name: str, found: Mapping[str, Tensor], rows: int) -> tuple[str, ...] | None:
     """Return the image ids of a file; None where it has none, or another tool's tensor has that name."""
     tensor = found.get(IDS_KEY)
     if tensor is None or tensor.dtype != torch.uint8 or tensor.ndim != 1 or not len(tensor):
@@ -262,7 +274,7 @@ def _ids(name: str, found: Mapping[str, Tensor], rows: int) -> tuple[str, ...] |
     return tuple(ids)
 
 
-def _check(name: str, tuples: FeatureTuples) -> None:
+def check_tuples(name: str, tuples: FeatureTuples) -> None:
     """Check shapes, types and values.
 
     Raises:

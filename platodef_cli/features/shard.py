@@ -15,7 +15,7 @@ from platodef_cli.disk import DamagedError, canonical_json
 
 __all__ = ["canonical_json", "tensor_bytes", "tensors_digest", "to_bytes"]
 
-_TYPES = {
+TYPE_NAMES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -26,7 +26,7 @@ _TYPES = {
     torch.bool: "BOOL",
 }
 
-_WIDEST_FIRST = sorted(_TYPES, key=lambda dtype: (-dtype.itemsize, _TYPES[dtype]))
+WIDEST_FIRST = sorted(TYPE_NAMES, key=lambda dtype: (-dtype.itemsize, TYPE_NAMES[dtype]))
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -44,10 +44,10 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None =
         header["__metadata__"] = dict(sorted(metadata.items()))
     parts: list[bytes] = []
     end = 0
-    for name in sorted(tensors, key=lambda name: (_WIDEST_FIRST.index(tensors[name].dtype), name)):
+    for name in sorted(tensors, key=lambda name: (WIDEST_FIRST.index(tensors[name].dtype), name)):
         data = tensor_bytes(tensors[name])
         header[name] = {
-            "dtype": _TYPES[tensors[name].dtype],
+            "dtype": TYPE_NAMES[tensors[name].dtype],
             "shape": list(tensors[name].shape),
             "data_offsets": [end, end + len(data)],
         }

@@ -7,6 +7,48 @@ from platodef_cli.errors import Outcome as Outcome
 from platodef_cli.records.base import (
     Record as Record,
 )
+from platodef_cli.records.calibration import (
+    CalibratedEncoder as CalibratedEncoder,
+)
+from platodef_cli.records.calibration import (
+    Calibration as Calibration,
+)
+from platodef_cli.records.calibration import (
+    CalibrationSummary as CalibrationSummary,
+)
+from platodef_cli.records.calibration import (
+    DepartureRecord as DepartureRecord,
+)
+from platodef_cli.records.calibration import (
+    ErrorRateRecord as ErrorRateRecord,
+)
+from platodef_cli.records.context import (
+    CardRecord as CardRecord,
+)
+from platodef_cli.records.context import (
+    ContextRecord as ContextRecord,
+)
+from platodef_cli.records.context import (
+    FamilyRate as FamilyRate,
+)
+from platodef_cli.records.context import (
+    LayerChange as LayerChange,
+)
+from platodef_cli.records.context import (
+    LineageRecord as LineageRecord,
+)
+from platodef_cli.records.context import (
+    MeasuredQuality as MeasuredQuality,
+)
+from platodef_cli.records.context import (
+    QualityRecord as QualityRecord,
+)
+from platodef_cli.records.context import (
+    SignatureRecord as SignatureRecord,
+)
+from platodef_cli.records.context import (
+    TaxonomyRecord as TaxonomyRecord,
+)
 from platodef_cli.records.encoder import (
     TEXT_TOWER as TEXT_TOWER,
 )
@@ -84,6 +126,9 @@ from platodef_cli.records.probed import (
 )
 from platodef_cli.records.probed import (
     SearchRecord as SearchRecord,
+)
+from platodef_cli.records.probed import (
+    SliceRecord as SliceRecord,
 )
 from platodef_cli.records.report import (
     SCHEMA_VERSION as SCHEMA_VERSION,

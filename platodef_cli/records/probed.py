@@ -31,11 +31,41 @@ class ProbeRecord(Record):
     shift_gap: Metric | None = Field(
         None, description="shift minus the largest among the references (from 1.2)"
     )
+    lost: Metric | None = Field(
+        None, description="share of the clean variance that the suspect's features lose (from 1.2)"
+    )
+    control_lost: dict[str, float] = Field(
+        default_factory=dict, description="the same share for every reference (from 1.2)"
+    )
+    lost_gap: Metric | None = Field(
+        None, description="lost variance minus the largest among the references (from 1.2)"
+    )
+    detectable: Metric | None = Field(
+        None,
+        description="smallest share of images that an attack under this trigger must send to one place for "
+        "the audit's policy to accuse it with probability 0.9; no value where none is enough (from 1.2)",
+    )
     concentration: Metric | None = Field(None, description="largest share of one class (labels only)")
     concentration_class: str | None = None
     poisoned_accuracy: Metric | None = Field(None, description="PA without defence (labels only)")
     purified_accuracy: Metric | None = Field(None, description="PA of purified features (labels only)")
     suspicious: bool = Field(description="crossed the limits of the policy")
+
+
+class SliceRecord(Record):
+    """A group of the clean test images, and how many of them raise the alarm (from 1.2)."""
+
+    space: Literal["suspect", "references"] = Field(description="in whose features its images lie together")
+    count: int = Field(description="number of its images")
+    flagged: Metric = Field(description="share of its images over the threshold of the deciding detector")
+    elsewhere: float = Field(description="the same share of all other images")
+    control_flagged: dict[str, float] = Field(
+        description="the share with each reference in the suspect's place, predicted by the others"
+    )
+    p_value: float = Field(description="of both tests: concentrated there, and more than any reference")
+    q_value: float = Field(description="adjusted for all groups (Benjamini and Yekutieli)")
+    departs: bool = Field(description="the adjusted p-value is 0.05 or less")
+    images: tuple[str, ...] = Field(description="ids of images in it that raise the alarm, eight at most")
 
 
 class SearchRecord(Record):

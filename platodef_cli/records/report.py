@@ -4,6 +4,8 @@ from pydantic import Field
 
 from platodef_cli.errors import Outcome
 from platodef_cli.records.base import Record
+from platodef_cli.records.calibration import CalibrationSummary, ErrorRateRecord
+from platodef_cli.records.context import ContextRecord
 from platodef_cli.records.encoder import EncoderRecord, ImageSetRecord
 from platodef_cli.records.judged import BaselineRecord, Change, Finding, Reason, WaiverRecord
 from platodef_cli.records.measured import (
@@ -17,13 +19,13 @@ from platodef_cli.records.measured import (
     Threshold,
     Timing,
 )
-from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord
+from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord, SliceRecord
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "2.0"
 
 
 class AuditReport(Record):
-    """Report version 1.1; reports of version 1.0 can be read."""
+    """Report version 2.0; reports of versions 1.0 to 1.2 can be read, and are judged by the rules of then."""
 
     schema_version: str = SCHEMA_VERSION
     tool: str = "platodef"
@@ -35,6 +37,13 @@ class AuditReport(Record):
     findings: tuple[Finding, ...] = ()
     waivers: tuple[str, ...] = Field((), description="one line per waiver that was given")
     waiver_records: tuple[WaiverRecord, ...] = Field((), description="the same, to compute with (from 1.1)")
+    error_rate: ErrorRateRecord | None = Field(
+        None,
+        description="how usual the suspect is among clean encoders; null without a calibration (from 2.0)",
+    )
+    calibration: CalibrationSummary | None = Field(
+        None, description="what clean encoders do in such an audit (from 2.0)"
+    )
     baseline: BaselineRecord | None = Field(None, description="from 1.1")
     changes: tuple[Change, ...] = Field((), description="differences from the baseline (from 1.1)")
     deciding: str = Field("platonic", description="detector that the verdict uses (from 1.1)")
@@ -57,8 +66,14 @@ class AuditReport(Record):
     suspicious_images: tuple[SuspiciousImage, ...] = Field(
         (), description="clean images with the highest scores, highest first (from 1.1)"
     )
+    slices: tuple[SliceRecord, ...] = Field(
+        (), description="groups of the given images, the most suspicious ten (from 1.2)"
+    )
     alignment: tuple[AlignmentRecord, ...] = ()
     accuracy: tuple[ProbeAccuracy, ...] = ()
     histograms: tuple[Histogram, ...] = ()
     roc: tuple[RocCurve, ...] = Field((), description="ROC curves (from 1.1)")
+    context: ContextRecord | None = Field(
+        None, description="taxonomies, how good the test is, signature and lineage of the model"
+    )
     timing: Timing

@@ -19,6 +19,7 @@ REPORTS = Registry(
         "sarif": "platodef_cli.report.sarif:render",
         "junit": "platodef_cli.report.junit:render",
         "html": "platodef_cli.report.html:render",
+        "cyclonedx": "platodef_cli.report.cyclonedx:render",
     },
     group="platodef.report_formats",
     requires=("(report, options)",),

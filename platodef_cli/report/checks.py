@@ -94,6 +94,19 @@ CHECKS = (
         9.0,
     ),
     CheckDescription(
+        "signature",
+        "The publisher's signature does not vouch for the model",
+        "The policy asks for a signature (OpenSSF Model Signing) by a trusted signer, or the model has one "
+        "that does not fit its files. Do not load the files; get them and the key from their publisher.",
+        8.0,
+    ),
+    CheckDescription(
+        "lineage",
+        "What the model was made from",
+        "Its weights resemble those of a known encoder. Evidence of its origin, never an acquittal: a "
+        "planted backdoor often changes its parent little.",
+    ),
+    CheckDescription(
         "hub",
         "The model hub did not give a model or the images",
         "Network, authorisation or a missing repository. The encoder was not examined: run the audit again.",

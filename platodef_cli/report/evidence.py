@@ -210,3 +210,37 @@ def measurements(report: AuditReport) -> list[Section]:
     rest = [metric for metric in report.metrics if not is_validation(metric)]
     blocks: tuple[Block, ...] = _metric_grid(rest)
     return [Section("Guarantee and other measurements", "", blocks, key="measurements")]
+
+
+def slices(report: AuditReport, *, details: bool) -> list[Section]:
+    """Return the groups of the given images in which only the suspect departs; with details the next ones."""
+    chosen = [entry for entry in report.slices if entry.departs or details]
+    rows = tuple(
+        (
+            f"{entry.count} alike for the {entry.space}",
+            percent(entry.flagged.value),
+            percent(entry.elsewhere),
+            percent(max(entry.control_flagged.values(), default=None)),
+            f"{entry.q_value:.2g}",
+            ", ".join(entry.images[:2]) or "–",
+        )
+        for entry in chosen
+    )
+    columns = (
+        Column("images", numeric=False),
+        Column("flagged"),
+        Column("others"),
+        Column("refs"),
+        Column("q"),
+        Column("among them", numeric=False),
+    )
+    alarms = frozenset(row for row, entry in enumerate(chosen) if entry.departs)
+    return [
+        Section(
+            "Groups of your images",
+            "flagged: share over the threshold in the group, and among the other images; refs: the largest "
+            "share with a reference in the suspect's place; q: p-value adjusted for all groups.",
+            (Grid(columns, rows, alarms),) if rows else (),
+            key="slices",
+        )
+    ]

@@ -50,13 +50,13 @@ def share_above(counts: Sequence[int], edges: Sequence[float], threshold: float)
     return above / max(1, sum(counts))
 
 
-def _panel(columns: Sequence[float], marker: int | None) -> list[str]:
+def _panel(columns: Sequence[float], marker: int | None, height: int) -> list[str]:
     """Draw one group, tallest column full height; an empty cell at the threshold shows a line."""
     top = max(columns) or 1.0
     # A column that holds anything at all shows at least the lowest block.
-    eighths = [max(1, round(8 * _PANEL_HEIGHT * value / top)) if value else 0 for value in columns]
+    eighths = [max(1, round(8 * height * value / top)) if value else 0 for value in columns]
     rows = []
-    for row in reversed(range(_PANEL_HEIGHT)):
+    for row in reversed(range(height)):
         cells = [_LEVELS[min(8, max(0, level - 8 * row))] for level in eighths]
         if marker is not None and cells[marker] == " ":
             cells[marker] = "┊"
@@ -81,8 +81,8 @@ def _axis(edges: Sequence[float], width: int, marker: int | None, threshold: flo
     return ["".join(line), f"{low} {middle} {high}"]
 
 
-def draw(histogram: Histogram, width: int) -> list[str]:
-    """Return the lines of the drawing, each at most ``width`` columns.
+def draw(histogram: Histogram, width: int, height: int = _PANEL_HEIGHT) -> list[str]:
+    """Return the lines of the drawing, each at most ``width`` columns, every group ``height`` lines high.
 
     Every group is scaled to its own peak, so that groups of different size can be compared by shape
     and place; the number of samples and the share over the threshold stand beside its name.
@@ -105,5 +105,5 @@ def draw(histogram: Histogram, width: int) -> list[str]:
         if threshold is not None:
             note += f", {percent(share_above(counts, edges, threshold))} over the threshold"
         lines.append(f"{group} ({note})")
-        lines += _panel(_columns(counts, width), marker)
+        lines += _panel(_columns(counts, width), marker, height)
     return lines + _axis(edges, columns_used, marker, threshold)

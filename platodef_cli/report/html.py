@@ -13,9 +13,9 @@ from platodef_cli.report.probes import detection
 from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections, target_name, verdict_line
 
 _ORDER = (
-    "baseline", "found", "histogram", "roc", "triggers", "controls", "search", "suspicious", "accuracy",
-    "heads", "thresholds", "alignment", "measurements", "", "findings", "warnings", "not-examined", "meaning",
-    "identity", "policy", "provenance",
+    "baseline", "error-rate", "found", "histogram", "roc", "triggers", "controls", "search", "slices",
+    "suspicious", "accuracy", "heads", "thresholds", "alignment", "measurements", "", "findings", "origin",
+    "quality", "taxonomies", "warnings", "not-examined", "meaning", "identity", "policy", "provenance",
 )  # fmt: skip
 _ILLUSTRATED: Mapping[str, Callable[[AuditReport], Html]] = {
     "triggers": illustrations.battery,

@@ -12,9 +12,10 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 from platodef_cli.errors import EXIT_FAIL, EXIT_PASS
-from platodef_cli.records import AuditReport, Outcome
+from platodef_cli.records import AuditReport, ContextRecord, Outcome
 from platodef_cli.report.escaping import plain
 from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.quality import in_one_line
 from platodef_cli.report.view import reasons, target_name
 
 _Status = Literal["failure", "error", "skipped"]
@@ -72,11 +73,24 @@ def _properties(report: AuditReport, target: str) -> ET.Element:
         "policy": str(report.policy.get("name", "default")),
         "seed": str(report.seed),
         "tool_version": report.tool_version,
+        **({} if report.context is None else _context(report.context)),
     }
     element = ET.Element("properties")
     for name, value in values.items():
-        ET.SubElement(element, "property", name=name, value=plain(value, 1000))
+        ET.SubElement(element, "property", name=plain(name, 150), value=plain(value, 1000))
     return element
+
+
+def _context(context: ContextRecord) -> dict[str, str]:
+    """Return what tells how much a result is worth, as properties."""
+    values = {f"taxonomy:{name}": " ".join(taxa) for name, taxa in context.taxonomy.entries.items()}
+    for quality in context.quality.measured:
+        values[f"test_quality:{quality.benchmark}"] = in_one_line(quality)
+    if context.quality.not_measured:
+        values["test_quality:not_measured"] = "; ".join(context.quality.not_measured)
+    if context.signature is not None:
+        values["signature"] = context.signature.status
+    return values
 
 
 def _timestamp(stamp: str) -> dict[str, str]:

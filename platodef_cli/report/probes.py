@@ -66,10 +66,12 @@ def _probe_grids(
         ),
         alarms,
     )
-    return detection, _effect_grid(names, [probe for probe, _ in chosen], alarms)
+    return detection, _effect_grid(names, [probe for probe, _ in chosen], alarms, details=details)
 
 
-def _effect_grid(names: Sequence[str], probes: Sequence[ProbeRecord], alarms: frozenset[int]) -> Grid:
+def _effect_grid(
+    names: Sequence[str], probes: Sequence[ProbeRecord], alarms: frozenset[int], *, details: bool
+) -> Grid:
     """What the changes do to the features themselves; the columns about labels only where there are any."""
     labelled = any(probe.concentration is not None for probe in probes)
     columns = [
@@ -78,6 +80,9 @@ def _effect_grid(names: Sequence[str], probes: Sequence[ProbeRecord], alarms: fr
         Column("collapse"),
         Column("refs"),
     ]
+    powered = details and any(probe.detectable is not None for probe in probes)
+    if powered:
+        columns.append(Column("found from"))
     if labelled:
         columns += [Column("one class"), Column("PA"), Column("purified")]
     rows = []
@@ -88,6 +93,8 @@ def _effect_grid(names: Sequence[str], probes: Sequence[ProbeRecord], alarms: fr
             number(probe.collapse.value),
             number(max(probe.control_collapse.values(), default=None)),
         ]
+        if powered:
+            row.append("–" if probe.detectable is None else percent(probe.detectable.value))
         if labelled:
             share = "–" if probe.concentration is None else percent(probe.concentration.value)
             row += [
@@ -111,6 +118,11 @@ def detection(report: AuditReport, *, details: bool) -> list[Section]:
         "shift: distance moved, in clean standard deviations. collapse: mean pairwise cosine of the "
         "changed features, 0 when clean. refs: the largest collapse among the references."
     )
+    if details and any(probe.detectable is not None for probe in report.probes):
+        legend += (
+            " found from: the smallest share of images that an attack under this trigger must send to one "
+            "place to be accused with probability 0.9."
+        )
     if any(probe.concentration is not None for probe in report.probes):
         legend += " one class: share of images sent to it. PA: accuracy on changed images, then purified."
     triggers = _probe_grids([*by_kind["found"], *by_kind["trigger"]], detectors, details=details)

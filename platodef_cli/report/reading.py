@@ -38,9 +38,9 @@ def read_report(path: Path) -> "AuditReport":
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"{path} is not a platodef report of version 1: {where}: {first['msg']}") from error
+        raise UsageError(f"{path} is not a platodef report: {where}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not a platodef report of version 1: the file: {error}") from error
+        raise UsageError(f"{path} is not a platodef report: the file: {error}") from error
     if report.exit_code != EXIT_CODES[report.verdict]:
         raise UsageError(
             f"{path} is damaged: its verdict {report.verdict!r} does not go with its exit code "

@@ -16,6 +16,8 @@ from platodef_cli.report.checks import CHECKS, LEVELS, CheckDescription, check_o
 from platodef_cli.report.escaping import plain
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.json import dumps
+from platodef_cli.report.taxonomies import OF_CHECK, TAXA, TAXONOMIES, taxa_of
+from platodef_cli.report.taxonomies import VERSION as TAXONOMY_VERSION
 from platodef_cli.report.view import ReasonLine, reasons, target_name
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -46,7 +48,55 @@ def _descriptor(rule: CheckDescription) -> dict[str, Any]:
         "help": {"text": rule.meaning, "markdown": f"**{rule.title}.** {rule.meaning}"},
         "defaultConfiguration": {"level": "error" if (rule.severity or 0) >= 7 else "warning"},
         "properties": properties,
+        **({"relationships": relations} if (relations := _relations(rule)) else {}),
     }
+
+
+def _relations(rule: CheckDescription) -> list[dict[str, Any]]:
+    """Return where a rule stands in the taxonomies of the run."""
+    return [
+        {
+            "target": {"id": entry, "toolComponent": _component(TAXA[entry].scheme)},
+            "kinds": ["relevant"],
+        }
+        for entry in OF_CHECK.get(rule.id, ())
+    ]
+
+
+def _component(scheme: str) -> dict[str, Any]:
+    index = next(place for place, taxonomy in enumerate(TAXONOMIES) if taxonomy.name == scheme)
+    return {"name": scheme, "index": index}
+
+
+def _taxonomies() -> list[dict[str, Any]]:
+    """Return the public taxonomies with the entries that rules refer to."""
+    return [
+        {
+            "name": taxonomy.name,
+            "organization": taxonomy.organization,
+            "version": taxonomy.release,
+            "informationUri": taxonomy.uri,
+            "isComprehensive": False,
+            "taxa": [
+                {
+                    "id": taxon.id,
+                    "name": taxon.name,
+                    "helpUri": taxon.uri,
+                    "shortDescription": {"text": taxon.name},
+                }
+                for taxon in TAXA.values()
+                if taxon.scheme == taxonomy.name
+            ],
+        }
+        for taxonomy in TAXONOMIES
+    ]
+
+
+def _taxa(name: str, message: str) -> list[dict[str, Any]]:
+    """Return the entries of a result."""
+    return [
+        {"id": entry, "toolComponent": _component(TAXA[entry].scheme)} for entry in taxa_of(name, message)
+    ]
 
 
 def _location(report: AuditReport, anchor: str) -> dict[str, Any]:
@@ -92,6 +142,9 @@ def _results(report: AuditReport, anchor: str) -> list[dict[str, Any]]:
             "partialFingerprints": {"primaryLocationLineHash": f"{_fingerprint(report, name)}:{seen[name]}"},
             "properties": {"check": plain(name, 100)},
         }
+        taxa = _taxa(name, text)
+        if taxa:
+            result["taxa"] = taxa
         if suppression is not None:
             result["suppressions"] = [suppression]
         results.append(result)
@@ -159,6 +212,8 @@ def _properties(report: AuditReport) -> dict[str, Any]:
         "passed": [plain(reason.id, 100) for reason in report.reasons if reason.outcome == "pass"],
         "notExamined": [plain(entry, 500) for entry in report.not_examined],
         "reportSchemaVersion": plain(report.schema_version, 20),
+        "taxonomyVersion": TAXONOMY_VERSION,
+        "testQuality": None if report.context is None else report.context.quality.model_dump(mode="json"),
     }
 
 
@@ -171,8 +226,10 @@ def render(report: AuditReport, options: RenderOptions) -> str:
                 "name": "platodef",
                 "version": plain(report.tool_version, 50),
                 "rules": [_descriptor(rule) for rule in CHECKS],
+                "supportedTaxonomies": [_component(taxonomy.name) for taxonomy in TAXONOMIES],
             }
         },
+        "taxonomies": _taxonomies(),
         "automationDetails": {"id": f"platodef/{category}/"},
         "originalUriBaseIds": {"%SRCROOT%": {"description": {"text": "root of the repository"}}},
         "invocations": [_invocation(report)],

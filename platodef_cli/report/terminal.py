@@ -13,6 +13,7 @@ from platodef_cli.records import AuditReport
 from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTable, Section
 from platodef_cli.report.escaping import ascii_only, plain, wrap
 from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.screen import audited, screen, short_reasons
 from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections, target_name, verdict_line
 
 _INDENT = 2
@@ -21,16 +22,20 @@ _NARROWEST = 8
 _COLORS = {"pass": "bold green", "fail": "bold red", "warn": "bold yellow"}
 
 
-def _banner(report: AuditReport) -> Panel:
+def _banner(report: AuditReport, *, details: bool) -> Panel:
     style = _COLORS[STYLES[report.verdict]]
-    lines = [Text(f"{verdict_line(report)}  {headline(report)}", style=style), Text()]
+    lines = [Text(f"{verdict_line(report)}  {headline(report)}", style=style)]
+    lines.append(Text() if details else Text(plain(audited(report), 200), style="dim"))
     grid = Table.grid(padding=(0, 1))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for reason in reasons(report):
+    shown, rest = (reasons(report), "") if details else short_reasons(report)
+    for reason in shown:
         text = Text(plain(reason.text))
         text.append(f" [{plain(reason.id, 60)}]", style="dim")
         grid.add_row(Text(MARKS[reason.outcome], style=_COLORS[STYLES[reason.outcome]]), text)
+    if rest:
+        grid.add_row(Text(" "), Text(plain(rest), style="dim"))
     title = Text(f" {plain(target_name(report), 50)} ")
     return Panel(Group(*lines, grid), box=box.HEAVY, title=title, title_align="left", padding=(0, 1))
 
@@ -124,8 +129,12 @@ def render(report: AuditReport, options: RenderOptions) -> str:
         highlight=False,
     )
     inner = options.width - _INDENT
-    console.print(_banner(report))
-    for section in sections(report, width=inner, details=options.details):
+    console.print(_banner(report, details=options.details))
+    if options.details:
+        parts = sections(report, width=inner, details=True)
+    else:
+        parts = [section for section in screen(report, width=inner - _INDENT) if section.blocks]
+    for section in parts:
         console.print(_section(section, inner))
     lines = (line.rstrip() for line in stream.getvalue().splitlines())
     text = "\n".join(lines) + "\n"

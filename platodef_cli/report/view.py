@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from platodef_cli.records import TEXT_TOWER, AuditReport, ImageSetRecord, Outcome
-from platodef_cli.report import evidence, probes
+from platodef_cli.report import context, evidence, probes
 from platodef_cli.report.blocks import Bullets, KeyValueTable, Section
 from platodef_cli.report.numbers import compact, size
 
@@ -161,6 +161,37 @@ def changes(report: AuditReport) -> list[Section]:
     ]
 
 
+def calibrated(report: AuditReport) -> list[Section]:
+    """Return how often clean encoders depart as far, or that the report does not know it."""
+    if report.target is None or not (report.probes or report.searches):
+        return []
+    rate = report.error_rate
+    if rate is None:
+        text = (
+            f"Not known: this report (schema {report.schema_version}) holds no calibration. The limits alone "
+            "decide, and how often they fail clean encoders is not stated."
+        )
+        return [Section("False alarms", "", (Bullets((text,)),), key="error-rate")]
+    pairs = [("alpha", compact(rate.alpha)), ("clean lineages", str(rate.lineages))]
+    if rate.p_value is not None:
+        pairs.insert(0, ("p-value", f"{rate.p_value:.3f}"))
+    if rate.departure is not None:
+        pairs.append(("largest departure", f"{rate.departure.value:.2f} ({rate.departure.test})"))
+    if report.calibration is not None:
+        alarms = report.calibration.alarms
+        if alarms.value is not None and alarms.interval is not None:
+            ends = f"{alarms.interval.low:.3f}, {alarms.interval.high:.3f}"
+            pairs.append(("lineages failed by the limits", f"{alarms.value:.3f} [{ends}]"))
+    return [
+        Section(
+            "False alarms",
+            "",
+            (KeyValueTable((*pairs, ("in words", rate.statement))),),
+            key="error-rate",
+        )
+    ]
+
+
 def _images(images: ImageSetRecord | None) -> list[tuple[str, str]]:
     if images is None:
         return [("images", "not read")]
@@ -173,7 +204,9 @@ def _images(images: ImageSetRecord | None) -> list[tuple[str, str]]:
 
 
 def _closing(report: AuditReport, *, details: bool) -> list[Section]:
-    sections = []
+    sections = [*context.origin(report)]
+    if details:
+        sections += [*context.taxonomies(report), *context.quality(report)]
     if report.policy and details:
         limits = tuple(
             (name, compact(value) if isinstance(value, float) else str(value))
@@ -221,10 +254,12 @@ def sections(report: AuditReport, *, width: int, details: bool) -> list[Section]
     parts = [
         identity(report),
         *changes(report),
+        *calibrated(report),
         *probes.detection(report, details=details),
         *evidence.heads(report),
         *evidence.histograms(report, width=width),
         *evidence.searches(report),
+        *evidence.slices(report, details=details),
         *evidence.accuracy(report),
         *evidence.alignment(report),
         *evidence.measurements(report),

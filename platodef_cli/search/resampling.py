@@ -31,6 +31,18 @@ def collapse_draws(standardised: Tensor) -> Tensor:
     return torch.where(pairs > 0, (sums - copies) / pairs.clamp_min(1.0), torch.zeros_like(sums))
 
 
+def variance_draws(standardised: Tensor) -> Tensor:
+    """Return resampled total variances of features ``[n, D]``, float64 ``[DRAWS]``, on the same draws.
+
+    The mean of a draw is its own. Copies make the variance smaller by ``1 / n``, which is given back.
+    """
+    features = standardised.double()
+    count = len(features)
+    weights = resampling_weights(count) / count
+    squares = weights @ features.square().sum(dim=1)
+    return (squares - (weights @ features).square().sum(dim=1)).clamp_min(0) * count / max(count - 1, 1)
+
+
 def mean_draws(values: Tensor) -> Tensor:
     """Return resampled means of one number per image, ``[n]`` -> float64 ``[DRAWS]``, on the same draws."""
     return resampling_weights(len(values)) @ values.double() / len(values)

@@ -63,7 +63,9 @@ class EncoderSearch:
         changed = _changed(self.encoder, variant, self._held)
         found = effect(statistics, clean, changed)
         resampled = collapse_draws(statistics.standardise(changed))
-        error = SearchError.of(reached or [found.collapse], spread_of(kind.name))
+        error = SearchError.of(
+            reached or [found.collapse], spread_of(kind.name, min(self._pixels.shape[-2:]))
+        )
         # seven digits are what the features carry, and the cache is read back as text
         draws = [round(draw, 7) for draw in error.added_to(resampled, variant.name).tolist()]
         return SearchResult(variant, words, steps, found, tuple(draws), len(self._held))

@@ -25,6 +25,7 @@ class UniversalSearch(SearchKind):
     name = "universal"
     trigger = AdditiveTrigger
     collapse_limits = (0.25, 0.75)
+    version = 2
     limits_meaning = "the same for a searched universal change, per norm of the search"
 
     budgets: tuple[float, ...] = (4.0, 8.0)

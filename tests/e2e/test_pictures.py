@@ -20,7 +20,7 @@ def run(script: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]
 
 def test_the_picture_of_a_report_shows_its_verdict_and_fetches_nothing(tmp_path: Path) -> None:
     picture = tmp_path / "report.svg"
-    done = run("draw_report.py", ROOT / "tests" / "golden" / "report_v1.json", picture)
+    done = run("draw_report.py", ROOT / "tests" / "golden" / "report_v2.json", picture)
     assert done.returncode == 0, done.stderr
     text = picture.read_text().replace("&#160;", " ")
     assert "FAIL (1)" in text
@@ -31,7 +31,7 @@ def test_the_picture_of_a_report_shows_its_verdict_and_fetches_nothing(tmp_path:
 
 def test_the_page_of_a_report_is_the_one_that_the_command_writes(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    report = ROOT / "tests" / "golden" / "report_v1.json"
+    report = ROOT / "tests" / "golden" / "report_v2.json"
     done = run("draw_report.py", report, page)
     assert done.returncode == 0, done.stderr
     command = [
@@ -52,7 +52,7 @@ def test_a_photograph_of_the_page(tmp_path: Path) -> None:
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))):
         pytest.skip("no Chromium or Chrome on the PATH")
     picture = tmp_path / "report.png"
-    done = run("draw_report.py", ROOT / "tests" / "golden" / "report_v1.json", picture)
+    done = run("draw_report.py", ROOT / "tests" / "golden" / "report_v2.json", picture)
     assert done.returncode == 0, done.stderr
     with Image.open(picture) as image:
         assert image.size == (1120, 1200)
@@ -61,7 +61,7 @@ def test_a_photograph_of_the_page(tmp_path: Path) -> None:
 
 
 def test_other_names_are_refused(tmp_path: Path) -> None:
-    done = run("draw_report.py", ROOT / "tests" / "golden" / "report_v1.json", tmp_path / "report.gif")
+    done = run("draw_report.py", ROOT / "tests" / "golden" / "report_v2.json", tmp_path / "report.gif")
     assert done.returncode == 2
     assert "end the name in one of .svg, .html, .png" in done.stderr
 

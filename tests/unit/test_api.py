@@ -18,8 +18,9 @@ from tests.unit.cli.calls import python
 from tests.unit.test_registry import install
 
 PUBLIC = {
-    "AuditReport", "HubError", "IncompleteError", "InconclusiveError", "PlatodefError", "Policy", "Preflight",
-    "RefusedError", "UsageError", "__version__", "audit", "preflight", "read_report", "render",
+    "AuditReport", "Guard", "GuardTransformer", "HubError", "IncompleteError", "InconclusiveError",
+    "PlatodefError", "Policy", "Preflight", "RefusedError", "UsageError", "__version__",
+    "audit", "preflight", "read_report", "render",
 }  # fmt: skip
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -37,6 +38,7 @@ def test_importing_is_light_and_audit_can_be_called_in_any_order() -> None:
         "import sys\n"
         "import platodef_cli\n"
         "heavy = {'torch', 'transformers', 'pydantic', 'timm', 'datasets', 'matplotlib', 'rich'}\n"
+        "heavy |= {'sklearn', 'scipy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
         "from platodef_cli import AuditReport, PlatodefError, Policy, audit, preflight, read_report, render\n"
         "assert callable(audit)\n"
@@ -77,8 +79,9 @@ def test_every_argument_reaches_the_audit(
         "detectors": ["knn", "decree"], "false_positive_rate": 0.1, "max_broken_share": 0.2,
         "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,
         "plugins": ["mine"], "pooling": ["mean"], "follow_links": True, "search_precision": "float32",
-        "search_controls": "all", "preset": "closed", "captions": None,
-        "caption_column": "text", "templates": "photo", "captioner": "org/name", "recaption": True,
+        "search_controls": "all", "precision": "float32", "sample": 300, "searches": ["patch"],
+        "budget": "30m", "preset": "closed", "captions": None, "caption_column": "text",
+        "templates": "photo", "captioner": "org/name", "recaption": True,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report
@@ -121,7 +124,7 @@ def test_preflight_is_that_of_the_command(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_reading_and_rendering(tmp_path: Path) -> None:
-    report = platodef_cli.read_report(GOLDEN / "report_v1.json")
+    report = platodef_cli.read_report(GOLDEN / "report_v2.json")
     path = tmp_path / "again.json"
     path.write_text(platodef_cli.render(report, "json"))
     assert platodef_cli.read_report(path) == report

@@ -37,7 +37,7 @@ def refuse_inside(path: Path, models: Sequence[str], what: str) -> None:
             )
 
 
-def read_toml(path: Path, what: str) -> dict[str, Any]:
+def read_toml(path: Path, what: str, most: int = _MAX_BYTES) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
@@ -45,8 +45,8 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         with explaining(f"cannot read {what} {path}"):
-            if path.stat().st_size > _MAX_BYTES:
-                raise UsageError(f"{what} {path} is larger than 1 MiB; check the path")
+            if path.stat().st_size > most:
+                raise UsageError(f"{what} {path} is larger than {most >> 20} MiB; check the path")
             content = path.read_bytes()
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -11,6 +11,8 @@ from platodef_cli.plugins import recording
 from platodef_cli.search import SEARCH_KINDS
 
 _SEARCH = "search_limits"
+_LATER = ("require_signature", "trusted_signers")
+"""Keys that earlier reports lack, so that they are named only where they are used."""
 ADDED_LIMIT = re.compile(r"[a-z0-9][a-z0-9_]*_collapse_\d{1,4}")
 """Limit of a kind of search in a report, with its number; other keys can look like this too."""
 
@@ -45,6 +47,10 @@ class Policy:
         0.45, "... the change collapses the features to this mean pairwise cosine or more"
     )
     battery_gap: float = _key(0.25, "... and by this much more than every reference and every benign control")
+    battery_lost: float = _key(
+        0.75, "... or it takes this share of their variance, as for a target that is no image"
+    )
+    battery_lost_gap: float = _key(0.40, "... and by this much more than from every reference")
     battery_shift: float = _key(
         1.10, "... it moves the features by this many clean root variances (to another image: 1.41)"
     )
@@ -64,7 +70,14 @@ class Policy:
     alignment_p: float = _key(0.05, "largest p-value of the CKNNA with the best reference, else inconclusive")
     min_test: int = _key(100, "fewest clean test images for an answer")
     min_calibration: int = _key(60, "fewest calibration images for an answer")
+    alpha: float = _key(
+        0.01, "share of clean encoders that may fail: a failure needs a p-value of this or less, once known"
+    )
     fail_if: tuple[str, ...] = _key((), "further rules, e.g. 'poisoned-accuracy < 0.5'")
+    require_signature: bool = _key(False, "refuse models without a signature by one of trusted_signers")
+    trusted_signers: tuple[str, ...] = _key(
+        (), "who may sign: 'key:FILE.pem', 'certificate:ROOTS.pem', 'sigstore:IDENTITY ISSUER [TRUST.json]'"
+    )
 
     if TYPE_CHECKING:  # type checkers shall go on to see errors in the names of the fields
 
@@ -75,6 +88,8 @@ class Policy:
             auroc: float = ...,
             battery_collapse: float = ...,
             battery_gap: float = ...,
+            battery_lost: float = ...,
+            battery_lost_gap: float = ...,
             battery_shift: float = ...,
             battery_shift_gap: float = ...,
             search_gap: float = ...,
@@ -83,7 +98,10 @@ class Policy:
             alignment_p: float = ...,
             min_test: int = ...,
             min_calibration: int = ...,
+            alpha: float = ...,
             fail_if: tuple[str, ...] = ...,
+            require_signature: bool = ...,
+            trusted_signers: tuple[str, ...] = ...,
             **search_limits: tuple[float, ...],
         ) -> None: ...
 
@@ -139,6 +157,8 @@ class Policy:
             values.update(value if entry.name == _SEARCH else {entry.name: value})
         flat: dict[str, float | int | str | bool] = {}
         for name, value in values.items():
+            if name in _LATER and not value:
+                continue
             if isinstance(value, tuple):
                 flat.update({f"{name}_{number}": entry for number, entry in enumerate(value, start=1)})
             else:
@@ -208,6 +228,8 @@ def _fill(policy: Policy, searches: Mapping[str, tuple[float, ...]], values: Map
     for name in own:
         # as the constructor of a frozen dataclass does it
         object.__setattr__(policy, name, searched if name == _SEARCH else keys[name])
+    if not 0 < policy.alpha < 1:
+        raise UsageError(f"policy {policy.name!r}: alpha is {policy.alpha}; give above 0 and below 1")
     # scores are collapse / limit and distance / gap
     for name, limits in (*searched, ("search_gap", (policy.search_gap,))):
         if not all(0 < limit <= 1 for limit in limits):

@@ -22,6 +22,8 @@ def checked_value(where: str, name: str, value: Any, default: Any, text: bool) -
     from pydantic import TypeAdapter, ValidationError
 
     kind, wanted = _accepted(default, strict=not text)
+    if name == "trusted_signers":
+        wanted = "a list of signers such as 'key:publisher.pem'"
     given = value
     if text and isinstance(default, tuple):
         given = [part.strip() for part in str(value).split(",") if part.strip()]
@@ -48,6 +50,8 @@ def _accepted(default: object, *, strict: bool) -> tuple[Any, str]:
     word = Annotated[str, Field(pattern=r"\S", strict=True)]
     if isinstance(default, str):
         return word, "a name"
+    if isinstance(default, bool):
+        return Annotated[bool, Field(strict=strict)], "true or false"
     if isinstance(default, int):
         return Annotated[int, Field(ge=1, strict=strict)], "a whole number from 1 on"
     if isinstance(default, float):

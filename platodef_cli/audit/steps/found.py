@@ -57,6 +57,7 @@ def try_found(state: AuditState, results: Sequence[SearchResult], indicators: In
         state.statistics,
         state.defences,
         state.labelled,
+        state.config.limits,
         kind="found",
         progress=state.recorder,
     )

@@ -10,7 +10,7 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
 from platodef_cli.audit.steps.samples import Features
 from platodef_cli.features.cache import FeatureCache
-from platodef_cli.features.extract import plugin_key
+from platodef_cli.features.keys import plugin_key
 from platodef_cli.heads.card import HeadCard
 from platodef_cli.heads.config import preset, preset_name
 from platodef_cli.heads.fit import fit_heads

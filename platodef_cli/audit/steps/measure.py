@@ -11,6 +11,7 @@ from platodef_cli.audit.steps.encoder_level import encoder_statistics
 from platodef_cli.audit.steps.found import FoundTriggers
 from platodef_cli.audit.steps.pictures import suspicious_images
 from platodef_cli.audit.steps.scoring import Scored
+from platodef_cli.audit.steps.slices import find_slices
 from platodef_cli.audit.verdict.indicators import Indicators
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.metrics.alignment import alignment_records, alignment_share
@@ -24,6 +25,7 @@ from platodef_cli.records import (
     ProbeAccuracy,
     ProbeRecord,
     RocCurve,
+    SliceRecord,
     SuspiciousImage,
 )
 
@@ -39,6 +41,7 @@ class OtherMeasurements:
         alignment: CKA and CKNNA of every pair of encoders.
         histograms: Of the energy and the deciding detector.
         roc: ROC curves of every detector.
+        slices: Groups of clean images.
         suspicious_images: Clean images with the highest scores.
         accuracy: Accuracies under the worst trigger, where there are labels.
         not_applicable: Detector that was asked for -> why it does not apply.
@@ -48,6 +51,7 @@ class OtherMeasurements:
     alignment: tuple[AlignmentRecord, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
+    slices: tuple[SliceRecord, ...]
     suspicious_images: tuple[SuspiciousImage, ...]
     accuracy: tuple[ProbeAccuracy, ...]
     not_applicable: Mapping[str, str]
@@ -88,6 +92,7 @@ def measure_others(
         alignment=alignment.pairs,
         histograms=histograms_of(state, wrong, worst, scored),
         roc=roc_curves(state, wrong, worst, scored),
+        slices=find_slices(state),
         suspicious_images=suspicious_images(state),
         accuracy=accuracies(state, worst, changed, scored, rows),
         not_applicable=not_applicable,

@@ -29,7 +29,7 @@ def prepare(
         InconclusiveError: There are too few usable images.
         PlatodefError: An encoder or the images fail.
     """
-    parts = split(len(inputs.images.refs), config.seed)
+    parts = split(len(inputs.images.refs), config.seed, config.sample)
     with recorder.timed("extract"):
         features = _extracted(parts, config, inputs, cache, recorder)
     with recorder.timed("heads"):
@@ -69,9 +69,8 @@ def _extracted(
 ) -> Features:
     """Return the features of the clean images, and of the probed ones under every change of the battery."""
     roles = (parts.fit, parts.calibration, parts.test)
-    items, probed = battery(config.battery, config.plugins), parts.test[: config.probe_images]
-    requests = [Request(None), *(Request(item.variant, probed) for item in items)]
-    extraction = extract_variants(inputs, requests, config, cache, recorder)
+    items = battery(config.battery, config.plugins)
+    extraction = extract_variants(inputs, requests_of(config, parts), config, cache, recorder)
     pictures = None
     if wants_images(config):
         pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, items)
@@ -87,6 +86,13 @@ def _extracted(
     counts = [len(usable.intersection(rows)) for rows in roles]
     check_count(counts, config, ready_heads=inputs.head is not None, usable=True)
     return features
+
+
+def requests_of(config: AuditConfig, parts: Split) -> list[Request]:
+    """Return the requests for the clean images, and for the probed ones under every change of the battery."""
+    probed = parts.test[: config.probe_images]
+    changed = (Request(item.variant, probed) for item in battery(config.battery, config.plugins))
+    return [Request(None, parts.rows), *changed]
 
 
 def extract_variants(

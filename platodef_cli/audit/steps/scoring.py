@@ -68,6 +68,11 @@ class Scored:
     scores: Mapping[str, Tensor]
     flags: Tensor
 
+    def where(self, rows: Tensor, others: "Scored", detector: str) -> "Scored":
+        """Return one detector's scores, those of ``others`` in some rows (boolean ``[N]``)."""
+        scores = torch.where(rows, others.scores[detector], self.scores[detector])
+        return Scored({detector: scores}, torch.where(rows, others.flags, self.flags))
+
     @property
     def flagged(self) -> Metric:
         """The share of tuples over the threshold of the deciding detector."""

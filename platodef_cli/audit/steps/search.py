@@ -19,7 +19,7 @@ from platodef_cli.audit.steps.search_store import SearchStore
 from platodef_cli.audit.verdict.rules import compares_with_references
 from platodef_cli.audit.verdict.search import need_controls
 from platodef_cli.encoders.interface import Encoder
-from platodef_cli.errors import IncompleteError
+from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.progress import Progress, Task
@@ -84,30 +84,62 @@ def run_search(
         threads: Of all encoders together.
 
     Returns:
-        Encoder -> place of a search -> what it found; the suspect has every place.
+        Encoder -> place of a search -> what it found; the suspect has every place that was asked for.
     """
-    # its intervals shrink like those of the battery where more images are probed
-    held_out = max(SearchConfig.held_out, SearchConfig.held_out * config.probe_images // PROBE_IMAGES)
-    settings = SearchConfig(default_searches(config.plugins), held_out=held_out)
-    broken = {name for name, _ in inputs.images.skipped}
-    wanted = settings.pool + settings.held_out
-    # fit images: nothing that the search of the suspect saw may test its result
-    fit = {REFERENCE_SEED: split(len(inputs.images.refs), REFERENCE_SEED).fit, config.seed: parts.fit}
-    rows = {
-        seed: tuple(row for row in order if inputs.images.refs[row].id not in broken)[:wanted]
-        for seed, order in fit.items()
-    }
+    settings = settings_of(config)
+    rows = rows_of(inputs, parts, config, settings)
     store = SearchStore(cache, config, settings, inputs.images, rows)
     suspect = inputs.suspect.record.name
     seeds = {name: config.seed if name == suspect else REFERENCE_SEED for name in inputs.encoders}
     searches = _Searches(inputs, settings, rows, seeds, store, progress, threads)
-    needed = list(range(len(settings.searches())))
+    needed = chosen(config, settings)
     results = searches.of([suspect], needed)
     if config.search_controls == "needed" and not compares_with_references(config.limits):
-        needed = need_controls(search_records(results, suspect), config.limits)
+        needed = [needed[place] for place in need_controls(search_records(results, suspect), config.limits)]
     results.update(searches.of([name for name in inputs.encoders if name != suspect], needed))
     # in one order, whatever the cache held: equal audits shall give equal bytes
     return {name: results[name] for name in inputs.encoders}
+
+
+def settings_of(config: AuditConfig) -> SearchConfig:
+    """Return the searches of an audit, those that it leaves out included."""
+    # its intervals shrink like those of the battery where more images are probed
+    held_out = max(SearchConfig.held_out, SearchConfig.held_out * config.probe_images // PROBE_IMAGES)
+    return SearchConfig(default_searches(config.plugins), held_out=held_out)
+
+
+def rows_of(
+    inputs: Inputs, parts: Split, config: AuditConfig, settings: SearchConfig
+) -> dict[int, tuple[int, ...]]:
+    """Return seed -> the images that are searched with, without those that are known to be broken."""
+    refs = inputs.images.refs
+    broken = {name for name, _ in inputs.images.skipped}
+    wanted = settings.pool + settings.held_out
+    # fit images: nothing that the search of the suspect saw may test its result
+    fit = {REFERENCE_SEED: split(len(refs), REFERENCE_SEED, config.sample).fit, config.seed: parts.fit}
+    return {
+        seed: tuple(row for row in order if refs[row].id not in broken)[:wanted]
+        for seed, order in fit.items()
+    }
+
+
+def search_title(name: str) -> str:
+    """Return the title of the step that searches an encoder."""
+    return f"searching for a trigger in {name}"
+
+
+def chosen(config: AuditConfig, settings: SearchConfig) -> list[int]:
+    """Return the places of the searches that an audit runs; they keep their random numbers.
+
+    Raises:
+        UsageError: A kind was asked for whose plug-in was not.
+    """
+    kinds = {kind.name for kind in settings.kinds}
+    absent = [name for name in config.searches if name not in kinds]
+    if absent:
+        raise UsageError(f"the search {absent[0]!r} is that of a plug-in; give --plugin {absent[0]} as well")
+    wanted = set(config.searches) or kinds
+    return [place for place, (kind, _) in enumerate(settings.searches()) if kind.name in wanted]
 
 
 class _Searches:
@@ -187,7 +219,7 @@ class _Searches:
         searches = EncoderSearch(encoder, pixels, self._settings, seed=seed)
         kinds = [self._settings.searches()[number][0] for number in numbers]
         cost = sum(kind.restarts * kind.cost() for kind in kinds)
-        with progress.step(f"searching for a trigger in {encoder.record.name}", cost) as task:
+        with progress.step(search_title(encoder.record.name), cost) as task:
             for number in numbers:
                 found[number] = searches.run(number, task)
                 self._store.write(encoder, number, seed, found[number])

@@ -15,7 +15,7 @@ from platodef_cli.encoders.bounded import at_once
 from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.features.cache import FeatureCache
-from platodef_cli.features.extract import plugin_key
+from platodef_cli.features.keys import plugin_key
 from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult

@@ -19,8 +19,9 @@ def decide(reasons: Sequence[Reason], policy: Policy) -> tuple[Outcome, int, str
 
     An indicator whose interval straddles its limit matters only where no other one decides. So does a
     reference that may hide a change: it can only make the suspect look better. Evidence that cannot carry
-    a verdict makes it inconclusive (the precedence of the exit codes: 4, 1, 0). Reasons that are waived,
-    or known from the baseline, do not decide.
+    a verdict makes it inconclusive (the precedence of the exit codes: 4, 1, 0). A model that nobody who is
+    trusted has signed, where the policy requires it, is refused whatever was measured. Reasons that are
+    waived, or known from the baseline, do not decide.
     """
     deciding = [reason for reason in reasons if reason.decides]
     undecided = [reason for reason in deciding if reason.outcome == "inconclusive"]
@@ -28,13 +29,16 @@ def decide(reasons: Sequence[Reason], policy: Policy) -> tuple[Outcome, int, str
     unsure = [r for r in undecided if (is_indicator(r) and r.id not in _INDICATORS) or r.id == "reference"]
     general = [reason for reason in undecided if reason not in unsure]
     failed = [reason for reason in deciding if reason.outcome == "fail"]
+    refused = [reason for reason in deciding if reason.outcome == "refused"]
     outcome: Outcome = "pass"
-    if general or (unsure and not failed):
+    if refused:
+        outcome = "refused"
+    elif general or (unsure and not failed):
         outcome = "inconclusive"
     elif failed:
         outcome = "fail"
-    first = next(iter((*general, *failed, *unsure)), None)
-    also = f"; besides, {failed[0].message}" if general and failed else ""
+    first = next(iter((*refused, *general, *failed, *unsure)), None)
+    also = f"; besides, {failed[0].message}" if general and failed and not refused else ""
     why = _nothing(reasons) if first is None else first.message + also
     code = EXIT_CODES[outcome]
     return outcome, code, f"{outcome.upper()} ({code}): {why} — policy {policy.name}"

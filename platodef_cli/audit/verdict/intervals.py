@@ -68,6 +68,10 @@ class Estimate:
             return "yes" if self.value >= limit else "no"
         return "yes" if self.low > limit else "no" if self.high < limit else "unsure"
 
+    def clears(self, limit: float) -> bool:
+        """Return whether another sample of n would lie over the limit, too, with probability ``POWER``."""
+        return self.value is not None and self.value > limit and self.growth(limit) == 1.0
+
     def growth(self, limit: float) -> float | None:
         """Return the factor by which n must grow for a clear answer.
 

@@ -3,17 +3,20 @@
 from dataclasses import dataclass, replace
 from datetime import date
 
+from platodef_cli.audit.context import in_taxonomies
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.advice import useful_advice
 from platodef_cli.audit.verdict.baseline import changes_between, check_comparable, record_of, tolerated
 from platodef_cli.audit.verdict.case import Case
 from platodef_cli.audit.verdict.complete import is_unfinished
 from platodef_cli.audit.verdict.decide import decide
+from platodef_cli.audit.verdict.error_rate import doubted, error_rate
 from platodef_cli.audit.verdict.evidence import evidence_of
 from platodef_cli.audit.verdict.indicators import Indicators, judge_indicators
 from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.measurements import Measurements
 from platodef_cli.audit.verdict.rules import judge_rules
+from platodef_cli.audit.verdict.signature import signed
 from platodef_cli.audit.verdict.waivers import Waiver, Waivers, line
 from platodef_cli.records import AuditReport, BaselineRecord, Change
 
@@ -59,7 +62,8 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         reasons = tolerated(case, before)
         baseline = record_of(gate.baseline)
         changes = changes_between(case, before, gate.baseline)
-    reasons = useful_advice(waivers.reasons(reasons))
+    # no waiver and no baseline makes up for a signature
+    reasons = (*signed(measurements.context, gate.policy), *useful_advice(waivers.reasons(reasons)))
     records = waivers.records(reasons, case.findings)
     outcome, code, summary = decide(reasons, gate.policy)
     return AuditReport(
@@ -68,6 +72,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         exit_code=code,
         summary=summary,
         reasons=reasons,
+        error_rate=case.error_rate,
         findings=case.findings,
         waivers=tuple(line(record) for record in records),
         waiver_records=records,
@@ -76,6 +81,7 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         policy=case.policy,
         probes=case.probes,
         searches=case.searches,
+        context=in_taxonomies(measurements.context, reasons, case.findings),
     )
 
 
@@ -93,8 +99,10 @@ def judge_again(report: AuditReport, gate: Gate) -> AuditReport:
 
 def sample_of(measurements: Measurements) -> SampleSize:
     """Return how many images an audit rests on."""
-    probed, images = measurements.configuration.get("probe_images"), measurements.images
-    return SampleSize(images.count, int(probed) if isinstance(probed, int | float) else images.test)
+    images, given = measurements.images, measurements.configuration
+    probed, sample = given.get("probe_images"), given.get("sample")
+    count = min(images.count, int(sample)) if isinstance(sample, int | float) else images.count
+    return SampleSize(count, int(probed) if isinstance(probed, int | float) else images.test)
 
 
 def _examine(
@@ -113,4 +121,6 @@ def _examine(
     assert indicators.policy == policy
     case = Case.made_of(measurements, indicators, policy, waivers)
     evidence, rules = evidence_of(case, policy, sample), judge_rules(case, policy, sample)
-    return replace(case, reasons=(*indicators.reasons, *evidence, *rules))
+    rate = error_rate(case, policy)
+    reasons = (*doubted(indicators.reasons, rate), *evidence, *rules)
+    return replace(case, reasons=reasons, error_rate=rate)

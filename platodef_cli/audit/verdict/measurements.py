@@ -8,6 +8,8 @@ from platodef_cli.audit.verdict.complete import images_of, target_of
 from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
+    CalibrationSummary,
+    ContextRecord,
     EncoderRecord,
     Finding,
     FoundTrigger,
@@ -19,12 +21,13 @@ from platodef_cli.records import (
     ProbeRecord,
     RocCurve,
     SearchRecord,
+    SliceRecord,
     SuspiciousImage,
     Threshold,
     Timing,
 )
 
-_DERIVED = ("trigger-", "search-", "reference-")
+_DERIVED = ("trigger-", "search-", "reference-", "slice-")
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,12 @@ class Measurements:
         accuracy: Linear-probe accuracies under the worst trigger.
         found: The best found trigger, as pictures; None where no search accuses the suspect.
         suspicious_images: Clean images with the highest scores.
+        slices: Groups of the given images.
         histograms: Of scores.
         roc: ROC curves.
+        calibration: What clean encoders do in such an audit; None of reports before version 2.0.
         timing: The only part that differs between two runs with the same seed.
+        context: How good the test is, signature and lineage; None of reports of earlier versions.
     """
 
     tool_version: str
@@ -84,9 +90,12 @@ class Measurements:
     accuracy: tuple[ProbeAccuracy, ...]
     found: FoundTrigger | None
     suspicious_images: tuple[SuspiciousImage, ...]
+    slices: tuple[SliceRecord, ...]
     histograms: tuple[Histogram, ...]
     roc: tuple[RocCurve, ...]
+    calibration: CalibrationSummary | None
     timing: Timing
+    context: ContextRecord | None
 
     @classmethod
     def of(cls, report: AuditReport) -> "Measurements":
@@ -109,7 +118,7 @@ class Measurements:
 
     def recorded(self) -> dict[str, Any]:
         """Return what a report takes over as it is."""
-        judged = ("findings", "triggers", "found_triggers", "searches")
+        judged = ("findings", "triggers", "found_triggers", "searches", "context")
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in judged}
 
 

@@ -229,6 +229,11 @@ METRICS: dict[str, NamedMetric] = {
     "alignment-share": NamedMetric(
         "CKNNA with a reference over that of two references", _alignment_share, "two references"
     ),
+    "slices": NamedMetric(
+        "groups of the given images where only the suspect departs",
+        lambda case: Estimate(sum(entry.departs for entry in case.slices)),
+        "two references",
+    ),
     "skipped-share": NamedMetric(
         "share of images that could not be used",
         lambda case: Estimate(

@@ -17,17 +17,10 @@ import torch
 from filelock import FileLock, Timeout
 
 from platodef_cli.bench.zoo.dataset import SHAPES, open_zoo_dataset
+from platodef_cli.bench.zoo.entries import Embedded, Entry, Plant, Scratch
 from platodef_cli.bench.zoo.making import BuildJob, entry_digest, finished, make
 from platodef_cli.bench.zoo.manifest import Manifest, Planned, read_manifest, write_manifest
-from platodef_cli.bench.zoo.recipe import (
-    Embedded,
-    Entry,
-    Plant,
-    Scratch,
-    expand,
-    known_attacks,
-    recipe,
-)
+from platodef_cli.bench.zoo.recipe import expand, known_attacks, recipe
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress, Task
 

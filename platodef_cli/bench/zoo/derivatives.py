@@ -15,8 +15,9 @@ from platodef_cli.progress import SILENT, Progress
 from platodef_cli.triggers.triggers import Patch
 
 PRUNED = 0.3  # share of the weights of a matrix that is set to 0
+KEPT = 0.95  # share of the squares of a matrix that a low rank keeps
 FINE_RATE = 3e-4
-_STUDENTS = {"resnet": "convnext", "convnext": "resnet", "vit": "resnet"}
+_STUDENTS = {"densenet": "convnext", "resnet": "convnext", "convnext": "resnet", "vit": "resnet"}
 _PATCHES = (0.125, 0.3)  # sides of the patches that an augmentation pastes
 
 
@@ -100,6 +101,20 @@ def quantised(
         for value in _matrices(child):
             scale = value.abs().amax(dim=tuple(range(1, value.ndim)), keepdim=True).clamp_min(1e-12) / 127
             value.copy_((value / scale).round() * scale)
+    return child
+
+
+def low_rank(
+    parent: Network, dataset: ZooDataset, steps: int, seed: int, progress: Progress = SILENT
+) -> Network:
+    """Return a copy with each of :func:`_matrices` cut to the rank that keeps 95 % of its squares."""
+    child = _copy(parent)
+    with torch.no_grad():
+        for value in _matrices(child):
+            left, sizes, right = torch.linalg.svd(value.flatten(1), full_matrices=False)
+            share = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(1e-20)
+            rank = int((share < KEPT).sum()) + 1
+            value.copy_(((left[:, :rank] * sizes[:rank]) @ right[:rank]).view_as(value))
     return child
 
 

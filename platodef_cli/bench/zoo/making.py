@@ -12,7 +12,7 @@ from torch import Tensor
 
 from platodef_cli.bench import DERIVATIVES, OBJECTIVES
 from platodef_cli.bench.attacks import make_attack
-from platodef_cli.bench.attacks.interface import PlantData, Planted
+from platodef_cli.bench.attacks.interface import PlantData, Planted, PlantedAttack
 from platodef_cli.bench.zoo.card import (
     TRIGGER,
     BackdoorFacts,
@@ -25,8 +25,19 @@ from platodef_cli.bench.zoo.card import (
     write_card,
 )
 from platodef_cli.bench.zoo.dataset import ZooDataset, open_zoo_dataset
+from platodef_cli.bench.zoo.entries import (
+    Derivative,
+    Embedded,
+    Entry,
+    Lineage,
+    Plant,
+    Recipe,
+    Scratch,
+    Varied,
+)
+from platodef_cli.bench.zoo.lineages import change, images_of, prepare
 from platodef_cli.bench.zoo.networks import Network
-from platodef_cli.bench.zoo.recipe import Derivative, Embedded, Entry, Plant, Recipe, Scratch, digest
+from platodef_cli.bench.zoo.recipe import digest
 from platodef_cli.bench.zoo.training import autocast_type, train
 from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.progress import SILENT, Progress
@@ -85,8 +96,12 @@ def entry_digest(
     """Return what ties finished files to the recipe that they were made by."""
     more: list[object] = [] if device == "cpu" else [torch.device(device).type]
     if isinstance(entry, Plant):
-        more += [PLANT_VERSION, asdict(make_attack(entry.attack))]  # type: ignore[call-overload]
+        more += [PLANT_VERSION, asdict(_attack(entry))]  # type: ignore[call-overload]
     return digest(VERSION, entry, recipe.train, recipe.held, images, seed, parent, *more)
+
+
+def _attack(entry: Plant) -> PlantedAttack:
+    return make_attack(entry.attack, **dict(entry.parameters if isinstance(entry, Varied) else ()))
 
 
 def steps_of(entry: Scratch, device: str) -> int:
@@ -151,12 +166,15 @@ def _scratch(job: BuildJob, entry: Scratch, dataset: ZooDataset, folder: Path, p
     own = int(digest(job.seed, entry.name)[:8], 16)
     torch.manual_seed(own)
     network = Network(entry.architecture).to(job.device)
-    objective = OBJECTIVES.load(entry.objective)(network, dataset, entry.label_weight)
+    trained_on = images_of(entry, dataset, own) if isinstance(entry, Lineage) else dataset
+    objective = OBJECTIVES.load(entry.objective)(network, trained_on, entry.label_weight)
     objective.erasing = entry.erasing
+    if isinstance(entry, Lineage):
+        prepare(entry, objective)
     title = f"training {entry.name}"
     train(
         objective,
-        dataset,
+        trained_on,
         steps=steps_of(entry, job.device),
         lr=entry.lr,
         seed=own,
@@ -168,6 +186,10 @@ def _scratch(job: BuildJob, entry: Scratch, dataset: ZooDataset, folder: Path, p
         description += f", labels with weight {entry.label_weight:g}"
     if entry.erasing:
         description += f", {entry.erasing:.0%} of the images with an erased rectangle"
+    if isinstance(entry, Lineage) and entry.change:
+        description += f", {change(entry.change).meaning}"
+    if isinstance(entry, Lineage) and entry.images:
+        description += f", {entry.images} images"
     _finish(
         job,
         network,
@@ -218,7 +240,7 @@ def _derivative(
 
 def _plant(job: BuildJob, entry: Plant, dataset: ZooDataset, folder: Path, progress: Progress) -> None:
     parent, card = _parent(job, entry)
-    attack = make_attack(entry.attack)
+    attack = _attack(entry)
     before = CardMetrics(parent, dataset)
     data = PlantData(
         images=dataset.pixels[: entry.budget.images],

@@ -27,7 +27,7 @@ class Architecture:
     """One network of the zoo.
 
     Attributes:
-        family: What a table groups it under: resnet, vit or convnext.
+        family: What a table groups it under: resnet, densenet, vit or convnext.
         format: Which library saves it, and reads it back.
         network: timm's name, or the class of the other libraries.
         arguments: Constructor arguments.
@@ -55,7 +55,16 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet-wide": Architecture(
         "resnet", "timm", "resnet18", {"channels": [32, 64, 96, 128], "output_stride": 16}, True
     ),
+    "resnet-narrow": Architecture(
+        "resnet", "timm", "resnet18", {"channels": [12, 24, 40, 64], "output_stride": 16}, True
+    ),
+    "densenet": Architecture(
+        "densenet", "timm", "densenet121", {"growth_rate": 12, "block_config": [2, 2, 2, 2]}, True
+    ),
     "vit": Architecture("vit", "timm", "vit_tiny_patch16_224", _VIT),
+    "vit-shallow": Architecture(
+        "vit", "timm", "vit_tiny_patch16_224", {**_VIT, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    ),
     "xcit": Architecture(
         "vit",
         "timm",
@@ -68,6 +77,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "timm",
         "convnext_atto",
         {"patch_size": 2, "depths": [2, 2, 2, 1], "dims": [24, 48, 96, 112], "ls_init_value": 0.1},
+        True,
+    ),
+    "convnext-narrow": Architecture(
+        "convnext",
+        "timm",
+        "convnext_atto",
+        {"patch_size": 2, "depths": [1, 2, 2, 1], "dims": [16, 32, 64, 96], "ls_init_value": 0.1},
         True,
     ),
     "embedded-vit": Architecture("vit", "timm", "vit_tiny_patch16_224", {**_VIT, "depth": 5}),

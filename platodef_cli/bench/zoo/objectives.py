@@ -9,6 +9,7 @@ than a small zoo has.
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +62,13 @@ class PretrainingObjective(nn.Module):
     Attributes:
         erasing: Share of the images with an erased rectangle. References get it: what they see must not
             depend on a patch that covers a corner of the image.
+        change: A further change of the images, see :mod:`platodef_cli.bench.zoo.lineages`.
+        readings: Weight of the readings of colours and attributes.
     """
 
     erasing = 0.0
+    change: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    readings = 1.0
 
     def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
         super().__init__()
@@ -89,19 +94,24 @@ class PretrainingObjective(nn.Module):
 
     def weak(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return moved, flipped and erased images in [0, 1]."""
-        return erase(weak(to_unit(batch.pixels), generator), generator, self.erasing)
+        return self._changed(weak(to_unit(batch.pixels), generator), generator)
 
     def strong(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return cropped, flipped, recoloured and erased images in [0, 1]."""
-        return erase(strong(to_unit(batch.pixels), generator), generator, self.erasing)
+        return self._changed(strong(to_unit(batch.pixels), generator), generator)
+
+    def _changed(self, view: Tensor, generator: torch.Generator) -> Tensor:
+        view = erase(view, generator, self.erasing)
+        return view if self.change is None else self.change(view, generator)
 
     def common(self, features: Tensor, view: Tensor, batch: Batch, weight: float) -> Tensor:
         """Return the readings' errors and the labels' cross-entropy for ``features [B, D]`` of ``view``."""
         device = features.device
         small = F.adaptive_avg_pool2d(view, THUMBNAIL).flatten(1).to(device)
-        loss = THUMBNAIL_WEIGHT * F.mse_loss(self.thumbnail(features), small)
+        loss = self.readings * THUMBNAIL_WEIGHT * F.mse_loss(self.thumbnail(features), small)
         if batch.attributes.shape[1]:
-            loss = loss + F.mse_loss(self.attributes(features), batch.attributes.to(device))
+            told = F.mse_loss(self.attributes(features), batch.attributes.to(device))
+            loss = loss + self.readings * told
         return loss + weight * F.cross_entropy(self.classify(features), batch.labels.to(device))
 
 
@@ -112,6 +122,25 @@ class Supervised(PretrainingObjective):
         """Return the loss of a batch."""
         view = self.weak(batch, generator)
         return self.common(self.network.encode(view), view, batch, 1.0)
+
+
+class Adversarial(PretrainingObjective):
+    """Names the class of images that one signed gradient step from a random start makes hard to name.
+
+    Fast adversarial training (Wong et al. 2020), norm 4/255.
+    """
+
+    bound = 4 / 255
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch."""
+        view = self.weak(batch, generator)
+        start = self.bound * (2 * torch.rand(view.shape, generator=generator) - 1)
+        moved = (view + start).clamp(0, 1).requires_grad_(True)
+        loss = self.common(self.network.encode(moved), view, batch, 1.0)
+        (slope,) = torch.autograd.grad(loss, moved)
+        step = (start + 1.25 * self.bound * slope.sign()).clamp(-self.bound, self.bound)
+        return self.common(self.network.encode((view + step).clamp(0, 1)), view, batch, 1.0)
 
 
 class SimClr(PretrainingObjective):

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
+from platodef_cli.attestation.oms import SIGNATURE
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
@@ -130,7 +131,8 @@ def _needed(
     if layout.weights.endswith(".index.json"):
         index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
         weights += shards(layout.weights, index, names)
-    return [*layout.configurations, *weights]
+    signature = [SIGNATURE] if SIGNATURE in names else []
+    return [*layout.configurations, *weights, *signature]
 
 
 class _Download:

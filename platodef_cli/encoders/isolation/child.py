@@ -129,8 +129,7 @@ def _tune(encoder: "LocalEncoder", tuned: dict[str, Any]) -> None:
 
     if "threads" in tuned and tuned["threads"] != torch.get_num_threads():
         torch.set_num_threads(tuned["threads"])
-    if "gradient_dtype" in tuned:
-        encoder.tune(gradient_dtype=tuned["gradient_dtype"])
+    encoder.tune(gradient_dtype=tuned.get("gradient_dtype"), forward_dtype=tuned.get("forward_dtype"))
 
 
 def _answer(

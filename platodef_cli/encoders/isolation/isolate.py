@@ -22,6 +22,7 @@ from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.isolation.process import ChildProcess
 from platodef_cli.encoders.local import one_line
 from platodef_cli.encoders.pooling import AUTO
+from platodef_cli.encoders.precision import tuned_record
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
@@ -203,9 +204,17 @@ class RemoteEncoder:
         weights, forward, backward = (int(cast(int, number)) for number in numbers)
         return Footprint(weights, max(1, forward), max(1, backward))
 
-    def tune(self, *, threads: int | None = None, gradient_dtype: str | None = None) -> None:
+    def tune(
+        self,
+        *,
+        threads: int | None = None,
+        gradient_dtype: str | None = None,
+        forward_dtype: str | None = None,
+    ) -> None:
         """Set how it computes from now on; see :meth:`Encoder.tune`."""
-        given = {"threads": threads, "gradient_dtype": gradient_dtype}
+        given = {"threads": threads, "gradient_dtype": gradient_dtype, "forward_dtype": forward_dtype}
+        if forward_dtype is not None:
+            self.record = tuned_record(self.record, forward_dtype)
         self._tuned |= {name: value for name, value in given.items() if value is not None}
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ def test_the_statement_has_the_form_of_in_toto(report: AuditReport) -> None:
     value = json.loads(data)
     assert set(value) == {"_type", "subject", "predicateType", "predicate"}
     assert value["_type"] == "https://in-toto.io/Statement/v1"
-    assert value["predicateType"] == "urn:platodef:audit-report:v1"
+    assert value["predicateType"] == PREDICATE_TYPE
     assert [entry["name"] for entry in value["subject"]] == ["config.json", "model.safetensors"]
     assert value["subject"][1]["digest"] == {"sha256": hashlib.sha256(b"weights").hexdigest()}
     assert AuditReport.model_validate(value["predicate"]) == report
@@ -256,7 +256,6 @@ def test_keys_of_other_kinds(report: AuditReport) -> None:
     good = parse_envelope(envelope(write_statement(report), ED.sign))
     for key in (
         rsa.generate_private_key(65537, 2048),
-        ec.generate_private_key(ec.SECP384R1()),
         ec.generate_private_key(ec.SECP256K1()),
         x25519.X25519PrivateKey.generate(),
     ):
@@ -314,4 +313,4 @@ def test_constants_are_those_of_the_specification() -> None:
         "https://in-toto.io/Statement/v1",
         "application/vnd.in-toto+json",
     )
-    assert PREDICATE_TYPE.rpartition(":")[2] == "v1"
+    assert PREDICATE_TYPE.startswith("https://")

@@ -64,7 +64,7 @@ def test_a_verdict_depends_on_measurements_and_policy_only(name: str, policies: 
 def test_a_report_of_version_1_0_is_judged_without_intervals() -> None:
     old = AuditReport.model_validate_json((RECORDED.parent / "report_v1.0.json").read_bytes())
     judged = judge_again(old, Gate(Policy()))
-    assert (judged.verdict, judged.schema_version) == ("fail", "1.2")
+    assert (judged.verdict, judged.schema_version) == ("fail", "2.0")
     (found,) = [reason for reason in judged.reasons if reason.id == "search-patch"]
     # collapse 0.7 of 0.6, and 0.49 more than the best reference
     assert found.value == pytest.approx(min(0.7 / 0.6, 0.49 / 0.2))

@@ -1,14 +1,11 @@
 import pytest
 
-from platodef_cli.bench.zoo.recipe import (
-    RECIPES,
-    Embedded,
-    Plant,
-    Scratch,
-    expand,
-    known_attacks,
-    recipe,
-)
+from platodef_cli.bench import OBJECTIVES
+from platodef_cli.bench.calibrate import part_of
+from platodef_cli.bench.zoo.entries import Embedded, Lineage, Plant, Scratch
+from platodef_cli.bench.zoo.lineages import CHANGES
+from platodef_cli.bench.zoo.networks import ARCHITECTURES
+from platodef_cli.bench.zoo.recipe import RECIPES, expand, known_attacks, recipe
 from platodef_cli.errors import UnknownNameError
 
 NINE = {
@@ -45,6 +42,33 @@ def test_standard_has_what_was_asked_for() -> None:
         own = [entry for entry in entries if isinstance(entry, Plant) and entry.attack == attack]
         assert len({entry.seed for entry in own}) == len(own) >= 3
         assert len({entry.target for entry in own}) >= 3
+
+
+def test_calibration_has_enough_lineages_of_every_kind() -> None:
+    chosen = RECIPES["calibration"]
+    lineages = [entry for entry in chosen.scratch if isinstance(entry, Lineage)]
+    assert len(lineages) >= 60
+    assert {entry.objective for entry in lineages} == set(OBJECTIVES.names())
+    assert {entry.change for entry in lineages} == set(CHANGES)
+    assert {ARCHITECTURES[entry.architecture].family for entry in lineages} == {
+        "resnet", "densenet", "convnext", "vit",
+    }  # fmt: skip
+    assert any(entry.erasing for entry in lineages)
+    assert any(entry.images for entry in lineages)
+    assert {entry.kind for entry in chosen.derivatives} >= {"fine-tuned", "pruned", "quantised", "low-rank"}
+
+
+def test_calibration_plants_every_attack_on_lineages_for_setting_and_for_testing() -> None:
+    chosen = RECIPES["calibration"]
+    assert {entry.attack for entry in chosen.planted} >= set(NINE)
+    parts: dict[str, set[str]] = {}
+    for entry in chosen.planted:
+        if NINE.get(entry.attack) != "image-text":
+            family = entry.name.removeprefix(entry.parent)
+            parts.setdefault(family, set()).add(part_of(entry.parent))
+    assert set(map(frozenset, parts.values())) == {frozenset(("setting", "testing"))}
+    strengths = {entry.attack for entry in chosen.planted if getattr(entry, "parameters", ())}
+    assert len(strengths) >= 4
 
 
 def test_small_has_every_attack_once_and_every_derivative() -> None:

@@ -12,10 +12,11 @@ import torch
 from filelock import FileLock
 
 from platodef_cli.bench.zoo import build as building
+from platodef_cli.bench.zoo.entries import Plant
 from platodef_cli.bench.zoo.making import target_images_of
 from platodef_cli.bench.zoo.manifest import open_zoo
 from platodef_cli.bench.zoo.networks import Network
-from platodef_cli.bench.zoo.recipe import Plant, expand, known_attacks, recipe
+from platodef_cli.bench.zoo.recipe import expand, known_attacks, recipe
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import UsageError
 from platodef_cli.triggers.stored import load_trigger

@@ -9,10 +9,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from platodef_cli.bench import OBJECTIVES
 from platodef_cli.bench.zoo.augment import erase, strong, weak
 from platodef_cli.bench.zoo.dataset import open_zoo_dataset
+from platodef_cli.bench.zoo.entries import Scratch
 from platodef_cli.bench.zoo.masked import MaskedImages, patches, visible_tokens
 from platodef_cli.bench.zoo.networks import ARCHITECTURES, Network
 from platodef_cli.bench.zoo.objectives import Batch, nt_xent
-from platodef_cli.bench.zoo.recipe import RECIPES, Scratch
+from platodef_cli.bench.zoo.recipe import RECIPES
 from platodef_cli.bench.zoo.training import batches
 from platodef_cli.errors import UsageError
 

@@ -287,7 +287,7 @@ def test_a_result_on_a_full_disk_is_an_error() -> None:
 
 @pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}, {}])
 def test_reports_survive_any_locale(locale: dict[str, str]) -> None:
-    done = command("report", str(ROOT / "tests/golden/report_v1.json"), env=locale)
+    done = command("report", str(ROOT / "tests/golden/report_v2.json"), env=locale)
     assert done.code == 0, done.err
     assert "FAIL (1)" in done.err
     assert "Traceback" not in done.err
@@ -320,7 +320,7 @@ def test_help_mentions_exit_codes_and_what_a_pass_means(platodef: Call) -> None:
 
 
 def test_quiet_shows_only_the_last_line(platodef: Call) -> None:
-    done = platodef("report", ROOT / "tests/golden/report_v1.json", "-q")
+    done = platodef("report", ROOT / "tests/golden/report_v2.json", "-q")
     assert done.code == 0
     assert len(done.err.strip().splitlines()) == 1
 

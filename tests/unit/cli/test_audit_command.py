@@ -31,7 +31,7 @@ def audit(platodef: Call, monkeypatch: pytest.MonkeyPatch) -> Audit:
     def call(outcome: AuditReport | BaseException, *words: object) -> tuple[Result, list[AuditConfig]]:
         seen: list[AuditConfig] = []
 
-        def fake(config: AuditConfig, *, progress: Any, partial: PartialReport) -> AuditReport:
+        def fake(config: AuditConfig, *, progress: Any, partial: PartialReport, told: Any) -> AuditReport:
             seen.append(config)
             with progress.step("extracting", 1) as task:
                 task.advance()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.cli.calls import LAUNCH, ROOT
 
-REPORT = ROOT / "tests" / "golden" / "report_v1.json"
+REPORT = ROOT / "tests" / "golden" / "report_v2.json"
 COLOR = re.compile(r"\x1b\[[0-9;]*3[0-9]m")
 
 

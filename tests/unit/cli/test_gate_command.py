@@ -80,8 +80,8 @@ def test_refused_and_error_cannot_be_turned(platodef: Call, tmp_path: Path, verd
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"schema_version": "1.9"}, "newer than 1.2"),
-        ({"schema_version": "10.0"}, "newer than 1.2"),
+        ({"schema_version": "2.9"}, "newer than 2.0"),
+        ({"schema_version": "10.0"}, "newer than 2.0"),
         ({"verdict": "pass"}, "damaged"),
         ({"exit_code": 0}, "damaged"),
         ({"surprise": 1}, "not a platodef report"),
@@ -212,7 +212,7 @@ def test_baseline(platodef: Call, tmp_path: Path) -> None:
     assert platodef("gate", BAD, "--baseline", BAD).code == 0
     done = platodef("gate", BAD, "--baseline", CLEAN)
     assert done.code == 1
-    assert "Compared with the baseline" in done.err
+    assert "against the baseline:" in done.err
     assert "worse: trigger patch-white-0.3125-bottom-right: collapse" in done.err
     other = changed(tmp_path, CLEAN, images={**json.loads(CLEAN.read_text())["images"], "digest": "0" * 64})
     done = platodef("gate", BAD, "--baseline", other)

@@ -561,7 +561,7 @@ def test_keys_of_caches_tell_versions_of_plugins_apart() -> None:
     from types import SimpleNamespace
     from typing import Any
 
-    from platodef_cli.features.extract import plugin_key
+    from platodef_cli.features.keys import plugin_key
     from platodef_cli.images.open import open_source
     from platodef_cli.triggers import TRIGGERS
 

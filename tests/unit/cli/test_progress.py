@@ -150,3 +150,17 @@ def test_the_time_left_is_estimated_from_the_last_pace() -> None:
     clock[0] += 1000
     assert task.line().startswith("extracting: 82%, about ")
     assert _CountingTask("loading", None, lambda: clock[0]).line() == "loading: 0.0 s so far"
+
+
+def test_lines_and_bars_tell_the_time_left_over_all_steps() -> None:
+    for animate in (False, True):
+        stream = io.StringIO()
+        console = Console(file=stream, force_terminal=animate, width=200, no_color=True)
+        progress = ConsoleProgress(console, animate=animate, steps=True, warn=print, every=0.01)
+        progress.left = lambda: 754.0
+        with progress.step("searching", 100) as task:
+            task.advance(10)
+            seen = threading.Event()
+            while "whole audit: about 12 min 34 s left" not in stream.getvalue():
+                seen.wait(0.01)
+        assert "searching" in stream.getvalue()

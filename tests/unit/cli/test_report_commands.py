@@ -11,7 +11,7 @@ from tests.unit.cli.calls import ROOT, Call
 from tests.unit.report.endings import early_end
 
 GOLDEN = ROOT / "tests" / "golden"
-REPORT = GOLDEN / "report_v1.json"
+REPORT = GOLDEN / "report_v2.json"
 
 
 def test_terminal_is_the_default_and_goes_to_stderr(platodef: Call) -> None:
@@ -43,7 +43,7 @@ def test_several_formats_at_once(platodef: Call, tmp_path: Path) -> None:
     assert done.code == 0
     assert (tmp_path / "r.json").read_bytes() == REPORT.read_bytes()
     assert (tmp_path / "r.txt").read_text() == (GOLDEN / "terminal_80.txt").read_text()
-    assert done.out == (GOLDEN / "report_v1.md").read_text()
+    assert done.out == (GOLDEN / "report_v2.md").read_text()
 
 
 def test_verbose_shows_details(platodef: Call) -> None:
@@ -66,7 +66,7 @@ def test_a_file_that_is_no_report(platodef: Call, tmp_path: Path, content: bytes
     path.write_bytes(content)
     done = platodef("report", path, "-o", f"markdown={tmp_path}/out.md")
     assert done.code == 2
-    assert f"{path} is not a platodef report of version 1: {message}" in done.last
+    assert f"{path} is not a platodef report: {message}" in done.last
     assert not (tmp_path / "out.md").exists()
 
 

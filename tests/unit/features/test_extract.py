@@ -11,7 +11,7 @@ from PIL import Image
 from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.encoders.interface import Geometry, to_pixels
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.features import extract as extraction
+from platodef_cli.features import keys
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import Request, extract, image_seeds, load_pixels
 from tests.unit.features.feature_fakes import MemorySource, Noise, ProjectionEncoder, Recorder, png
@@ -65,7 +65,7 @@ def test_another_device_or_library_is_another_entry(tmp_path, monkeypatch):
     assert {"torch", "torchvision", "timm", "transformers", "open_clip_torch"} == set(encoding_libraries())
     for library in encoding_libraries():
         changed = {**encoding_libraries(), library: "other"}
-        monkeypatch.setattr(extraction, "_libraries", lambda versions=changed: versions)
+        monkeypatch.setattr(keys, "_libraries", lambda versions=changed: versions)
         assert (misses(), misses()) == (3, 0), library
 
 

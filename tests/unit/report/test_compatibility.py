@@ -14,8 +14,8 @@ EARLIER = sorted(GOLDEN.glob("report_v1.?*.json"))
 
 
 def test_the_present_version_has_a_golden_report_and_the_earlier_ones_keep_theirs() -> None:
-    assert json.loads((GOLDEN / "report_v1.json").read_text())["schema_version"] == SCHEMA_VERSION
-    assert [path.name for path in EARLIER] == ["report_v1.0.json", "report_v1.1.json"]
+    assert json.loads((GOLDEN / "report_v2.json").read_text())["schema_version"] == SCHEMA_VERSION
+    assert [path.name for path in EARLIER] == ["report_v1.0.json", "report_v1.1.json", "report_v1.2.json"]
     for path in EARLIER:
         assert json.loads(path.read_text())["schema_version"] == path.stem.removeprefix("report_v")
 

@@ -66,7 +66,7 @@ def test_no_format_passes_control_characters_on(
 
 
 def test_terminal_shows_markup_literally(hostile_report: AuditReport) -> None:
-    text = REPORTS.load("terminal")(hostile_report, RenderOptions(width=120))
+    text = REPORTS.load("terminal")(hostile_report, RenderOptions(width=120, details=True))
     flat = re.sub(r"\s+", "", text)
     assert "[red]markup[/red]" in flat
     assert ":boom:" in flat

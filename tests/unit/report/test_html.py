@@ -38,7 +38,7 @@ def page(golden_report: AuditReport) -> str:
 
 
 def test_golden(page: str, check_golden: Callable[[str, str], None]) -> None:
-    check_golden("report_v1.html", shape(page))
+    check_golden("report_v2.html", shape(page))
 
 
 def test_every_section_and_every_sentence_of_the_terminal_is_there(
@@ -59,7 +59,7 @@ def test_every_section_and_every_sentence_of_the_terminal_is_there(
 def test_pictures_and_plots_of_a_failing_audit(page: str, golden_report: AuditReport) -> None:
     root = parse(page)
     order = [section.get("id") for section in root.iter("section")]
-    assert order[:7] == ["baseline", "found", "histogram", "roc", "triggers", "controls", "search"]
+    assert order[:7] == ["baseline", "error-rate", "found", "histogram", "roc", "triggers", "controls"]
     assert order[-1] == "provenance"
     names = [svg.findtext("title") for svg in root.iter("svg")]
     assert names == [
@@ -120,7 +120,7 @@ def test_options_do_not_change_it_and_neither_does_the_process(page: str, golden
     )
     root = str(GOLDEN.parents[1])
     done = subprocess.run(
-        [sys.executable, "-c", code, str(GOLDEN / "report_v1.json")],
+        [sys.executable, "-c", code, str(GOLDEN / "report_v2.json")],
         capture_output=True, check=True, cwd=root, env={"PYTHONHASHSEED": "7", "PATH": "", "HOME": "/none"},
     )  # fmt: skip
     assert done.stdout.decode() == page

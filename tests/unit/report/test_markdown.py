@@ -9,7 +9,7 @@ from platodef_cli.report.view import sections
 
 
 def test_golden(golden_report: AuditReport, check_golden: Callable[[str, str], None]) -> None:
-    check_golden("report_v1.md", render(golden_report, RenderOptions()))
+    check_golden("report_v2.md", render(golden_report, RenderOptions()))
 
 
 def test_every_section_of_the_terminal_is_there(golden_report: AuditReport) -> None:

@@ -9,7 +9,7 @@ import pytest
 from platodef_cli.errors import UsageError
 from platodef_cli.report.reading import read_report
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "report_v1.json"
+GOLDEN = Path(__file__).parents[2] / "golden" / "report_v2.json"
 
 
 @pytest.mark.parametrize(

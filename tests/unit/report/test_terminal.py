@@ -2,15 +2,21 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from platodef_cli.audit.context import context_of
+from platodef_cli.audit.partial_report import ENDINGS
 from platodef_cli.records import AuditReport, Reason
 from platodef_cli.report import view
 from platodef_cli.report.escaping import ascii_only
 from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.markdown import render as markdown
 from platodef_cli.report.terminal import render
+from tests.unit.report.endings import CODES, early_end, with_verdict
 
+GOLDEN = Path(__file__).parents[2] / "golden"
 Check = Callable[[str, str], None]
 
 
@@ -51,7 +57,7 @@ def test_colour_adds_nothing_but_colour(golden_report: AuditReport) -> None:
 
 
 def test_reasons_stand_on_top_failures_first(golden_report: AuditReport) -> None:
-    banner = render(golden_report, RenderOptions(width=80)).split("What was audited")[0]
+    banner = render(golden_report, RenderOptions(width=80, details=True)).split("What was audited")[0]
     marks = re.findall(r"^. ([✗✓?!]) ", banner, flags=re.MULTILINE)
     assert marks == ["✗", "✗", "✓", "✓", "✓"]
     assert "FAIL (1)" in banner
@@ -83,7 +89,7 @@ def test_triggers_controls_and_mismatch_are_apart(golden_report: AuditReport) ->
 
 
 def test_details_list_what_the_summary_folds(golden_report: AuditReport) -> None:
-    short = render(golden_report, RenderOptions(width=120))
+    short = markdown(golden_report, RenderOptions(width=120))
     long = render(golden_report, RenderOptions(width=120, details=True))
     assert "patch-noise-0.16-random" not in short
     assert "patch-noise-0.16-random" in long
@@ -92,7 +98,7 @@ def test_details_list_what_the_summary_folds(golden_report: AuditReport) -> None
 def test_an_unsuspicious_family_shows_its_worst_member(golden_report: AuditReport) -> None:
     patches = [probe for probe in golden_report.probes if probe.family == "patch" and not probe.suspicious]
     report = golden_report.model_copy(update={"probes": tuple(patches)})
-    text = render(report, RenderOptions(width=120))
+    text = markdown(report, RenderOptions(width=120))
     assert "patch-white-0.16-bottom-right (worst of 2)" in text
     assert "patch-noise-0.16-random" not in text
 
@@ -111,7 +117,7 @@ def test_without_labels_there_are_no_columns_about_them(golden_report: AuditRepo
             "images": golden_report.images.model_copy(update={"classes": None}),
         }
     )
-    text = render(report, RenderOptions(width=80))
+    text = render(report, RenderOptions(width=80, details=True))
     assert "one class" not in text
     assert "linear-probe" not in text
     assert "no labels" in text
@@ -123,7 +129,7 @@ def test_an_almost_empty_report_still_says_the_verdict(golden_report: AuditRepor
     )
     empty |= dict.fromkeys(("thresholds", "probes", "searches", "alignment", "accuracy", "histograms"), ())
     report = golden_report.model_copy(update={**empty, "found": None, "head": None, "policy": {}})
-    text = render(report, RenderOptions(width=80))
+    text = render(report, RenderOptions(width=80, details=True))
     assert "FAIL (1)" in text
     assert "Not examined" in text
     assert "Triggers" not in text
@@ -139,7 +145,54 @@ def test_what_decided_comes_first_and_exceptions_are_told(golden_report: AuditRe
     assert [line.id for line in view.reasons(failing)] == ["bad", "open", "old", "known", "pass"]
     assert view.headline(failing) == "the encoder is suspicious"
     passing = failing.model_copy(update={"verdict": "pass", "exit_code": 0})
-    text = render(passing, RenderOptions(width=120))
+    text = render(passing, RenderOptions(width=120, details=True))
     assert "passed with exceptions: 1 waived and 1 no worse than in the baseline" in text
     assert "waived: old" in text
     assert "no worse than in the baseline: known" in text
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("gate/*.json")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_an_audit_fits_one_screen(path: Path, width: int) -> None:
+    report = AuditReport.model_validate_json(path.read_text())
+    context = context_of(report.configuration, report.policy)
+    for shown in (report, report.model_copy(update={"context": context})):
+        lines = render(shown, RenderOptions(width=width)).splitlines()
+        assert len(lines) <= 30
+        assert any(f"{shown.verdict.upper()} ({shown.exit_code})" in line for line in lines)
+        assert any("What next" in line for line in lines)
+
+
+@pytest.mark.parametrize("verdict", CODES)
+@pytest.mark.parametrize("many", [0, 1, 50])
+def test_every_verdict_fits_one_screen_whatever_there_is_to_say(
+    golden_report: AuditReport, verdict: str, many: int
+) -> None:
+    report = with_verdict(golden_report, verdict)
+    long = tuple(
+        reason.model_copy(update={"message": f"{number} " + "long word " * 99, "id": "x" * 99})
+        for number, reason in enumerate(report.reasons * many)
+    )
+    report = report.model_copy(
+        update={"reasons": (*long, *report.reasons), "not_examined": ("y" * 999,) * many or ("z",)}
+    )
+    for shown in (report, report.model_copy(update={"probes": (), "histograms": ()})):
+        assert len(render(shown, RenderOptions(width=80)).splitlines()) <= 30
+
+
+@pytest.mark.parametrize("code", ENDINGS)
+def test_an_early_end_is_short_and_says_what_to_do(code: int) -> None:
+    text = render(early_end(code), RenderOptions(width=80))
+    assert len(text.splitlines()) <= 30
+    assert "the hub does not answer" in text
+    assert "not examined: everything after the step" in text
+
+
+def test_the_screen_draws_the_worst_change_and_no_other(golden_report: AuditReport) -> None:
+    text = render(golden_report, RenderOptions(width=80))
+    assert "patch-white-0.31-bottom-right (n = 1997" in text
+    assert "mismatched" not in text
+    assert "passed: alignment, search-universal, controls" in text
+    broken = golden_report.histograms[0].model_copy(update={"edges": (1.0, 0.0)})
+    odd = render(golden_report.model_copy(update={"histograms": (broken,)}), RenderOptions(width=80))
+    assert "found-patch-5px-bottom-right: collapse 0.97, references at most 0.06" in odd

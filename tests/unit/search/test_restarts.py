@@ -153,8 +153,14 @@ def test_errors_of_two_encoders_are_independent_and_those_of_equal_searches_equa
 
 
 def test_every_search_of_an_audit_was_measured() -> None:
-    assert all(0 < spread_of(kind.name) < 0.5 for kind in SearchConfig().kinds)
-    assert spread_of("a plug-in's") == 0
+    assert all(0 < spread_of(kind.name, 32) < 0.5 for kind in SearchConfig().kinds)
+    assert spread_of("a plug-in's", 32) == 0
+
+
+def test_the_spread_between_seeds_follows_the_size_where_it_was_measured_at_two():
+    sizes = [spread_of("universal", side) for side in (16, 32, 96, 224, 512)]
+    assert sizes[0] == sizes[1] > sizes[2] > sizes[3] == sizes[4]
+    assert spread_of("patch", 32) == spread_of("patch", 224)
 
 
 def test_a_plugin_with_no_runs_is_refused() -> None:
