@@ -8,7 +8,6 @@ The same seed on the same machine and library versions gives the same bytes::
 
 import argparse
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +21,6 @@ from platodef_cli.encoders.interface import Encoder  # noqa: E402
 from platodef_cli.encoders.load import open_encoder  # noqa: E402
 from platodef_cli.features.extract import Request, extract  # noqa: E402
 from platodef_cli.features.interface import FeatureTuples  # noqa: E402
-from platodef_cli.heads.backbone import BackboneConfig  # noqa: E402
 from platodef_cli.heads.card import HeadCard  # noqa: E402
 from platodef_cli.heads.config import FitConfig  # noqa: E402
 from platodef_cli.heads.fit import fit_heads  # noqa: E402
@@ -32,8 +30,7 @@ from platodef_cli.images.shapes import ShapesSource  # noqa: E402
 SUSPECTS = ("clean", "backdoored", "backdoored-frequency")
 REFERENCES = ("reference-vit", "reference-cnx")
 WORLD = 5001  # neither the encoders' training images nor the default images of an audit (world 0)
-# Small enough to ship, below 2 MB per suspect; width 64 with 512 features would explain 1 % more.
-CONFIG = FitConfig(backbone=BackboneConfig(width=32, depth=2, heads=4), lift_features=256)
+CONFIG = FitConfig(lift_features=256)  # closed forms; small enough to ship, below 2 MB per suspect
 
 
 def fit_one(
@@ -74,15 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes, useless heads")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)  # sums in another order would change the bytes
-    config = CONFIG
-    if options.smoke:
-        once = {"energy": replace(config.energy, epochs=1), "denoiser": replace(config.denoiser, epochs=1)}
-        config = replace(config, **once)
     source = ShapesSource(seed=WORLD + options.seed, count=300 if options.smoke else 8000)
     references = {name: open_encoder(f"builtin:{name}", name=name) for name in REFERENCES}
     for suspect in options.only:
         encoders = {suspect: open_encoder(f"builtin:{suspect}", name=suspect), **references}
-        fit_one(suspect, encoders, source, config, options.seed, options.output / f"builtin-{suspect}")
+        fit_one(suspect, encoders, source, CONFIG, options.seed, options.output / f"builtin-{suspect}")
         encoders[suspect].close()
     return 0
 

@@ -32,7 +32,7 @@ from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import CLEAN, Extraction, Request, extract, load_pixels
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import auroc, blame_references
-from platodef_cli.heads.fit import FitConfig, fit_heads
+from platodef_cli.heads.fit import FitConfig, fit_heads, preset
 from platodef_cli.heads.heads import Heads
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
@@ -320,7 +320,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="feature cache")
     parser.add_argument("--smoke", action="store_true", help="seconds, useless results: to see that it runs")
     arguments = parser.parse_args()
-    arguments.config = FitConfig()
+    arguments.config = preset("tiny")
     if arguments.smoke:
         quick = replace(arguments.config.energy, epochs=1)
         arguments.config = replace(arguments.config, energy=quick, denoiser=quick, lift_features=16)

@@ -27,6 +27,7 @@ attestation    signed statements about a report and the model's files
 images         where images come from: folders, parquet, Hub data sets, generated shapes
 encoders       a model id becomes features: ``hub`` downloads, ``checks`` reads files without loading them,
                ``isolation`` runs the suspect in a child process, ``backends`` build networks
+texts          text references: sentences about images, text towers that read them, models that write them
 features       extraction in one decoding pass, the feature cache, the feature file
 heads          what is fitted on clean features: closed forms, energy, denoiser
 triggers       changes of images: known triggers, benign controls, the battery of both

@@ -3,27 +3,33 @@
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields
-from inspect import get_annotations
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from platodef_cli.audit.duration import check_duration
 from platodef_cli.audit.option import Option, option
 from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.reference_options import ReferenceOptions, check_networks
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.encoders.pooling import check_poolings
 from platodef_cli.errors import UnknownNameError, UsageError
+from platodef_cli.heads.presets import CLOSED
 from platodef_cli.registry import check_plugins
 from platodef_cli.search import SEARCH_KINDS
+from platodef_cli.texts.names import check_references, check_sentences
 from platodef_cli.triggers import CONTROLS, TRIGGERS
 
 PROBE_IMAGES = 400
 Precision = Literal["auto", "float32", "bfloat16"]
 NONE = "none"
 """Stands for no value of an option that takes several between commas."""
-DEFAULT_DETECTORS = ("energy", "ridge", DEFAULT_DETECTOR)
-_LATER = ("plugins", "pooling", "follow_links", "sample", "searches", "budget")
+DEFAULT_DETECTORS = ("gaussian", "ridge", DEFAULT_DETECTOR)
+_LATER = (
+    *("plugins", "pooling", "follow_links", "sample", "searches", "budget"),
+    *(entry.name for entry in fields(ReferenceOptions)),
+)
 """Fields that reports of earlier versions lack, so that they are named only where they are used."""
+_UNSAID = ((), False, None, CLOSED, "clip-80")
 _DEVICE = re.compile(r"^(cpu|cuda(:\d+)?|mps)$")
 
 
@@ -56,13 +62,8 @@ def _check_detectors(values: Sequence[str]) -> None:
             raise UnknownNameError(DETECTORS.kind, name, choices)
 
 
-def _check_searches(values: Sequence[str]) -> None:
-    for name in values:
-        SEARCH_KINDS.check(name)
-
-
 @dataclass(frozen=True)
-class AuditConfig:
+class AuditConfig(ReferenceOptions):
     """Everything that an audit depends on.
 
     Every field with an :class:`Option` is an option of ``platodef audit`` and a keyword of
@@ -105,8 +106,8 @@ class AuditConfig:
     )
     pooling: Sequence[str] = option(
         (),
-        "How MODEL's tokens become one feature, where it does not say: auto, mean or class; ID=mean for a "
-        "reference.",
+        "How MODEL's tokens become one feature, where it does not say: auto, mean, class, or last (of a "
+        "Qwen-VL as VLM2Vec uses it); ID=mean for a reference.",
         "Models",
         "--pooling",
         metavar="[ID=]HOW",
@@ -182,7 +183,7 @@ class AuditConfig:
         "--search",
         "--searches",
         metavar="A,B",
-        check=_check_searches,
+        check=lambda names: [SEARCH_KINDS.check(name) for name in names],
         several=True,
         commas=True,
     )
@@ -267,10 +268,17 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         _normalise(self)
-        types = get_annotations(AuditConfig, eval_str=True)
+        types = get_type_hints(AuditConfig)
         for entry in fields(AuditConfig):
             if entry.metadata:
                 _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
+        references = [str(reference) for reference in self.references]
+        check_references(references)
+        check_sentences(references, self.captions, self.captioner, self.recaption)
+        if self.head is None and self.preset == CLOSED:
+            check_networks(self.detectors, self.purifier)
+        elif self.head is not None and self.preset != CLOSED:
+            raise UsageError("--preset says how heads are fitted, --head gives fitted ones; give one of them")
         # the limits of kinds of search that plug-ins add come with the kinds
         kinds = [name for name in self.plugins if name in SEARCH_KINDS.plugins()]
         object.__setattr__(self, "policy", self.limits.with_kinds(kinds))
@@ -295,7 +303,7 @@ class AuditConfig:
         """Return what changes the result, for the report (paths of caches do not)."""
         values: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            if name in ("cache_dir", "use_cache", "policy") or (name in _LATER and not value):
+            if name in ("cache_dir", "use_cache", "policy") or (name in _LATER and value in _UNSAID):
                 continue
             if name == "detectors":
                 values |= {"detectors": self.sample_detectors, "encoder_detectors": self.encoder_detectors}

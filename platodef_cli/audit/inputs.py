@@ -1,6 +1,6 @@
 """Opens what an audit works on: the suspect in its child process, the references, the images, the heads."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,13 +23,15 @@ from platodef_cli.encoders.reference import DEFAULT_REFERENCES, parse
 from platodef_cli.encoders.resolve import examine, resolve
 from platodef_cli.errors import UsageError
 from platodef_cli.features.cache import FeatureCache
+from platodef_cli.features.text_references import TextOptions, TextReferences, open_text_references
 from platodef_cli.heads.find import find_heads
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.interface import ImageSource
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import Progress
-from platodef_cli.records import CardRecord, SignatureRecord
+from platodef_cli.records import CardRecord, EncoderRecord, SignatureRecord
 from platodef_cli.resources import data_dir
+from platodef_cli.texts.names import PREFIX, is_text
 from platodef_cli.triggers.battery import battery
 
 BUILTIN = "builtin:"
@@ -51,6 +53,7 @@ class Inputs:
         signature: What the publisher signed.
         card: What the model card says.
         precisions: Encoder -> why it is not run in bfloat16 where the processor is built for that.
+        texts: The text references, or None; they are no part of ``references``.
     """
 
     suspect: Encoder
@@ -61,6 +64,13 @@ class Inputs:
     signature: SignatureRecord
     precisions: Mapping[str, str] = field(default_factory=dict)
     card: CardRecord | None = None
+    texts: TextReferences | None = None
+
+    @property
+    def reference_records(self) -> dict[str, EncoderRecord]:
+        """Name -> record of all references, visual ones first."""
+        towers = {} if self.texts is None else self.texts.towers
+        return {name: encoder.record for name, encoder in (self.references | dict(towers)).items()}
 
     @property
     def encoders(self) -> dict[str, Encoder]:
@@ -97,7 +107,7 @@ def open_inputs(
         config: What to open.
         progress: Receives steps and warnings.
         listed: Told of the images before anything is loaded.
-        cache: Keeps which precision was chosen, or None.
+        cache: Keeps captions and which precision was chosen, or None.
 
     Raises:
         InconclusiveError: There are too few images.
@@ -110,6 +120,8 @@ def open_inputs(
     references = tuple(map(str, config.references)) or (
         BUILTIN_REFERENCES if embedded else DEFAULT_REFERENCES
     )
+    written = [uri for uri in references if is_text(uri)]
+    references = tuple(uri for uri in references if not is_text(uri))
     images = BUILTIN_IMAGES if config.images is None and embedded else config.images
     poolings = poolings_of(config.pooling, model, references)
     if images is None:
@@ -122,7 +134,9 @@ def open_inputs(
         limit=config.limit,
         seed=config.seed,
         offline=config.offline,
-        columns=Columns(config.image_column, config.label_column, config.use_labels),
+        columns=Columns(
+            config.image_column, config.label_column, config.use_labels, config.caption_column, bool(written)
+        ),
         warn=progress.warn,
     )
     listed(source)
@@ -218,7 +232,36 @@ def open_inputs(
                 trusted[name] = bounded(encoder, **bounds)
                 task.advance()
         card = read_card(resolved.directory, follow_links=config.follow_links and resolved.commit is None)
-        yield Inputs(judged, checked, trusted, source, head, signature, precisions, card)
+        texts = _texts(config, written, trusted, source, cache, progress)
+        if texts is not None:
+            progress.warn(texts.trust)
+        yield Inputs(judged, checked, trusted, source, head, signature, precisions, card, texts)
+
+
+def _texts(
+    config: AuditConfig,
+    uris: Sequence[str],
+    others: Mapping[str, Encoder],
+    source: ImageSource,
+    cache: FeatureCache | None,
+    progress: Progress,
+) -> TextReferences | None:
+    """Open the text references, under names of their own."""
+    names: dict[str, str] = {}
+    for uri in uris:
+        name = parse(uri.removeprefix(PREFIX)).short_name + "-text"
+        names[_free_name(name, {**others, **names}, "2")] = uri
+    options = TextOptions(config.captions, config.templates, config.captioner, config.recaption)
+    return open_text_references(
+        names,
+        source,
+        options,
+        offline=config.offline,
+        device=config.device,
+        dtype=config.dtype,
+        cache=cache,
+        progress=progress,
+    )
 
 
 def gradient_precision(config: AuditConfig, encoder: Encoder) -> str:
@@ -240,7 +283,7 @@ def split(count: int, seed: int, sample: int | None = None) -> Split:
     return Split(tuple(order[:first]), tuple(order[first:second]), tuple(order[second:]))
 
 
-def _free_name(name: str, taken: dict[str, Encoder], suffix: str) -> str:
+def _free_name(name: str, taken: Mapping[str, object], suffix: str) -> str:
     """Return a name of its own for an encoder: two publishers may call theirs the same."""
     while name in taken:
         name = f"{name}-{suffix}"

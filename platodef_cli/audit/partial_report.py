@@ -76,7 +76,7 @@ class PartialReport:
     def note(self, inputs: "Inputs") -> None:
         """Keep what opening the inputs made known."""
         self.target = inputs.suspect.record
-        self.references = tuple(encoder.record for encoder in inputs.references.values())
+        self.references = tuple(inputs.reference_records.values())
         self.findings, self.not_examined = inputs.checked.findings, inputs.checked.not_examined
 
     def note_alignment(self, pairs: tuple[AlignmentRecord, ...], share: Metric | None) -> None:

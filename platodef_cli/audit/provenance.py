@@ -47,6 +47,10 @@ NOT_EXAMINED = (
 )
 
 
+_NO_VOTE = (
+    "a text reference judges single features; it has no vote in whether the references are aligned with the "
+    "suspect, since sentences agree with images coarsely only, nor in what a change does to honest encoders"
+)
 _ALONE = (
     "groups of the given images in which the suspect departs from the references: with one reference "
     "nothing tells whether they are hard for every encoder"
@@ -63,6 +67,9 @@ def not_examined(state: "AuditState") -> tuple[str, ...]:
     )
     alone = () if len(state.features.references) > 1 else (_ALONE,)
     left_out = tuple(left_out_of(state.config))
+    texts = state.inputs.texts
+    if texts is not None:
+        alone = (*alone, f"what changes do to {', '.join(texts.towers)}: {_NO_VOTE}")
     return (*NOT_EXAMINED, *left_out, *unlabelled, *alone, *notes, *state.inputs.checked.not_examined)
 
 

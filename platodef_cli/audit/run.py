@@ -183,7 +183,7 @@ def _measurements(
     return Measurements(
         tool_version=__version__,
         target=inputs.suspect.record,
-        references=tuple(encoder.record for encoder in inputs.references.values()),
+        references=tuple(inputs.reference_records.values()),
         images=image_set(state),
         head=state.head,
         seed=config.seed,

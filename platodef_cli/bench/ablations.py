@@ -77,7 +77,7 @@ def head_cell(run: BenchmarkRun, card: ZooCard, seed: int, changes: Mapping[str,
             progress=run.progress,
         ).methods
         # joint heads share a backbone; it is counted once
-        weights = {id(value): value for head in (heads.energy, heads.denoiser) for value in head.parameters()}
+        weights = {id(value): value for head in heads.networks for value in head.parameters()}
         return HeadCell(
             parameters=sum(value.numel() for value in weights.values()),
             matched=heads.metrics["matched_auroc"],
@@ -151,6 +151,7 @@ def backbones(run: BenchmarkRun) -> BenchmarkTable:
     suspects = run.one_per_parent()
     widths = (16, 32) if run.config.quick else WIDTHS
     base = run.config.heads().backbone
+    assert base is not None  # the configuration refuses presets without networks here
     rows: list[ResultRow] = []
     with run.progress.step("backbones", len(KINDS) * len(widths) * len(suspects)) as task:
         for kind in KINDS:

@@ -9,6 +9,7 @@ from platodef_cli.defences import DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.config import FitConfig, preset
+from platodef_cli.heads.presets import CLOSED
 from platodef_cli.registry import Registry
 
 SKIPPABLE: Mapping[str, tuple[Registry, ...]] = {
@@ -17,6 +18,7 @@ SKIPPABLE: Mapping[str, tuple[Registry, ...]] = {
     "defences": (DETECTORS, PURIFIERS, ENCODER_DETECTORS),
 }
 ONE_SEED = ("encoder", "defences", "alignment")
+NETWORKED = ("3", "solvers", "backbones")  # tables about networks
 PURIFYING = ("1", "defences")  # tables that try every purifier
 _OWN: Mapping[str, tuple[str, ...]] = {
     "1": ("adversarial", "skip"),
@@ -73,7 +75,8 @@ class BenchConfig:
             raise UsageError("give at least one seed, each once, from 0 on")
         if len(self.seeds) > 1 and self.table in ONE_SEED:
             raise UsageError(f"table {self.table} takes one seed, not {len(self.seeds)}")
-        preset(self.preset)
+        if preset(self.preset).backbone is None and self.table in NETWORKED:
+            raise UsageError(f"table {self.table} compares networks; choose another preset than {CLOSED}")
         if self.diffusion is not None and self.table not in PURIFYING:
             raise UsageError(f"--diffusion: table {self.table} does not purify by zip")
         if self.diffusion is not None and not self.diffusion.is_dir():
@@ -91,7 +94,7 @@ class BenchConfig:
         if self.quick:
             config = replace(
                 config,
-                backbone=BackboneConfig(width=16, depth=1, heads=2),
+                backbone=config.backbone and BackboneConfig(width=16, depth=1, heads=2),
                 energy=replace(config.energy, epochs=1),
                 denoiser=replace(config.denoiser, epochs=1),
                 lift_features=32,

@@ -13,8 +13,8 @@ CITATION = (
 )
 PLATONIC_IS = (
     "the paper's own defence is the column 'energy' for AUC and 'heun' (20 steps) for CA, PA and ASR; "
-    "'platonic' is what platodef does by default: the mean of energy, closed form and robust scores, and "
-    "the conditional mean"
+    "'platonic' is platodef's default detector, here with trained networks: the mean of energy, closed form "
+    "and robust scores (without the energy in an audit), and the conditional mean"
 )
 
 AVERAGES: Mapping[str, Mapping[str, Mapping[str, float]]] = {

@@ -22,6 +22,7 @@ from platodef_cli.cli import (
 from platodef_cli.cli.align import align
 from platodef_cli.cli.audit import audit
 from platodef_cli.cli.audit_many import audit_many
+from platodef_cli.cli.caption import caption
 from platodef_cli.cli.command import register
 from platodef_cli.cli.convert import convert
 from platodef_cli.cli.defences import defences
@@ -124,6 +125,7 @@ register(app, "audit-many", audit_many, panel=_AUDIT, epilog=_EPILOG)
 register(app, "gate", gate, panel=_AUDIT, epilog=_EPILOG)
 register(app, "preflight", preflight, panel=_AUDIT, epilog=_EPILOG)
 register(app, "convert", convert, panel=_STEPS)
+register(app, "caption", caption, panel=_STEPS)
 register(app, "extract", extract, panel=_STEPS)
 register(app, "fit", fit, panel=_STEPS)
 register(app, "score", score, panel=_STEPS)

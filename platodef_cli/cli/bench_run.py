@@ -77,7 +77,7 @@ def run(
         int,
         typer.Option(min=0, help="Test images that table 1 attacks adversarially; 0 leaves these rows out."),
     ] = 200,
-    preset: Annotated[str, typer.Option(help="Size of the heads: tiny, small, medium or paper.")] = "tiny",
+    preset: Annotated[str, typer.Option(help="Heads: closed, tiny, small, medium or paper.")] = "tiny",
     quick: Annotated[
         bool, typer.Option("--quick", help="Tiny heads, for a look at the tables; not for numbers.")
     ] = False,

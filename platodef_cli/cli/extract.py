@@ -22,6 +22,7 @@ from platodef_cli.cli.sharded import (
 )
 from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.errors import UsageError
+from platodef_cli.texts.names import PREFIX, is_text
 
 if TYPE_CHECKING:
     from platodef_cli.encoders.interface import Encoder
@@ -61,6 +62,11 @@ def extract(
     image_column: options.ImageColumn = None,
     label_column: options.LabelColumn = None,
     no_labels: options.NoLabels = False,
+    captions: options.Captions = None,
+    caption_column: options.CaptionColumn = None,
+    templates: options.Templates = "clip-80",
+    captioner: options.CaptionModel = None,
+    recaption: options.Recaption = False,
     limit: options.Limit = None,
     max_broken: options.MaxBroken = 0.05,
     seed: options.Seed = 0,
@@ -94,6 +100,7 @@ def extract(
     """
     source, names = _roles(models, source, reference)
     poolings = poolings_of(pooling or (), source, tuple(names.values()))
+    written = {name: uri for name, uri in names.items() if is_text(uri)}
     pictured = _images(images, source)
     where = chosen(executor, address, actors, device)
     shards = shards_target(output, forced=shard_rows is not None or executor is Executor.ray)
@@ -105,13 +112,14 @@ def extract(
     from platodef_cli.features.cache import FeatureCache
     from platodef_cli.features.extract import Request
     from platodef_cli.features.extract import extract as run
+    from platodef_cli.features.text_references import TextOptions, open_text_references
     from platodef_cli.images.columns import Columns
     from platodef_cli.images.open import open_source
     from platodef_cli.jobs.extraction import Extracting, named_variants, opened_encoders, tuples_of
 
     session.mention_idle_gpu(device)
     variants = named_variants(tuple(variant or ()))
-    columns = Columns(image_column, label_column, not no_labels)
+    columns = Columns(image_column, label_column, not no_labels, caption_column, bool(written))
     suspect: dict[str, Any] = {
         "revision": revision,
         "memory_limit_gb": memory_limit,
@@ -125,6 +133,10 @@ def extract(
         "follow_links": follow_links,
     }
     uris = {SOURCE: source, **names}
+    if shards is not None and written:
+        raise UsageError(
+            f"text references ({', '.join(written)}) are not extracted into shards; give -o one file"
+        )
     if shards is not None:
         work = Extracting(
             uris=tuple(uris.items()),
@@ -162,18 +174,43 @@ def extract(
             warn=session.progress.warn,
         )
 
+    texts = open_text_references(
+        written,
+        pictures,
+        TextOptions(captions, templates, captioner, recaption),
+        offline=without_network,
+        device=device,
+        dtype=dtype,
+        cache=cache,
+        progress=session.progress,
+    )
+    requests = [Request(), *(Request(entry) for entry in variants)]
+    seeing = {name: uri for name, uri in uris.items() if name not in written}
     warn = session.progress.warn
-    with opened_encoders(uris, suspect, common, batch_size, poolings, warn, tune) as encoders:
+    with opened_encoders(seeing, suspect, common, batch_size, poolings, warn, tune) as encoders:
         extraction = run(
             pictures,
             encoders,
-            [Request(), *(Request(entry) for entry in variants)],
+            requests,
             cache=cache,
             batch_size=batch_size,
             max_broken_share=max_broken,
             progress=session.progress,
         )
-    tuples = tuples_of(pictures, encoders, extraction, [entry.name for entry in variants])
+        if texts is not None:
+            session.warn(texts.trust)
+            extraction = texts.added_to(
+                extraction,
+                requests,
+                encoders[SOURCE].geometry,
+                cache=cache,
+                batch_size=batch_size,
+                progress=session.progress,
+            )
+    towers = {} if texts is None else texts.towers
+    # in the order in which they were given
+    every = {name: encoders.get(name) or towers[name] for name in uris}
+    tuples = tuples_of(pictures, every, extraction, [entry.name for entry in variants])
     write_features(target, tuples)
     dims = ", ".join(f"{name} {value.shape[1]}-d" for name, value in tuples.references.items())
     session.finish(
@@ -192,7 +229,7 @@ def _roles(models: list[str], source: str | None, reference: list[str] | None) -
     suspect = source if source is not None else models[0]
     names: dict[str, str] = {}
     for uri in others or (BUILTIN_REFERENCES if suspect.startswith(BUILTIN) else DEFAULT_REFERENCES):
-        name = parse(uri).short_name
+        name = parse(uri.removeprefix(PREFIX)).short_name + ("-text" if is_text(uri) else "")
         if name in names:
             raise UsageError(f"two references are called {name!r}; leave one out, or rename its folder")
         names[name] = uri

@@ -20,7 +20,12 @@ def fit(
     session: Session,
     features: options.FeaturesIn,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="HEAD_DIR", help="Folder for the heads.")],
-    preset: Annotated[str, typer.Option(help="Size of the heads: tiny, small, medium or paper.")] = "tiny",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="closed (closed forms, no network), or networks of size tiny, small, medium or paper."
+        ),
+    ] = "closed",
     mode: Annotated[
         str,
         typer.Option(
@@ -55,7 +60,7 @@ def fit(
     device: options.Device = "cpu",
     cache_dir: options.CacheDir = None,
 ) -> None:
-    """Fit the ridge, energy and denoiser heads on clean features.
+    """Fit heads on clean features: closed forms, and with --preset the paper's networks.
 
     Writes the energy gap, the mutual information and the bounds of Proposition 2 beside the rates on
     held-out rows to stdout. An interrupted fit goes on where it stopped when the same command is given again.

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import typer
 
@@ -73,6 +73,11 @@ Images = Annotated[str | None, shared("images")]
 Limit = Annotated[int | None, shared("limit")]
 ImageColumn = Annotated[str | None, shared("image_column")]
 LabelColumn = Annotated[str | None, shared("label_column")]
+Captions = Annotated[str | None, shared("captions")]
+CaptionColumn = Annotated[str | None, shared("caption_column")]
+Templates = Annotated[str, shared("templates")]
+CaptionModel = Annotated[str | None, shared("captioner")]
+Recaption = Annotated[bool, shared("recaption")]
 NoLabels = Annotated[bool, shared("use_labels")]
 MaxBroken = Annotated[float, shared("max_broken_share")]
 Seed = Annotated[int, shared("seed")]
@@ -236,7 +241,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     Args:
         command: Takes ``session``, ``given`` (field -> value of :class:`AuditConfig`) and its own options.
     """
-    types = inspect.get_annotations(AuditConfig, eval_str=True)
+    types = get_type_hints(AuditConfig)
     parameters = []
     for entry in fields(AuditConfig):
         if not entry.metadata:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from platodef_cli.defences.platonic import MEMBERS, PlatonicDetector
+from platodef_cli.defences.platonic import PlatonicDetector, members_of
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.heads import Heads
 
@@ -61,7 +61,7 @@ def stored_clean_scores(name: str, heads: Heads) -> Tensor | None:
     They come from the tuples that were held out while fitting, so they calibrate a threshold for clean
     images like those that the heads were fitted on.
     """
-    if name == PlatonicDetector.name and set(MEMBERS) <= set(heads.clean_scores):
+    if name == PlatonicDetector.name and set(members_of(heads)) <= set(heads.clean_scores):
         return PlatonicDetector(heads).combine(heads.clean_scores)
     return heads.clean_scores.get(name)
 

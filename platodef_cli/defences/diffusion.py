@@ -1,8 +1,9 @@
 """Purifiers of the paper: a source feature that follows from what trusted references see in the image.
 
 They need features of the suspect and of the references, and heads fitted on clean tuples. Three return a
-conditional mean (``mean`` by the denoiser, ``gaussian`` and ``ridge`` in closed form); the others draw
-from the conditional diffusion of the denoiser, one row per sampler (:mod:`platodef_cli.defences.samplers`).
+conditional mean: ``gaussian`` and ``ridge`` in closed form, ``mean`` by the denoiser, where one was fitted.
+The others draw from the conditional diffusion of the denoiser, one row per sampler
+(:mod:`platodef_cli.defences.samplers`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.denoiser import Condition, Denoiser
 from platodef_cli.heads.evaluate import gaussian_mean
 from platodef_cli.heads.heads import SCORE_BLOCK, Heads
+from platodef_cli.heads.presets import A_PRESET
 
 
 def guided(denoiser: Denoiser, references: Sequence[Tensor], guidance: float) -> DenoiseFunction:
@@ -51,31 +53,37 @@ def guided(denoiser: Denoiser, references: Sequence[Tensor], guidance: float) ->
 class MeanPurifier:
     """``D(0; sigma_max, r)``: at the largest noise level the denoiser is a regression on the references.
 
+    Heads without networks give the conditional mean of the closed form, from which the denoiser starts.
+
     Args:
         heads: Fitted heads.
         options: Only ``guidance`` applies; starting from the source would not change the mean.
 
     Raises:
-        UsageError: ``start`` is ``source``.
+        UsageError: ``start`` is ``source``, or guidance is asked of heads without a denoiser.
     """
 
     name = "mean"
     needs = frozenset({Access.features, Access.references})
     description = (
-        "Conditional mean of the denoiser: regenerates the feature, loses what references do not know."
+        "Conditional mean, by a denoiser if one is fitted: regenerates features, loses what references lack."
     )
     use_when = "The default: you have at least one reference encoder and no reason for another purifier."
-    evaluations = 1
 
     def __init__(self, heads: Heads, options: PurifyOptions):
         if options.start != "noise":
             raise UsageError("the mean purifier ignores the source; use start 'noise' or a sampler")
+        if heads.denoiser is None and options.guidance != 1.0:
+            raise UsageError(f"guidance steers a denoiser, which these heads lack; fit them with {A_PRESET}")
         self._heads, self._guidance = heads, options.guidance
+        self.evaluations = int(heads.denoiser is not None)
 
     @torch.no_grad()
     def purify(self, tuples: FeatureTuples, *, generator: torch.Generator) -> Tensor:
         """Return purified source features ``[N, D_s]`` float32, de-standardised; nothing is random."""
         heads = self._heads
+        if heads.denoiser is None:
+            return heads.source_standardiser.invert(_gaussian(heads, tuples))
         source, references = heads.standardise(tuples)
         sigma = torch.tensor(heads.config.sigma_max)
         means = []
@@ -145,6 +153,9 @@ class SampledPurifier:
     Args:
         heads: Fitted heads.
         options: Steps, guidance and start; ``samples`` where they are averaged.
+
+    Raises:
+        NotApplicable: The heads have no denoiser.
     """
 
     name: ClassVar[str]
@@ -153,9 +164,11 @@ class SampledPurifier:
     use_when: ClassVar[str]
     sampler: ClassVar[Sampler]
     averages: ClassVar[bool] = False
+    networks: ClassVar[bool] = True
 
     def __init__(self, heads: Heads, options: PurifyOptions):
         self._heads, self._options = heads, options
+        _, self._denoiser = heads.networks
         self._samples = options.samples if self.averages else 1
         config = heads.config
         start = config.sigma_max if options.sigma_start is None else options.sigma_start
@@ -177,7 +190,7 @@ class SampledPurifier:
             part = slice(first, first + SCORE_BLOCK)
             observed = source[part].to(heads.device)
             rows = [values[part].to(heads.device) for values in references]
-            denoise = guided(heads.denoiser, rows, self._options.guidance)
+            denoise = guided(self._denoiser, rows, self._options.guidance)
             sample, sigmas = self.sampler.at(observed), self._sigmas.to(observed)
             total = torch.zeros_like(observed)
             for _ in range(self._samples):

@@ -2,7 +2,7 @@
 
 Every score here asks for features of the suspect and of the references, and for heads fitted on clean
 tuples (:mod:`platodef_cli.heads`). Members of :data:`~platodef_cli.heads.evaluate.COMPONENTS` become
-detectors of their own; :class:`PlatonicDetector` adds three of them up and is the default.
+detectors of their own; :class:`PlatonicDetector` adds up two or three of them and is the default.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,10 @@ from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.heads import Heads
 
-MEMBERS = ("energy", "gaussian", "robust")
-"""Components that the default detector adds up."""
+
+def members_of(heads: Heads) -> tuple[str, ...]:
+    """Return the components that the default detector adds up: the energy too, where networks were fitted."""
+    return ("gaussian", "robust") if heads.energy is None else ("energy", "gaussian", "robust")
 
 
 class ComponentDetector:
@@ -31,6 +33,9 @@ class ComponentDetector:
         heads: Fitted heads.
         clean: Not used.
         setup: Not used.
+
+    Raises:
+        NotApplicable: The component is a network, and the heads have none.
     """
 
     name: ClassVar[str]
@@ -39,9 +44,12 @@ class ComponentDetector:
     description: ClassVar[str]
     use_when: ClassVar[str]
     published = ""
+    networks: ClassVar[bool] = False
     expected_auroc: ClassVar[ExpectedAuroc | None] = None
 
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
+        if self.networks:
+            _ = heads.networks
         self._heads = heads
 
     def score(self, tuples: FeatureTuples) -> Tensor:
@@ -53,6 +61,7 @@ class EnergyDetector(ComponentDetector):
     """The negative logit of the contrastive head (Eq. 12)."""
 
     name = "energy"
+    networks = True
     description = "Negative logit of the contrastive head: sees any feature that the references contradict."
     use_when = "You want the paper's platonic energy (Eq. 12) by itself, to compare with the paper."
     expected_auroc = ExpectedAuroc("white square", 0.90)
@@ -92,6 +101,7 @@ class DenoiserDetector(ComponentDetector):
     """The residual of the denoiser's conditional mean."""
 
     name = "denoiser"
+    networks = True
     description = (
         "Residual of the denoiser's conditional mean: sees any feature that the references contradict."
     )
@@ -116,7 +126,7 @@ class PlatonicDetector:
     name = "platonic"
     needs = frozenset({Access.features, Access.references})
     bank = 0
-    description = "Energy, closed form and robust score together: the default."
+    description = "Closed form and robust score together, with the energy where it was trained: the default."
     use_when = "The default: you have at least one reference encoder and no reason for another detector."
     published = ""
     expected_auroc = ExpectedAuroc("white square", 0.90)
@@ -124,16 +134,21 @@ class PlatonicDetector:
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
         self._scales = {}
-        for member in MEMBERS:
+        for member in members_of(heads):
             scores = COMPONENTS[member](heads, clean) if clean is not None else heads.clean_scores.get(member)
             if scores is None or not len(scores):
                 raise UsageError(f"these heads carry no clean {member} scores; give clean tuples")
             middle = scores.median()
             self._scales[member] = (middle, (scores - middle).abs().median().clamp_min(1e-12))
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The components whose scores are added up."""
+        return tuple(self._scales)
+
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        return self.combine({member: COMPONENTS[member](self._heads, tuples) for member in MEMBERS})
+        return self.combine({member: COMPONENTS[member](self._heads, tuples) for member in self.members})
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """Return float64 ``[N]`` from the members' scores ``[N]`` of the same tuples."""

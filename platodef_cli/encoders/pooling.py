@@ -7,7 +7,8 @@ from platodef_cli.errors import UnknownNameError, UsageError
 AUTO = "auto"
 CLASS_TOKEN = "class token"
 MEAN = "mean of patches"
-POOLINGS = {AUTO: "", "mean": MEAN, "class": CLASS_TOKEN}
+LAST = "last token"
+POOLINGS = {AUTO: "", "mean": MEAN, "class": CLASS_TOKEN, "last": LAST}
 """What ``--pooling`` takes -> the pooling that an encoder's record then names."""
 TAKEN = "pooling: "
 """How the note of an encoder begins whose pooling the user may choose."""
@@ -83,4 +84,6 @@ def check_pooled(where: str, wanted: str, used: str) -> None:
     why = f"the feature of this model is already one vector per image ({used})"
     if used == MEAN:
         why = "this model has no class token"
+    if wanted == "last":
+        why = "only language models that read images (Qwen-VL) have a last token that is their feature"
     raise UsageError(f"{where}: --pooling {wanted} does not apply, because {why}; leave the option out")

@@ -130,6 +130,11 @@ def _hint(uri: str, path: Path) -> None:
     for scheme, what in _PREFIXES.items():
         if uri.startswith(scheme) and not uri.startswith("hf://"):
             raise UsageError(f"{uri!r}: write {what} without {scheme!r}, as in {uri.removeprefix(scheme)!r}")
+    if uri.startswith("text:"):
+        raise UsageError(
+            f"{uri!r}: the text tower of a model can be a reference (-r {uri}), not a suspect; write "
+            f"{uri.removeprefix('text:')!r} for what it makes of images"
+        )
     library, colon, name = uri.partition(":")
     if colon and library in _REGISTRIES:
         raise UsageError(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from platodef_cli.features.shard import Shard
 
 FEATURES = "features"
+CAPTIONS = "captions"
 MANIFEST = "manifest.json"
 _STALE_SECONDS = 24 * 3600
 
@@ -170,7 +171,7 @@ class FeatureCache:
             try:
                 if entry.kind == FEATURES:
                     Shard.parse(entry.path.read_bytes())
-                else:
+                elif entry.kind != CAPTIONS:  # of those, a line that was cut short is made again
                     _check_manifest(entry.path)
             except (DamagedError, OSError) as error:
                 damaged.append((entry, str(error)))
@@ -216,17 +217,21 @@ class FeatureCache:
 
     def _walk(self) -> Iterator[CacheEntry]:
         for folder in sorted(self.directory.glob("*/")):
-            pattern = "*/*.safetensors" if folder.name == FEATURES else "*/"
+            pattern = {FEATURES: "*/*.safetensors", CAPTIONS: "*.jsonl"}.get(folder.name, "*/")
             for path in folder.glob(pattern):
                 if not path.name.startswith(TEMPORARY):
                     yield CacheEntry(folder.name, path, _size(path), _modified(path))
+
+    def captions(self, key: Mapping[str, Any]) -> Path:
+        """Return the file of captions that were made as ``key`` says; it need not exist."""
+        return self.directory / CAPTIONS / f"{key_digest(key)}.jsonl"
 
     def _path(self, key: Mapping[str, Any]) -> Path:
         digest = key_digest(key)
         return self.directory / FEATURES / digest[:2] / f"{digest}.safetensors"
 
     def _artifact(self, kind: str, key: Mapping[str, Any]) -> Path:
-        if kind == FEATURES or not kind.replace("-", "").replace("_", "").isalnum():
+        if kind in (FEATURES, CAPTIONS) or not kind.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"{kind!r} is no kind of artefact")
         return self.directory / kind / key_digest(key)
 

@@ -83,6 +83,11 @@ class ClosedForm(nn.Module):
             for part in PARTS:
                 self.register_buffer(f"posterior_{number}_{part}", getattr(posterior, part), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers live."""
+        return self.get_buffer("posterior_0_weights").device
+
     def lift(self, references: Sequence[Tensor]) -> Tensor:
         """Return the lifted references side by side ``[B, sum(D_m + F)]``."""
         rows = []

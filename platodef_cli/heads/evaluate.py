@@ -8,7 +8,6 @@ from torch import Tensor
 
 from platodef_cli.errors import UsageError
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.energy import WIDEN
 from platodef_cli.heads.heads import SCORE_BLOCK, Heads
 from platodef_cli.heads.mismatch import derange
 
@@ -28,7 +27,12 @@ def auroc(negative: Tensor, positive: Tensor) -> float:
 
 
 def energy_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
-    """Return the platonic energy ``[N]`` float64."""
+    """Return the energy ``[N]`` float64 of the trained network.
+
+    Raises:
+        NotApplicable: The heads have no networks.
+    """
+    _ = heads.networks
     return heads.energies(tuples)
 
 
@@ -48,19 +52,14 @@ def gaussian_scores(
         tuples: Features to score.
         references: Names of the references to use; None uses all.
     """
-    source, mean = gaussian_mean(heads, tuples, references=references)
-    posterior = heads.closed_form.posterior(heads.keep_of(references))
-    return -heads.closed_form.ratio(source, source - mean, posterior, WIDEN).double().cpu()
+    return heads.closed_energies(tuples, references=references)
 
 
 def gaussian_mean(
     heads: Heads, tuples: FeatureTuples, *, references: Sequence[str] | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the standardised source and its closed-form conditional mean, ``[N, D_s]`` each."""
-    source, rows = heads.standardise(tuples)
-    lifted = heads.closed_form.lift([values.to(heads.device) for values in rows])
-    posterior = heads.closed_form.posterior(heads.keep_of(references))
-    return source.to(heads.device), posterior.mean(lifted)
+    return heads.closed_mean(tuples, references=references)
 
 
 def leave_one_out_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tensor]:
@@ -153,15 +152,20 @@ def denoiser_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
 
 @torch.no_grad()
 def one_shot_mean(heads: Heads, tuples: FeatureTuples) -> Tensor:
-    """Return the denoiser's conditional mean ``[N, D_s]``, standardised, on the CPU."""
+    """Return the denoiser's conditional mean ``[N, D_s]``, standardised, on the CPU.
+
+    Raises:
+        NotApplicable: The heads have no networks.
+    """
     source, references = heads.standardise(tuples)
+    _, denoiser = heads.networks
     means = []
     for start in range(0, len(source), SCORE_BLOCK):
         part = slice(start, start + SCORE_BLOCK)
-        condition = heads.denoiser.condition([row[part].to(heads.device) for row in references])
+        condition = denoiser.condition([row[part].to(heads.device) for row in references])
         blank = torch.zeros_like(source[part]).to(heads.device)
         sigma = torch.tensor(heads.config.sigma_max, device=heads.device)
-        means.append(heads.denoiser(blank, sigma, condition).cpu())
+        means.append(denoiser(blank, sigma, condition).cpu())
     return torch.cat(means) if means else torch.zeros_like(source)
 
 
@@ -173,10 +177,14 @@ COMPONENTS: dict[str, Callable[[Heads, FeatureTuples], Tensor]] = {
     "robust": robust_scores,
 }
 
+NETWORKED = ("energy", "denoiser")
+"""Components that heads without networks do not have."""
+
 
 def component_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tensor]:
-    """Return every component's scores ``[N]`` float64."""
-    return {name: score(heads, tuples) for name, score in COMPONENTS.items()}
+    """Return the scores ``[N]`` float64 of every component that these heads have."""
+    skipped = NETWORKED if heads.energy is None else ()
+    return {name: score(heads, tuples) for name, score in COMPONENTS.items() if name not in skipped}
 
 
 def held_out_metrics(
@@ -188,7 +196,8 @@ def held_out_metrics(
     ``energy_gap`` (nats), ``mi_lower_bound`` (nats, from the NCE loss), ``nce_loss``,
     ``gaussian_mutual_information`` (nats, linear closed form), ``mean_r2``, ``gaussian_r2`` and
     ``ridge_r2`` (explained variance of the conditional means), and per reference the median drop of the
-    closed-form score when it is left out (nats, with several references only).
+    closed-form score when it is left out (nats, with several references only). Of heads without networks
+    the closed form is the energy, and its conditional mean is the mean.
 
     Args:
         heads: Fitted heads.
@@ -208,18 +217,20 @@ def held_out_metrics(
     source, references = heads.standardise(tuples)
     total = source.square().mean()
     ridge_error = (source - heads.ridge.posterior().mean(torch.cat(references, dim=1))).square().mean()
-    mean_error = (source - one_shot_mean(heads, tuples)).square().mean()
     standard, lifted_mean = gaussian_mean(heads, tuples)
-    loss = contrastive_loss(-matched["energy"], -joined["energy"])
+    mean = lifted_mean.cpu() if heads.denoiser is None else one_shot_mean(heads, tuples)
+    mean_error = (source - mean).square().mean()
+    own = "gaussian" if heads.energy is None else "energy"
+    loss = contrastive_loss(-matched[own], -joined[own])
     several = len(heads.reference_names) > 1
     drops = leave_one_out_drops(heads, tuples) if several else {}
     return {
         **{DROP + name: value for name, value in drops.items()},
-        "matched_auroc": auroc(matched["energy"], joined["energy"].flatten()),
+        "matched_auroc": auroc(matched[own], joined[own].flatten()),
         "ridge_auroc": auroc(matched["ridge"], joined["ridge"].flatten()),
         "gaussian_auroc": auroc(matched["gaussian"], joined["gaussian"].flatten()),
-        "energy_gap": float(joined["energy"].mean() - matched["energy"].mean()),
-        "mi_lower_bound": math.log(joined["energy"].shape[1] + 1) - loss,
+        "energy_gap": float(joined[own].mean() - matched[own].mean()),
+        "mi_lower_bound": math.log(joined[own].shape[1] + 1) - loss,
         "gaussian_mutual_information": heads.ridge.mutual_information(),
         "mean_r2": 1.0 - float(mean_error / total),
         "gaussian_r2": 1.0 - float((standard - lifted_mean).square().mean() / total),

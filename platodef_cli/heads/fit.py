@@ -1,4 +1,4 @@
-"""Fit the ridge, energy and denoiser heads on clean feature tuples."""
+"""Fit heads on clean feature tuples: closed forms, and the networks that a configuration asks for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from platodef_cli.errors import UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.closed_form import ClosedForm, closed_form_steps, fit_closed_form
-from platodef_cli.heads.config import PRESETS, FitConfig, preset
+from platodef_cli.heads.config import FitConfig, preset
 from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import EnergyHead
 from platodef_cli.heads.evaluate import MISMATCHES, component_scores, held_out_metrics
 from platodef_cli.heads.heads import Heads, Standardiser, fit_standardiser
 from platodef_cli.heads.mismatch import MismatchSampler, nearest_rows
 from platodef_cli.heads.objectives import DenoiserObjective, EnergyObjective, JointObjective, Rows
+from platodef_cli.heads.presets import PRESETS
 from platodef_cli.heads.ridge import Ridge, fit_ridge
 from platodef_cli.heads.train import HeadObjective, TrainConfig, Trainer, TrainResult, fingerprint
 from platodef_cli.progress import SILENT, Progress
@@ -66,12 +67,13 @@ def fit_heads(
         )
     names = tuple(tuples.references)
     heads = new_heads(config, seed, names, source, standardisers, ridge, closed_form, place)
-    if config.gaussian_start:
-        training.leverage = {mask: values.to(place) for mask, values in leverage.items()}
-    run = fingerprint(config.to_json(), seed, fitted.source, *fitted.references.values())
-    _train(heads, training, _rows(held, source, standardisers, place), seed, checkpoint, run, progress)
-    heads.energy.eval()
-    heads.denoiser.eval()
+    if heads.energy is not None and heads.denoiser is not None:
+        if config.gaussian_start:
+            training.leverage = {mask: values.to(place) for mask, values in leverage.items()}
+        run = fingerprint(config.to_json(), seed, fitted.source, *fitted.references.values())
+        _train(heads, training, _rows(held, source, standardisers, place), seed, checkpoint, run, progress)
+        heads.energy.eval()
+        heads.denoiser.eval()
     with progress.step("measuring held-out images", min(MISMATCHES, len(held) - 1) + 2) as task:
         metrics = held_out_metrics(heads, held, task.advance)
         scores = component_scores(heads, held)
@@ -89,18 +91,22 @@ def new_heads(
     closed_form: ClosedForm,
     device: torch.device,
 ) -> Heads:
-    """Return heads with fresh networks, initialised from ``seed`` only."""
+    """Return heads with fresh networks, initialised from ``seed`` only; none where none are configured."""
     source_dim = int(source.mean.shape[0])
     dims = [int(entry.mean.shape[0]) for entry in references]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        start = closed_form if config.gaussian_start else None
-        energy = EnergyHead(
-            source_dim, dims, config.backbone, negatives=config.mismatch.negatives, closed_form=start
-        )
-        denoiser = Denoiser(source_dim, dims, config.backbone, closed_form=start)
-    if config.mode == "joint":
-        denoiser.backbone, denoiser.references = energy.backbone, energy.references
+    energy: EnergyHead | None = None
+    denoiser: Denoiser | None = None
+    if config.backbone is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            start = closed_form if config.gaussian_start else None
+            energy = EnergyHead(
+                source_dim, dims, config.backbone, negatives=config.mismatch.negatives, closed_form=start
+            )
+            denoiser = Denoiser(source_dim, dims, config.backbone, closed_form=start)
+        if config.mode == "joint":
+            denoiser.backbone, denoiser.references = energy.backbone, energy.references
+        energy, denoiser = energy.to(device).eval(), denoiser.to(device).eval()
     return Heads(
         config=config,
         seed=seed,
@@ -109,8 +115,8 @@ def new_heads(
         reference_standardisers=references,
         ridge=ridge,
         closed_form=closed_form.to(device),
-        energy=energy.to(device).eval(),
-        denoiser=denoiser.to(device).eval(),
+        energy=energy,
+        denoiser=denoiser,
         metrics={},
     )
 
@@ -154,9 +160,10 @@ def _train(
 ) -> None:
     """Train both networks of ``heads`` in place, in the order and way of the configured mode."""
     config = heads.config
+    _, denoiser = heads.networks
     energy_objective = _energy_objective(heads, rows, held)
     denoiser_objective = DenoiserObjective(
-        heads.denoiser,
+        denoiser,
         rows,
         held,
         (config.sigma_min, config.sigma_max),
@@ -206,7 +213,7 @@ def _energy_objective(heads: Heads, rows: Rows, held: Rows) -> EnergyObjective:
         rows.centres = (rows.source + near.sum(dim=1)) / (1 + CENTRE_ROWS)
     plain = replace(mismatch, full=0.0, source=1.0, partial=0.0, neighbour=0.0, collapsed=0.0, queue=0)
     return EnergyObjective(
-        heads.energy,
+        heads.networks[0],
         rows,
         held,
         MismatchSampler(mismatch, count, neighbours),

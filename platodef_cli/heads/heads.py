@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from platodef_cli.errors import UsageError
+from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.card import HeadCard
 from platodef_cli.heads.closed_form import ClosedForm
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.heads.denoiser import Denoiser
-from platodef_cli.heads.energy import EnergyHead
+from platodef_cli.heads.energy import WIDEN, EnergyHead
+from platodef_cli.heads.presets import A_PRESET
 from platodef_cli.heads.ridge import Ridge
 
 SCORE_BLOCK = 2048  # rows per forward pass
@@ -59,8 +60,8 @@ class Heads:
         reference_standardisers: Statistics of every reference, in order.
         ridge: The linear closed-form head, the baseline.
         closed_form: The Gaussian start: the closed form over lifted references.
-        energy: The energy head, in evaluation mode.
-        denoiser: The denoiser head, in evaluation mode.
+        energy: The energy head, in evaluation mode; None for heads without networks.
+        denoiser: The denoiser head, in evaluation mode; None for heads without networks.
         metrics: Held-out metrics by name (``matched_auroc``, ``energy_gap``, ...).
         clean_scores: Detector component -> float64 scores of held-out clean tuples, row by row the same
             tuples for every component, so that they can be combined.
@@ -75,8 +76,8 @@ class Heads:
     reference_standardisers: tuple[Standardiser, ...]
     ridge: Ridge
     closed_form: ClosedForm
-    energy: EnergyHead
-    denoiser: Denoiser
+    energy: EnergyHead | None
+    denoiser: Denoiser | None
     metrics: Mapping[str, float]
     clean_scores: Mapping[str, Tensor] = field(default_factory=dict)
     rows: int = 0
@@ -94,8 +95,19 @@ class Heads:
 
     @property
     def device(self) -> torch.device:
-        """Where the networks live."""
-        return self.energy.bias.device
+        """Where the closed form and the networks live."""
+        return self.closed_form.device
+
+    @property
+    def networks(self) -> tuple[EnergyHead, Denoiser]:
+        """The energy head and the denoiser.
+
+        Raises:
+            NotApplicable: These heads were fitted without networks.
+        """
+        if self.energy is None or self.denoiser is None:
+            raise NotApplicable(f"needs heads with trained networks; fit them with {A_PRESET}")
+        return self.energy, self.denoiser
 
     def standardise(self, tuples: FeatureTuples) -> tuple[Tensor, list[Tensor]]:
         """Return the standardised source ``[N, D_s]`` and references ``[N, D_m]``, in the heads' order.
@@ -141,10 +153,14 @@ class Heads:
     def energies(self, tuples: FeatureTuples, *, references: Sequence[str] | None = None) -> Tensor:
         """Return the platonic energy ``[N]`` float64; higher is more suspicious.
 
+        Heads without networks give the closed form's, which is the same density ratio of Gaussian features.
+
         Args:
             tuples: Features to score.
             references: Names of the references to use; None uses all.
         """
+        if self.energy is None:
+            return self.closed_energies(tuples, references=references)
         keep = self.keep_of(references)
         source, rows = self.standardise(tuples)
         scores = []
@@ -155,6 +171,26 @@ class Heads:
             values = self.energy.energy(block, [row[part].to(self.device) for row in rows], mask)
             scores.append(values.double().cpu())
         return torch.cat(scores) if scores else torch.zeros(0, dtype=torch.float64)
+
+    def closed_energies(self, tuples: FeatureTuples, *, references: Sequence[str] | None = None) -> Tensor:
+        """Return ``ln N(s; 0, widened S) - ln p(s | r)`` ``[N]`` float64 of the closed form, nats.
+
+        Args:
+            tuples: Features to score.
+            references: Names of the references to use; None uses all.
+        """
+        source, mean = self.closed_mean(tuples, references=references)
+        posterior = self.closed_form.posterior(self.keep_of(references))
+        return -self.closed_form.ratio(source, source - mean, posterior, WIDEN).double().cpu()
+
+    def closed_mean(
+        self, tuples: FeatureTuples, *, references: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the standardised source and its closed-form conditional mean, ``[N, D_s]`` each."""
+        source, rows = self.standardise(tuples)
+        lifted = self.closed_form.lift([values.to(self.device) for values in rows])
+        posterior = self.closed_form.posterior(self.keep_of(references))
+        return source.to(self.device), posterior.mean(lifted)
 
     def _check(self, what: str, values: Tensor, dim: int) -> None:
         if values.ndim != 2 or values.shape[1] != dim:

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from platodef_cli.disk import explaining, write_atomically
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
@@ -220,10 +220,16 @@ def _tensors(heads: Heads) -> dict[str, Tensor]:
     for number, entry in enumerate(heads.reference_standardisers):
         tensors |= {f"reference.{number}.mean": entry.mean, f"reference.{number}.std": entry.std}
     tensors |= {f"closed_form.{name}": value for name, value in heads.closed_form.tensors().items()}
-    for part, module in (("energy", heads.energy), ("denoiser", heads.denoiser)):
+    for part, module in _networks(heads):
         tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
     tensors |= {f"clean_scores.{name}": values for name, values in heads.clean_scores.items()}
     return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+
+
+def _networks(heads: Heads) -> list[tuple[str, nn.Module]]:
+    """Return the networks of heads by the prefix of their stored tensors; none of closed forms."""
+    pairs = (("energy", heads.energy), ("denoiser", heads.denoiser))
+    return [(part, module) for part, module in pairs if module is not None]
 
 
 def _build(
@@ -263,7 +269,7 @@ def _build(
     # a stored head has two full sets of weights, also where training shared them
     separate = replace(config, mode="separate")
     heads = new_heads(separate, description.seed, names, source, references, ridge, closed_form, device)
-    for part, module in (("energy", heads.energy), ("denoiser", heads.denoiser)):
+    for part, module in _networks(heads):
         own = {name: take(f"{part}.{name}", *value.shape) for name, value in module.state_dict().items()}
         module.load_state_dict(own)
     scores = {name: take(f"clean_scores.{name}").double() for name in description.clean_scores}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from platodef_cli.errors import UsageError
 
 IMAGE_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
+CAPTION_NAMES = ("caption", "captions", "text", "sentence", "sentences", "description", "txt")
 LABEL_NAMES = ("label", "labels", "class", "fine_label", "coarse_label", "target", "category", "cls")
 
 
@@ -17,11 +18,15 @@ class Columns:
         image: Name of the image column; None looks for a usual one.
         label: Name of the label column; None looks for a usual one.
         labels: Whether labels are used at all.
+        caption: Name of the column of captions; None looks for a usual one.
+        captions: Whether captions are read.
     """
 
     image: str | None = None
     label: str | None = None
     labels: bool = True
+    caption: str | None = None
+    captions: bool = False
 
     def image_of(self, names: Sequence[str], where: str) -> str:
         """Return the name of the image column among those of a table.
@@ -58,3 +63,32 @@ class Columns:
                 f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
             )
         return found
+
+    def caption_of(self, names: Sequence[str], where: str) -> str | None:
+        """Return the name of the column of captions; None where they are not read, or there is no usual one.
+
+        Raises:
+            UsageError: The one that was asked for is not there, or there are two of that name.
+        """
+        if not self.captions:
+            return None
+        if self.caption is not None and self.caption not in names:
+            raise UsageError(f"{where} has no column {self.caption!r}; its columns are {', '.join(names)}")
+        found = self.caption or next((name for name in CAPTION_NAMES if name in names), None)
+        if found is not None and list(names).count(found) > 1:
+            raise UsageError(
+                f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
+            )
+        return found
+
+
+def caption_cell(cell: object) -> tuple[str, ...]:
+    """Return the sentences of a cell: a text, or a list of texts (several captions of one image)."""
+    if isinstance(cell, bytes):
+        cell = cell.decode("utf-8", "replace")
+    if isinstance(cell, str):
+        text = " ".join(cell.split())
+        return (text,) if text else ()
+    if isinstance(cell, list | tuple):
+        return tuple(text for part in cell if isinstance(part, str | bytes) for text in caption_cell(part))
+    return ()

@@ -123,7 +123,10 @@ class DatasetsSource:
     ) -> None:
         import datasets
 
-        image, label, names = _columns(dataset, columns or Columns())
+        columns = columns or Columns()
+        image, label, names = _columns(dataset, columns)
+        self.caption_column = columns.caption_of(list(dataset.features or {}), "the data set")
+        captions: list[Any] = []
         if isinstance(dataset, datasets.IterableDataset):
             # Image folders on the Hub come with decoding threads of their own, which a cast leaves in place.
             dataset = dataset.decode(False)
@@ -141,11 +144,12 @@ class DatasetsSource:
             except ImageError as error:
                 self.skipped.append((error.name, error.reason))
                 continue
+            captions.append(None if self.caption_column is None else record[self.caption_column])
             rows.append((row, digest(data), self._store(data), None if label is None else record[label]))
         found = [(row_id(row), sha) for row, sha, _, _ in rows]
         cells = [cell for *_, cell in rows]
         self.notes = label_notes(cells, "the data set")
-        self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped)
+        self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped, captions)
         self.refs: Sequence[ImageRef] = refs
         self._stored = [rows[position][2] for position in kept]
         if not refs:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from platodef_cli.errors import UsageError
-from platodef_cli.images.columns import Columns
+from platodef_cli.images.columns import Columns, caption_cell
 from platodef_cli.images.decode import MAX_BYTES, SUFFIXES, ImageError, decode
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.images.metadata import read_metadata
@@ -47,6 +49,8 @@ class FolderSource:
         self.notes = _notes(self.skipped, self._root)
         self.classes: tuple[str, ...] | None = None
         chosen = [names[i] for i in subset(len(names), limit, seed)]
+        self.caption_column: str | None = None
+        said = self._captions(columns) if columns.captions else {}
         table = read_metadata(self._root, columns) if columns.labels else None
         if table is not None:
             found = [(ref.id, ref.digest) for ref in map(self._ref, chosen) if ref is not None]
@@ -60,6 +64,18 @@ class FolderSource:
         if not self.refs:
             name, reason = self.skipped[0]
             raise UsageError(f"no image in {self._root} can be used (first: {name}: {reason})")
+        if said:
+            self.refs = [replace(ref, captions=caption_cell(said.get(ref.id))) for ref in self.refs]
+
+    def _captions(self, columns: Columns) -> dict[str, Any]:
+        """Return path -> caption of the metadata tables."""
+
+        def pick(names: Sequence[str], where: str) -> str | None:
+            found = columns.caption_of(names, where)
+            self.caption_column = found or self.caption_column
+            return found
+
+        return read_metadata(self._root, columns, pick) or {}
 
     def open(self, index: int) -> Image.Image:
         """Decode image ``index`` to RGB.

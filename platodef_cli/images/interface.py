@@ -16,11 +16,13 @@ class ImageRef:
         id: Stable name inside the source: a relative path, or ``row-000012``.
         digest: SHA-256 of the encoded bytes (or of the recipe, for generated images), hex.
         label: Class index, or None where the source has no labels.
+        captions: Sentences about it, where captions were asked for and the source has them.
     """
 
     id: str
     digest: str
     label: int | None
+    captions: tuple[str, ...] = ()
 
 
 class ImageSource(Protocol):
@@ -53,3 +55,9 @@ def digest_of(source: ImageSource, rows: Sequence[int]) -> str:
     for row in rows:
         total.update(source.refs[row].digest.encode())
     return total.hexdigest()
+
+
+def caption_column(source: ImageSource) -> str | None:
+    """Return the column that the captions of a source are from, or None where it has none."""
+    name: str | None = getattr(source, "caption_column", None)
+    return name

@@ -1,7 +1,8 @@
-"""Labels in a table beside images: ``metadata.jsonl`` or ``metadata.csv`` of a ``datasets`` image folder."""
+"""Labels and captions beside images: ``metadata.jsonl`` or ``metadata.csv`` of an image folder."""
 
 import csv
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,15 +14,18 @@ _FILE = ("file_name", "filename", "file")
 _LARGEST = 512 * 2**20
 
 
-def read_metadata(root: Path, columns: Columns) -> dict[str, Any] | None:
+def read_metadata(
+    root: Path, columns: Columns, pick: Callable[[Sequence[str], str], str | None] | None = None
+) -> dict[str, Any] | None:
     """Return relative path -> label of the tables in a folder and in the folders at its top.
 
     Args:
         root: The folder.
         columns: The column of the labels.
+        pick: Chooses among the columns of a table, given its name; by default that of the labels.
 
     Returns:
-        None where there is no table, or it has no column of labels.
+        None where there is no table, or it has no such column.
 
     Raises:
         UsageError: A table is damaged, or lacks the column that was asked for.
@@ -35,7 +39,7 @@ def read_metadata(root: Path, columns: Columns) -> dict[str, Any] | None:
             records = _records(path)
             keys = list(dict.fromkeys(key for record in records[:100] for key in record))
             file = next((key for key in _FILE if key in keys), None)
-            label = columns.label_of(keys, str(path))
+            label = (pick or columns.label_of)(keys, str(path))
             if file is None or label is None:
                 continue
             prefix = place.relative_to(root)

@@ -1,6 +1,7 @@
 """From what the user writes to an image source."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -9,7 +10,7 @@ from PIL import Image
 from platodef_cli.errors import UsageError
 from platodef_cli.images import SOURCES
 from platodef_cli.images.columns import Columns
-from platodef_cli.images.interface import ImageRef, ImageSource
+from platodef_cli.images.interface import ImageRef, ImageSource, caption_column
 from platodef_cli.images.rows import subset
 from platodef_cli.plugins import blaming
 from platodef_cli.registry import shortcomings
@@ -107,7 +108,8 @@ class Unlabelled:
         self._source = source
         self.uri, self.skipped = source.uri, source.skipped
         self.classes: tuple[str, ...] | None = None
-        self.refs: Sequence[ImageRef] = [ImageRef(ref.id, ref.digest, None) for ref in source.refs]
+        self.refs: Sequence[ImageRef] = [replace(ref, label=None) for ref in source.refs]
+        self.caption_column = caption_column(source)
 
     def open(self, index: int) -> Image.Image:
         """Decode image ``index`` to RGB; see :class:`~platodef_cli.images.interface.ImageSource`."""
@@ -124,6 +126,7 @@ class Subset:
         self.classes = source.classes
         self.refs: Sequence[ImageRef] = [source.refs[row] for row in self._rows]
         self.skipped = source.skipped
+        self.caption_column = caption_column(source)
 
     def open(self, index: int) -> Image.Image:
         """Decode image ``index`` to RGB; see :class:`~platodef_cli.images.interface.ImageSource`."""

@@ -30,6 +30,7 @@ class ParquetSource:
 
     Attributes:
         notes: What the user should know about the labels.
+        caption_column: Column that the captions are from, or None.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class ParquetSource:
         self._file = _open_parquet(self._path)
         with _read_errors(self._path):
             schema = self._file.schema_arrow
-        self._image, self._label = _columns(schema, self._path, columns or Columns())
+        columns = columns or Columns()
+        self._image, self._label = _columns(schema, self._path, columns)
+        self.caption_column = columns.caption_of(schema.names, str(self._path))
         metadata = self._file.metadata
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(sizes)]
@@ -61,7 +64,9 @@ class ParquetSource:
         found, cells, rows = self._list(subset(metadata.num_rows, limit, seed))
         names = _class_names(schema, self._label)
         self.notes = label_notes(cells, self._path.name)
-        self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped)
+        captions = self._values(self.caption_column)
+        said = None if captions is None else [captions[row] for row in rows]
+        self.classes, refs, kept = labelled_refs(found, cells, names, self.skipped, said)
         self.refs: Sequence[ImageRef] = refs
         self._rows = [rows[position] for position in kept]
         if not refs:
@@ -89,7 +94,7 @@ class ParquetSource:
         found: list[tuple[str, str]] = []
         cells: list[Any] = []
         usable: list[int] = []
-        labels = self._labels()
+        labels = self._values(self._label)
         for row, cell in self._cells(rows):
             name = row_id(row)
             try:
@@ -101,11 +106,12 @@ class ParquetSource:
             usable.append(row)
         return found, cells, usable
 
-    def _labels(self) -> list[Any] | None:
-        if self._label is None:
+    def _values(self, name: str | None) -> list[Any] | None:
+        """Return all cells of a column of labels or captions."""
+        if name is None:
             return None
         with _read_errors(self._path):
-            column: list[Any] = self._file.read(columns=[self._label]).column(0).to_pylist()
+            column: list[Any] = self._file.read(columns=[name]).column(0).to_pylist()
         return column
 
     def _cells(self, rows: list[int]) -> Iterator[tuple[int, Any]]:

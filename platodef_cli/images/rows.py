@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from platodef_cli.errors import UsageError
+from platodef_cli.images.columns import caption_cell
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.interface import ImageRef
 
@@ -126,7 +127,11 @@ def label_notes(cells: Sequence[Any], where: str) -> tuple[str, ...]:
 
 
 def labelled_refs(
-    found: Sequence[tuple[str, str]], cells: Sequence[Any], names: Sequence[str] | None, skipped: Skipped
+    found: Sequence[tuple[str, str]],
+    cells: Sequence[Any],
+    names: Sequence[str] | None,
+    skipped: Skipped,
+    captions: Sequence[Any] | None = None,
 ) -> tuple[tuple[str, ...] | None, list[ImageRef], list[int]]:
     """Return classes, references and the kept positions of ``found`` (id, digest) pairs.
 
@@ -141,6 +146,7 @@ def labelled_refs(
         if classes is not None and label is None:
             skipped.append((name, "it has no label, unlike others; --no-labels uses it"))
             continue
-        refs.append(ImageRef(name, sha, label))
+        sentences = () if captions is None else caption_cell(captions[position])
+        refs.append(ImageRef(name, sha, label, sentences))
         kept.append(position)
     return classes, refs, kept

@@ -1,6 +1,7 @@
 """Images of several files, as data sets are stored: parquet or tar shards, in the order of their names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError
-from platodef_cli.images.interface import ImageRef, ImageSource
+from platodef_cli.images.interface import ImageRef, ImageSource, caption_column
 from platodef_cli.images.parquet import ParquetSource, rows_of
 from platodef_cli.images.rows import Skipped, subset
 from platodef_cli.images.tar import TarSource, members_of
@@ -52,11 +53,12 @@ class ShardsSource:
             shard: ImageSource = kind(file, limit=part, seed=seed, columns=columns)
             self._shards.append(shard)
             self.skipped += [(f"{file.name}/{name}", reason) for name, reason in shard.skipped]
-            refs += [ImageRef(f"{file.name}/{ref.id}", ref.digest, ref.label) for ref in shard.refs]
+            refs += [replace(ref, id=f"{file.name}/{ref.id}") for ref in shard.refs]
         self.classes, labels = _joined(self._shards, root)
         self.refs: Sequence[ImageRef] = [
-            ImageRef(ref.id, ref.digest, label) for ref, label in zip(refs, labels, strict=True)
+            replace(ref, label=label) for ref, label in zip(refs, labels, strict=True)
         ]
+        self.caption_column = next(filter(None, (caption_column(shard) for shard in self._shards)), None)
         self._starts = [0, *accumulate(len(shard.refs) for shard in self._shards)]
 
     def open(self, index: int) -> Image.Image:

@@ -24,7 +24,8 @@ class TarSource:
     """An uncompressed ``.tar`` as an :class:`~platodef_cli.images.interface.ImageSource`.
 
     Every member with the suffix of an image is one; ``KEY.cls`` beside it holds its label, or ``KEY.json``
-    with a ``label``. Members are read in place, so that neither paths nor links in the archive lead anywhere.
+    with a ``label``; captions are ``KEY.txt``, or a ``caption`` in ``KEY.json``. Members are read in place,
+    so that neither paths nor links in the archive lead anywhere.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class TarSource:
                 f"cannot read {self._path} as tar: {str(error)[:120] or type(error).__name__}"
             ) from None
         chosen = [images[number] for number in subset(len(images), limit, seed)]
-        found, cells, kept = [], [], []
+        self.caption_column: str | None = None
+        found, cells, kept, said = [], [], [], []
         for name, start, size in chosen:
             try:
                 found.append((name, digest(self._read(name, start, size))))
@@ -62,9 +64,10 @@ class TarSource:
                 self.skipped.append((name, error.reason))
                 continue
             cells.append(self._label(name, sides, columns) if columns.labels else None)
+            said.append(self._caption(name, sides, columns) if columns.captions else None)
             kept.append((start, size))
         self.notes = label_notes(cells, self._path.name)
-        self.classes, refs, positions = labelled_refs(found, cells, None, self.skipped)
+        self.classes, refs, positions = labelled_refs(found, cells, None, self.skipped, said)
         self.refs: Sequence[ImageRef] = refs
         self._places = [kept[position] for position in positions]
         if not refs:
@@ -97,19 +100,39 @@ class TarSource:
             return self._stream.read(size)
 
     def _label(self, name: str, sides: dict[str, tuple[int, int]], columns: Columns) -> Any:
-        """Return the label beside an image; the key of a sample ends at the first dot of its file name."""
-        path = PurePosixPath(name)
-        key = str(path.with_name(path.name.partition(".")[0]))
+        """Return the label beside an image."""
+        key = _key(name)
         if f"{key}.cls" in sides:
             text = self._read(name, *sides[f"{key}.cls"]).decode("utf-8", "replace").strip()
             return int(text) if text.lstrip("-").isdecimal() else text or None
-        if f"{key}.json" in sides:
-            try:
-                record = json.loads(self._read(name, *sides[f"{key}.json"]))
-                return record.get(columns.label or "label") if isinstance(record, dict) else None
-            except (ValueError, RecursionError):
-                return None
-        return None
+        return self._record(name, sides).get(columns.label or "label")
+
+    def _caption(self, name: str, sides: dict[str, tuple[int, int]], columns: Columns) -> Any:
+        """Return the caption beside an image: ``KEY.txt``, or the column of ``KEY.json``."""
+        key = _key(name)
+        if columns.caption in (None, "txt") and f"{key}.txt" in sides:
+            self.caption_column = "txt"
+            return self._read(name, *sides[f"{key}.txt"])
+        record = self._record(name, sides)
+        column = columns.caption or columns.caption_of(list(record), name)
+        if column in record:
+            self.caption_column = column
+        return record.get(column)
+
+    def _record(self, name: str, sides: dict[str, tuple[int, int]]) -> dict[Any, Any]:
+        """Return ``KEY.json`` beside an image; empty where there is none."""
+        place = sides.get(f"{_key(name)}.json")
+        try:
+            record = json.loads(self._read(name, *place)) if place else {}
+        except (ValueError, RecursionError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+
+def _key(name: str) -> str:
+    """Return the key of a sample, which ends at the first dot of its file name."""
+    path = PurePosixPath(name)
+    return str(path.with_name(path.name.partition(".")[0]))
 
 
 def members_of(path: Path) -> int:
@@ -138,6 +161,6 @@ def _members(stream: BinaryIO, path: Path) -> tuple[list[tuple[str, int, int]], 
             suffix = PurePosixPath(member.name).suffix.lower()
             if suffix in SUFFIXES:
                 images.append((member.name, member.offset_data, member.size))
-            elif suffix in (".cls", ".json") and member.size <= _MOST_LABEL_BYTES:
+            elif suffix in (".cls", ".json", ".txt") and member.size <= _MOST_LABEL_BYTES:
                 sides[member.name] = (member.offset_data, member.size)
     return images, sides

@@ -26,6 +26,7 @@ from platodef_cli.images.remote import REMOTE, fetched, listed
 from platodef_cli.images.shards import shards_of
 from platodef_cli.jobs.inputs import local_inputs, state_of
 from platodef_cli.jobs.pieces import Counts, Piece
+from platodef_cli.texts.tower import TextTower
 from platodef_cli.triggers.battery import battery
 
 SOURCE = "source"
@@ -34,13 +35,16 @@ SHARD_ROWS = 4096
 
 
 def tuples_of(
-    pictures: ImageSource, encoders: Mapping[str, Encoder], extraction: Extraction, variants: list[str]
+    pictures: ImageSource,
+    encoders: Mapping[str, Encoder | TextTower],
+    extraction: Extraction,
+    variants: list[str],
 ) -> FeatureTuples:
     """Put clean rows first, then the rows of every variant, into one set of tuples.
 
     Args:
         pictures: The images.
-        encoders: Name -> encoder; the suspect is called :data:`SOURCE`.
+        encoders: Name -> encoder or text tower; the suspect is called :data:`SOURCE`.
         extraction: Their features.
         variants: Names of the variants.
     """

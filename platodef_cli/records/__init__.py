@@ -50,6 +50,9 @@ from platodef_cli.records.context import (
     TaxonomyRecord as TaxonomyRecord,
 )
 from platodef_cli.records.encoder import (
+    TEXT_TOWER as TEXT_TOWER,
+)
+from platodef_cli.records.encoder import (
     EncoderRecord as EncoderRecord,
 )
 from platodef_cli.records.encoder import (

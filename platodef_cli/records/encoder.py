@@ -30,6 +30,10 @@ class TransformRecord(Record):
     std: tuple[float, float, float]
 
 
+TEXT_TOWER = "text tower"
+"""Pooling of an encoder that reads sentences about images in place of their pixels."""
+
+
 class EncoderRecord(Record):
     """Identity and provenance of an encoder."""
 
@@ -46,6 +50,11 @@ class EncoderRecord(Record):
     files: tuple[FileRecord, ...]
     digest: str = Field(description="SHA-256 over the sorted (path, sha256) pairs of all files read")
     isolated: bool = Field(description="ran in a child process with a memory limit and without a token")
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether it reads sentences about images in place of their pixels."""
+        return self.pooling == TEXT_TOWER
 
 
 class ImageSetRecord(Record):

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from platodef_cli.records import AuditReport, ImageSetRecord, Outcome
+from platodef_cli.records import TEXT_TOWER, AuditReport, ImageSetRecord, Outcome
 from platodef_cli.report import context, evidence, probes
 from platodef_cli.report.blocks import Bullets, KeyValueTable, Section
 from platodef_cli.report.numbers import compact, size
@@ -125,7 +125,8 @@ def identity(report: AuditReport) -> Section:
         pairs.append(
             (
                 role,
-                f"{encoder.name}: {encoder.backend} {encoder.architecture}, {encoder.dim}-d, "
+                f"{encoder.name}: {TEXT_TOWER + ' of ' if encoder.reads_text else ''}"
+                f"{encoder.backend} {encoder.architecture}, {encoder.dim}-d, "
                 f"{size(encoder.parameters)} parameters, {encoder.dtype}{confined}",
             )
         )

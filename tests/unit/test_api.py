@@ -72,7 +72,7 @@ def test_every_argument_reaches_the_audit(
     install(site, "own", {}, {"platodef.triggers": {"mine": "own:Mine"}})
     policy = platodef_cli.Policy(name="mine")
     given: dict[str, Any] = {
-        "images": tmp_path, "references": ["a", tmp_path], "revision": "v1", "policy": policy,
+        "images": tmp_path, "references": ["a", tmp_path, "text:b"], "revision": "v1", "policy": policy,
         "head": tmp_path, "limit": 7, "seed": 5, "offline": True, "device": "cuda", "batch_size": 3,
         "image_column": "photo", "label_column": "kind", "use_labels": False, "require_isolation": True,
         "battery": "quick", "cache_dir": tmp_path, "use_cache": False, "dtype": "bfloat16",
@@ -80,11 +80,12 @@ def test_every_argument_reaches_the_audit(
         "memory_limit_gb": 2.0, "time_limit_s": 60.0, "purifier": "ridge", "probe_images": 50,
         "plugins": ["mine"], "pooling": ["mean"], "follow_links": True, "search_precision": "float32",
         "search_controls": "all", "precision": "float32", "sample": 300, "searches": ["patch"],
-        "budget": "30m",
+        "budget": "30m", "preset": "closed", "captions": None, "caption_column": "text",
+        "templates": "photo", "captioner": "org/name", "recaption": True,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report
-    texts = {"images": str(tmp_path), "references": ("a", str(tmp_path)), "head": str(tmp_path)}
+    texts = {"images": str(tmp_path), "references": ("a", str(tmp_path), "text:b"), "head": str(tmp_path)}
     assert seen == [AuditConfig(str(tmp_path), **{**given, **texts})]
     platodef_cli.audit("org/name")
     assert seen[1] == AuditConfig("org/name")

@@ -200,7 +200,7 @@ def _collapses(
     changed, rows = features.tuples(None, item.variant.name)
     clean, _ = features.tuples(tuple(rows.tolist()))
     suspect = statistics[features.suspect]
-    names = features.references
+    names = features.controls
     effects = {
         name: effect(statistics[name], clean.references[name], changed.references[name]) for name in names
     }

@@ -53,7 +53,7 @@ def try_found(state: AuditState, results: Sequence[SearchResult], indicators: In
     pictures = None
     if state.features.images is not None:
         pictures = SuspectImages.of(state.inputs.images, state.inputs.suspect.geometry, items)
-    features = Features(extraction, state.features.suspect, state.features.references, pictures)
+    features = replace(state.features, extraction=extraction, images=pictures)
     probes = try_changes(
         items,
         features,

@@ -12,7 +12,7 @@ from platodef_cli.audit.steps.samples import Features
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.keys import plugin_key
 from platodef_cli.heads.card import HeadCard
-from platodef_cli.heads.config import FitConfig, preset_name
+from platodef_cli.heads.config import preset, preset_name
 from platodef_cli.heads.fit import fit_heads
 from platodef_cli.heads.heads import Heads
 from platodef_cli.heads.pretrained import check_match, load_heads, read_description, save_heads
@@ -36,13 +36,13 @@ def obtain_heads(
     Raises:
         UsageError: The given heads are damaged or belong to other encoders.
     """
-    references = [encoder.record for encoder in inputs.references.values()]
+    references = list(inputs.reference_records.values())
     if inputs.head is not None:
         heads = load_heads(inputs.head, device=config.device)
         check_match(heads, inputs.suspect.record, references)
         return heads, _record(inputs.head.name, "loaded", inputs.head, heads)
     tuples, rows = features.tuples(split.fit)
-    fit_config = FitConfig()
+    fit_config = preset(config.preset)
     digest = digest_of(inputs.images, rows.tolist())
     card = HeadCard(
         name=f"{inputs.suspect.record.name}-{digest[:8]}",
@@ -64,6 +64,7 @@ def obtain_heads(
         "seed": config.seed,
         "device": config.device,
         "batch_size": config.batch_size,
+        **({} if inputs.texts is None else {"sentences": inputs.texts.sentences.digest}),
         **plugin_key(*inputs.encoders.values(), inputs.images),
     }
     stored = cache.load_artifact("heads", key) if cache else None

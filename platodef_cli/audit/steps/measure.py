@@ -105,7 +105,10 @@ def align(state: AuditState) -> Alignment:
     spaces = {state.features.suspect: few.source, **few.references}
     return Alignment(
         alignment_records(spaces, seed=state.config.seed, progress=state.recorder),
-        alignment_share(few.source, list(few.references.values()), seed=state.config.seed),
+        # sentences agree with images coarsely only: they have no vote in whether the suspect is an encoder
+        alignment_share(
+            few.source, [few.references[name] for name in state.features.controls], seed=state.config.seed
+        ),
     )
 
 

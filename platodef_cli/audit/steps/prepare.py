@@ -74,7 +74,13 @@ def _extracted(
     pictures = None
     if wants_images(config):
         pictures = SuspectImages.of(inputs.images, inputs.suspect.geometry, items)
-    features = Features(extraction, inputs.suspect.record.name, tuple(inputs.references), pictures)
+    features = Features(
+        extraction,
+        inputs.suspect.record.name,
+        tuple(inputs.reference_records),
+        tuple(inputs.references),
+        pictures,
+    )
     # broken images have dropped out
     usable = set(features.tuples(None)[1].tolist())
     counts = [len(usable.intersection(rows)) for rows in roles]
@@ -116,6 +122,15 @@ def extract_variants(
         max_broken_share=config.max_broken_share,
         progress=progress or recorder,
     )
+    if inputs.texts is not None:
+        extraction = inputs.texts.added_to(
+            extraction,
+            requests,
+            inputs.suspect.geometry,
+            cache=cache,
+            batch_size=config.batch_size,
+            progress=progress or recorder,
+        )
     recorder.hits, recorder.misses = recorder.hits + extraction.hits, recorder.misses + extraction.misses
     return extraction
 

@@ -36,12 +36,14 @@ class Features:
         extraction: Features of all encoders.
         suspect: Name of the suspect among them.
         references: Names of the references, in order.
+        controls: Those of them that see pixels: what a change does to them is compared with the suspect.
         images: The suspect's images, where a detector or purifier looks at them.
     """
 
     extraction: Extraction
     suspect: str
     references: tuple[str, ...]
+    controls: tuple[str, ...]
     images: Images | None = None
 
     def tuples(self, rows: tuple[int, ...] | None, variant: str = CLEAN) -> tuple[FeatureTuples, Tensor]:

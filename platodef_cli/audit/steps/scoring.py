@@ -10,7 +10,7 @@ from platodef_cli.audit.config import AuditConfig
 from platodef_cli.defences import DEFAULT_DETECTOR, DETECTORS, make_detector, make_purifier
 from platodef_cli.defences.calibrate import conformal_threshold
 from platodef_cli.defences.interface import Detector
-from platodef_cli.defences.platonic import MEMBERS, PlatonicDetector
+from platodef_cli.defences.platonic import PlatonicDetector
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import Access, ModelAccess
 from platodef_cli.features.interface import FeatureTuples
@@ -144,7 +144,7 @@ class CalibratedDefences:
         for name, detector in self._detectors.items():
             with measure_cost() as cost:
                 if isinstance(detector, PlatonicDetector):
-                    for member in MEMBERS:
+                    for member in detector.members:
                         if member not in components:
                             components[member] = COMPONENTS[member](self._heads, tuples)
                     scores[name] = detector.combine(components)

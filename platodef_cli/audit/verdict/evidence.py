@@ -17,7 +17,7 @@ def evidence_of(case: Case, policy: Policy, sample: SampleSize) -> list[Reason]:
     limit = case.configuration.get("limit")
     return judge_evidence(
         matched=matched_auroc(case),
-        alignment=case.alignment,
+        alignment=_of_pixels(case),
         share=share_of(case),
         suspect=case.target.name,
         test=case.images.test,
@@ -26,6 +26,14 @@ def evidence_of(case: Case, policy: Policy, sample: SampleSize) -> list[Reason]:
         policy=policy,
         sample=sample,
     )
+
+
+def _of_pixels(case: Case) -> list[AlignmentRecord]:
+    """Return the alignments without those of text references, which agree with images coarsely only."""
+    texts = {record.name for record in case.references if record.reads_text}
+    if len(texts) == len(case.references):
+        return list(case.alignment)
+    return [record for record in case.alignment if not texts & {record.first, record.second}]
 
 
 def matched_auroc(case: Case) -> Metric | None:

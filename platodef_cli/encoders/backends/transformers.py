@@ -13,7 +13,9 @@ class TransformersBackend:
         """Recognise ``model_type``; weights are one file, or shards with an index."""
         if isinstance(config.get("model_type"), str) and config["model_type"] != "timm_wrapper":
             extra = ["preprocessor_config.json", "processor_config.json"]
-            extra += ["tokenizer.json"] if config["model_type"] == "qwen2_vl" else []
+            # their last token follows an instruction
+            prompted = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+            extra += ["tokenizer.json"] if config["model_type"] in prompted else []
             files = ("config.json", *(name for name in extra if name in names))
             yield RepositoryLayout(files, "model.safetensors")
             yield RepositoryLayout(files, "model.safetensors.index.json")

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from platodef_cli.encoders.backends.grid_towers import MEAN_OF_TOKENS, build_grid_tower
+from platodef_cli.encoders.backends.last_token import build_last_token, build_tower_or_last
 from platodef_cli.encoders.backends.processors import Preprocessing
-from platodef_cli.encoders.backends.qwen2_vl import build_qwen2_vl
 from platodef_cli.encoders.backends.transformers_pooling import (
     Pooled,
     class_token,
@@ -109,8 +109,10 @@ class ModelFamily:
     tried: bool = True
 
 
-def _grid(network: str) -> ModelFamily:
-    return ModelFamily(network, pooling=MEAN_OF_TOKENS, build=partial(build_grid_tower, network))
+def _grid(network: str, whole: str = "") -> ModelFamily:
+    """A vision tower; with ``whole``, the class whose last token is the feature on request."""
+    build = partial(build_tower_or_last, network, whole) if whole else partial(build_grid_tower, network)
+    return ModelFamily(network, pooling=MEAN_OF_TOKENS, build=build)
 
 
 def _whole(network: str, attention: str = "sdpa") -> ModelFamily:
@@ -149,9 +151,18 @@ FAMILIES = {
     "siglip2": ModelFamily("Siglip2VisionModel", _naflex, "pooler_output", heads=_TEXT, config=_vision),
     "siglip2_vision_model": ModelFamily("Siglip2VisionModel", _naflex, "pooler_output"),
     "aimv2": ModelFamily("Aimv2Model", image_features, "image features"),
-    "qwen2_vl": ModelFamily("Qwen2VLForConditionalGeneration", pooling="last token", build=build_qwen2_vl),
-    **dict.fromkeys(("qwen2_5_vl", "qwen2_5_vl_vision"), _grid("Qwen2_5_VisionTransformerPretrainedModel")),
-    **dict.fromkeys(("qwen3_vl", "qwen3_vl_vision"), _grid("Qwen3VLVisionModel")),
+    "qwen2_vl": ModelFamily(
+        "Qwen2VLForConditionalGeneration",
+        pooling="last token",
+        build=partial(build_last_token, "Qwen2VLForConditionalGeneration"),
+    ),
+    **dict.fromkeys(
+        ("qwen2_5_vl", "qwen2_5_vl_vision"),
+        _grid("Qwen2_5_VisionTransformerPretrainedModel", "Qwen2_5_VLForConditionalGeneration"),
+    ),
+    **dict.fromkeys(
+        ("qwen3_vl", "qwen3_vl_vision"), _grid("Qwen3VLVisionModel", "Qwen3VLForConditionalGeneration")
+    ),
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_vl_moe_vision"), _grid("Qwen3VLMoeVisionModel")),
     **dict.fromkeys(("qwen3_5", "qwen3_5_vision"), _grid("Qwen3_5VisionModel")),
     **dict.fromkeys(("qwen3_5_moe", "qwen3_5_moe_vision"), _grid("Qwen3_5MoeVisionModel")),

@@ -6,7 +6,7 @@ import torch
 
 from platodef_cli.defences import make_detector
 from platodef_cli.defences.knn import KnnDetector
-from platodef_cli.defences.platonic import MEMBERS, PlatonicDetector
+from platodef_cli.defences.platonic import PlatonicDetector, members_of
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.evaluate import COMPONENTS, auroc, one_shot_mean
 from platodef_cli.heads.heads import Heads
@@ -59,12 +59,14 @@ def test_knn_against_sorted_distances(gaussian: GaussianTuples, small_heads: Hea
 def test_platonic_is_the_mean_of_scaled_members(gaussian: GaussianTuples, small_heads: Heads) -> None:
     clean, test = gaussian.sample(101, seed=5), gaussian.sample(7, seed=6)
     expected = torch.zeros(7, dtype=torch.float64)
-    for member in MEMBERS:
+    for member in members_of(small_heads):
         scores = COMPONENTS[member](small_heads, clean)
         ordered = sorted(scores.tolist())
         middle = ordered[50]
         deviation = sorted(abs(value - middle) for value in ordered)[50]
-        expected += (COMPONENTS[member](small_heads, test) - middle) / deviation / len(MEMBERS)
+        expected += (
+            (COMPONENTS[member](small_heads, test) - middle) / deviation / len(members_of(small_heads))
+        )
     assert torch.allclose(PlatonicDetector(small_heads, clean).score(test), expected)
 
 

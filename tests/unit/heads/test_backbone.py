@@ -4,9 +4,10 @@ from torch import Tensor, nn
 
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.heads.backbone import Affine, Backbone, BackboneConfig, ReferenceTokens, TransformerBlock
-from platodef_cli.heads.config import PRESETS, preset
+from platodef_cli.heads.config import _BACKBONES, preset
 from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import EnergyHead
+from platodef_cli.heads.presets import PRESETS
 
 
 def seeded(config: BackboneConfig, references: int = 2) -> Backbone:
@@ -154,4 +155,4 @@ def test_wrong_configurations_are_refused() -> None:
         BackboneConfig(depth=0)
     with pytest.raises(UnknownNameError, match="preset"):
         preset("huge")
-    assert PRESETS == ("tiny", "small", "medium", "paper")
+    assert PRESETS == ("closed", "tiny", "small", "medium", "paper") == tuple(_BACKBONES)

@@ -1,4 +1,4 @@
-"""Qwen2-VL as an image encoder (VLM2Vec): the last token of an image followed by a short instruction."""
+"""Qwen-VL models as image encoders (VLM2Vec): the last token of an image followed by a short instruction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +8,12 @@ import transformers
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from platodef_cli.encoders.backends.grid_towers import merged_patches
+from platodef_cli.encoders.backends.grid_towers import build_grid_tower, merged_patches
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.transformers_loading import configuration, load
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.local import Tower, check_keys, freeze, one_line
+from platodef_cli.encoders.pooling import LAST, POOLINGS
 from platodef_cli.errors import RefusedError, UsageError
 
 _IMAGE = "<|image_pad|>"
@@ -20,14 +21,52 @@ PROMPT = f"<|vision_start|>{_IMAGE}<|vision_end|> Represent the given image."
 """The instruction for a lone image; its exact wording in VLM2Vec's evaluation is not confirmed."""
 
 
-def build_qwen2_vl(
+def build_tower_or_last(
+    tower: str,
+    network: str,
     bundle: Bundle,
     raw: Mapping[str, Any],
     preprocessing: Preprocessing,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Tower:
-    """Build and strictly load a Qwen2-VL, and encode its prompt.
+    """Build the vision tower of a Qwen-VL, or with ``--pooling last`` all of it, as embedding models use it.
+
+    Args:
+        tower: Class of the tower in transformers.
+        network: Class of the whole network.
+        bundle: The files.
+        raw: Their ``config.json``.
+        preprocessing: Of images to squares of patches.
+        device: Where it runs.
+        dtype: Of its weights.
+
+    Raises:
+        UsageError: The tokenizer is missing or lacks the image token.
+        RefusedError: The configuration, tokenizer or weights do not fit.
+    """
+    if POOLINGS[bundle.pooling] == LAST and "vision_config" in raw:
+        return build_last_token(network, bundle, raw, preprocessing, device, dtype)
+    return build_grid_tower(tower, bundle, raw, preprocessing, device, dtype)
+
+
+def build_last_token(
+    network: str,
+    bundle: Bundle,
+    raw: Mapping[str, Any],
+    preprocessing: Preprocessing,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tower:
+    """Build and strictly load a Qwen-VL, and encode its prompt.
+
+    Args:
+        network: Class of transformers.
+        bundle: The files.
+        raw: Their ``config.json``.
+        preprocessing: Of images to squares of patches.
+        device: Where it runs.
+        dtype: Of its weights.
 
     Raises:
         UsageError: The tokenizer is missing or lacks the image token.
@@ -35,7 +74,7 @@ def build_qwen2_vl(
     """
     tokens = _prompt_tokens(bundle)
     config = configuration(bundle, raw, "sdpa")
-    loaded = load(bundle, transformers.Qwen2VLForConditionalGeneration, config, bundle.state_dict(), {})
+    loaded = load(bundle, getattr(transformers, network), config, bundle.state_dict(), {})
     check_keys(str(bundle.directory), missing=loaded.missing, unexpected=loaded.dropped)
     body: Any = loaded.network.model
     if tokens.count(config.image_token_id) != 1:
@@ -50,8 +89,8 @@ def build_qwen2_vl(
         geometry=preprocessing.geometry,
         mean=preprocessing.mean,
         std=preprocessing.std,
-        architecture="Qwen2VLForConditionalGeneration",
-        pooling="last token",
+        architecture=network,
+        pooling=LAST,
         notes=(*preprocessing.notes, f"prompt: {PROMPT}"),
     )
 
