@@ -108,13 +108,6 @@ CHECKS = (
         8.0,
     ),
     CheckDescription(
-        "slice",
-        "A group of the given images looks unusual",
-        "The detector raises more alarms on this group of your images than on the others. Look at what they "
-        "have in common: they may carry a trigger, or be of another kind than the rest.",
-        4.0,
-    ),
-    CheckDescription(
         "hub",
         "The model hub did not give a model or the images",
         "Network, authorisation or a missing repository. The encoder was not examined: run the audit again.",

@@ -54,7 +54,7 @@ class World:
             "clean": FeatureTuples(source, {"r": reference}),
             "change": FeatureTuples(moved[0], {"r": moved[1]}),
         }
-        self.suspect, self.references, self.deciding = "s", ("r",), "residual"
+        self.suspect, self.references, self.controls, self.deciding = "s", ("r",), ("r",), "residual"
         self.item = BatteryItem(Change(), "patch", "trigger")
 
     def tuples(self, rows, variant="clean"):

@@ -52,7 +52,8 @@ def test_refused(specs: list[str], message: str, tmp_path: Path, monkeypatch: py
 
 def test_unknown_format_lists_the_choices() -> None:
     with pytest.raises(
-        UnknownNameError, match="did you mean 'json'.*choose one of: .*json, junit, markdown, sarif, terminal"
+        UnknownNameError,
+        match="did you mean 'json'.*choose one of: .*json, junit, markdown, .*sarif, terminal",
     ):
         parse_outputs(["jsn"], REPORTS, default="terminal")
 

@@ -548,12 +548,15 @@ def test_the_doctor_says_what_is_misshapen_or_unreadable(platodef: Call, site: P
 
 @pytest.mark.usefixtures("installed")
 def test_extraction_takes_a_trigger_by_the_name_of_its_row() -> None:
-    from platodef_cli.cli.extract import _variants
     from platodef_cli.errors import UnknownNameError
+    from platodef_cli.jobs.extraction import named_variants
 
-    assert [variant.name for variant in _variants(["blur-0.025", "invert"])] == ["blur-0.025", "invert-1"]
+    assert [variant.name for variant in named_variants(("blur-0.025", "invert"))] == [
+        "blur-0.025",
+        "invert-1",
+    ]
     with pytest.raises(UnknownNameError):
-        _variants(["length"])
+        named_variants(("length",))
 
 
 @pytest.mark.usefixtures("installed")

@@ -36,7 +36,7 @@ TEXTS = {
 }
 _KEEP = {
     "verdict", "outcome", "severity", "status", "role", "kind", "measure", "direction", "positive", "origin",
-    "schema_version", "picture", "fit", "crop", "part", "examples", "originals",
+    "schema_version", "picture", "fit", "crop", "part", "examples", "originals", "space",
 }  # fmt: skip
 
 

@@ -173,6 +173,7 @@ def test_an_early_end_has_its_context_too() -> None:
 def test_a_gate_keeps_the_context_and_renews_the_taxonomy() -> None:
     recorded = AuditReport.model_validate_json((GOLDEN / "gate" / "backdoored.json").read_text())
     gate = Gate(Policy.from_json(recorded.policy))
+    recorded = recorded.model_copy(update={"context": None})
     assert judge_again(recorded, gate).context is None
     context = context_of(recorded.configuration, recorded.policy)
     judged = judge_again(recorded.model_copy(update={"context": context}), gate)

@@ -23,7 +23,7 @@ def poison(value: object) -> object:
     """Put the hostile text into every free string of a JSON-like report."""
     keep = {
         "verdict", "outcome", "severity", "status", "role", "kind", "measure", "direction", "positive",
-        "origin", "schema_version", "picture", "fit", "crop", "part",
+        "origin", "schema_version", "picture", "fit", "crop", "part", "space",
     }  # fmt: skip
     if isinstance(value, dict):
         return {key: item if key in keep else poison(item) for key, item in value.items()}

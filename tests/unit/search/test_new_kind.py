@@ -234,7 +234,7 @@ def test_it_is_seen_in_verdict_and_reports(searched: Callable[..., Any]) -> None
 
     assert AuditReport.model_validate_json(render(judged, "json")) == judged
     assert '"stripe_collapse_1": 0.8' in render(judged, "json")
-    terminal = render(judged, "terminal", RenderOptions(width=100))
+    terminal = render(judged, "terminal", RenderOptions(width=100, details=True))
     assert "stripe 50%" in terminal
     assert "found: a stripe of 50%" in terminal
     page = render(judged, "html")
