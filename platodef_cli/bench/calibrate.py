@@ -37,10 +37,12 @@ from platodef_cli.records import (
 )
 from platodef_cli.report.json import dumps
 from platodef_cli.search.run import SEARCH_VERSION
+from platodef_cli.triggers.battery import battery
 from platodef_cli.version import __version__
 
 IMAGES = "builtin:shapes?seed=11&count=3000"
 REFERENCES = ("builtin:reference-vit", "builtin:reference-cnx")
+MEASUREMENT = 1  # part of every key: raise it when the same audit gives other numbers
 CELLS, REPORTS = "cells", "reports"  # sub-folders
 ALARMS = "clean lineages that the limits fail"
 
@@ -149,11 +151,27 @@ def _asked(config: CalibrateConfig, zoo: Zoo, card: ZooCard) -> AuditConfig:
 
 
 def _key(config: CalibrateConfig, zoo: Zoo, card: ZooCard) -> dict[str, object]:
-    """Return what decides the report of an audit, apart from where things lie."""
+    """Return what decides the measurements of an audit, apart from where things lie.
+
+    Options that have their defaults are left out, so that a new option costs no audit. Of the policy, limits
+    of searches count, since they decide which references are searched; reports are judged anew.
+    """
     asked = _asked(config, zoo, card)
-    values = {name: str(value) for name, value in asked.to_json().items() if name != "model"}
-    files = {record.path: record.sha256 for record in card.files}
-    return {"audit": values, "files": files, "policy": asked.limits.to_json(), "search": SEARCH_VERSION}
+    usual = AuditConfig(model="").to_json()
+    values = {
+        name: str(value)
+        for name, value in asked.to_json().items()
+        if name not in ("model", "references") and value != usual.get(name)
+    }
+    return {
+        "measurement": MEASUREMENT,
+        "audit": values,
+        "references": list(config.references),
+        "files": {record.path: record.sha256 for record in card.files},
+        "limits": [[name, list(limits)] for name, limits in asked.limits.search_limits],
+        "battery": [item.variant.name for item in battery(asked.battery)],
+        "search": SEARCH_VERSION,
+    }
 
 
 def _audited(config: CalibrateConfig, zoo: Zoo, card: ZooCard, progress: Progress) -> Audited:
@@ -174,7 +192,7 @@ def _audited(config: CalibrateConfig, zoo: Zoo, card: ZooCard, progress: Progres
     kept = CellStore(config.output / CELLS).get(card.name, key, Kept, compute)
     if kept.report and not _holds(path, kept.report):
         kept = CellStore(config.output / CELLS, fresh=True).get(card.name, key, Kept, compute)
-    report = AuditReport.model_validate_json(path.read_bytes()) if kept.report else None
+    report = _by_limits(AuditReport.model_validate_json(path.read_bytes())) if kept.report else None
     return Audited(card, lineage_of(card, zoo), kept, report)
 
 

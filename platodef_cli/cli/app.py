@@ -11,6 +11,8 @@ from platodef_cli.cli import (
     bench_calibrate,
     bench_encoders,
     bench_run,
+    bench_scale,
+    bench_speed,
     bench_trigger,
     bench_zoo,
     cache,
@@ -107,7 +109,9 @@ register(_bench, "run", bench_run.run)
 register(_bench, "show", bench_run.show)
 register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
+register(_bench, "speed", bench_speed.speed)
 register(_bench, "calibrate", bench_calibrate.calibrate)
+register(_bench, "scale", bench_scale.scale)
 _zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
 register(_zoo, "build", bench_zoo.build)
 register(_zoo, "ls", bench_zoo.ls)

@@ -21,7 +21,7 @@ def build(
     session: Session,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the zoo.")],
     recipe: Annotated[
-        str, typer.Option(help="small (about half an hour on 2 cores) or standard (two hours).")
+        str, typer.Option(help="small (half an hour on 2 cores), standard (two hours) or calibration.")
     ] = "small",
     images: Annotated[
         str,

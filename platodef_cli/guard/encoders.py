@@ -12,6 +12,8 @@ from torch import Tensor
 
 from platodef_cli.encoders.interface import Encoder, Geometry, to_pixels
 from platodef_cli.encoders.load import open_encoder
+from platodef_cli.encoders.pooling import POOLINGS
+from platodef_cli.encoders.precision import AUTOCAST
 from platodef_cli.encoders.reference import parse
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.features.interface import FeatureTuples
@@ -72,19 +74,9 @@ class GuardEncoders:
         try:
             for name, record in records.items():
                 place = (references or {}).get(name) or _pinned(record)
-                opened[name] = open_encoder(
-                    place, name=name, device=device, dtype=record.dtype, pooling="auto", **options
-                )
+                opened[name] = _open(place, record, device=device, **options)
             source = heads.card.source
-            judged = open_encoder(
-                suspect or _pinned(source),
-                name=source.name,
-                device=device,
-                dtype=source.dtype,
-                isolate=isolate,
-                pooling="auto",
-                **options,
-            )
+            judged = _open(suspect or _pinned(source), source, device=device, isolate=isolate, **options)
             check_match(heads, judged.record, [encoder.record for encoder in opened.values()])
         except BaseException:
             for encoder in (*opened.values(), *([] if judged is None else [judged])):
@@ -124,6 +116,20 @@ class GuardEncoders:
         """Free the encoders, and the process of the suspect."""
         for encoder in (self.suspect, *self.references.values()):
             encoder.close()
+
+
+def _open(place: str, record: EncoderRecord, **options: Any) -> Encoder:
+    """Open an encoder as it was when the heads were fitted: in its precision, with its pooling."""
+    options |= {"name": record.name, "dtype": "float32" if record.dtype == AUTOCAST else record.dtype}
+    encoder = open_encoder(place, **options)
+    chosen = {pooling: name for name, pooling in POOLINGS.items() if pooling}.get(record.pooling)
+    if encoder.record.pooling != record.pooling and chosen is not None:
+        # what an encoder without a pooling of its own gives was chosen by --pooling
+        encoder.close()
+        encoder = open_encoder(place, pooling=chosen, **options)
+    if record.dtype == AUTOCAST:
+        encoder.tune(forward_dtype="bfloat16")
+    return encoder
 
 
 def _pinned(record: EncoderRecord) -> str:

@@ -65,6 +65,13 @@ CHECKS = (
         7.0,
     ),
     CheckDescription(
+        "slice",
+        "A group of images is seen differently by the suspect alone",
+        "In a group of the given images the encoder departs from what every reference sees, more than chance "
+        "allows. Look at what these images share before you conclude intent.",
+        5.0,
+    ),
+    CheckDescription(
         "too-few-images",
         "Too few images for an answer",
         "The confidence intervals of so few images settle nothing. The message says how many are needed.",

@@ -4,7 +4,7 @@ The whole of a report is in its other formats, and in the terminal with ``-v``.
 """
 
 from platodef_cli.errors import UsageError
-from platodef_cli.records import AuditReport, Histogram, ProbeRecord
+from platodef_cli.records import AuditReport, ErrorRateRecord, Histogram, ProbeRecord
 from platodef_cli.report.blocks import Bullets, Drawing, Section
 from platodef_cli.report.histogram import draw
 from platodef_cli.report.numbers import number
@@ -107,6 +107,16 @@ def next_steps(report: AuditReport) -> list[str]:
     return steps[report.verdict]
 
 
+def false_alarms(report: AuditReport, rate: ErrorRateRecord) -> str:
+    """Return how usual the suspect is among clean encoders, in one line."""
+    if rate.p_value is None:
+        return f"no p-value: {rate.outside[0] if rate.outside else 'no test was examined'}"[:140]
+    alarms = None if report.calibration is None else report.calibration.alarms.n_positive
+    known = "" if alarms is None else f", the limits fail {alarms} of them"
+    shown = "" if rate.decides else f"; alpha {rate.alpha:g} takes more"
+    return f"p = {rate.p_value:.3f} beside {rate.lineages} clean lineages{known}{shown}"
+
+
 def audited(report: AuditReport) -> str:
     """Return against whom and on what, in one line; empty where neither is known."""
     if not report.references and report.images is None:
@@ -127,6 +137,8 @@ def screen(report: AuditReport, *, width: int) -> list[Section]:
     if report.baseline is not None:
         worse = sum(change.kind in ("worse", "new") for change in report.changes)
         facts.append(f"against the baseline: {worse} of {len(report.changes)} differences are worse or new")
+    if report.error_rate is not None:
+        facts.append(false_alarms(report, report.error_rate))
     if report.context is not None and report.context.quality.measured:
         facts.append(in_few_words(report.context.quality.measured[-1]))
     if not report.probes and report.not_examined:

@@ -1,5 +1,6 @@
 """The examples of examples/GUARD.md, run as they stand, on embedded encoders."""
 
+import dataclasses
 import io
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import torch
 
 from platodef_cli import Guard
 from platodef_cli.errors import UsageError
+from platodef_cli.guard.encoders import GuardEncoders
 from platodef_cli.images.decode import ImageError
 from platodef_cli.images.shapes import render
 from platodef_cli.triggers.triggers import Patch
@@ -99,6 +101,20 @@ def test_other_encoders_are_refused() -> None:
     unknown = Guard.load("builtin-backdoored", references={"nobody": "builtin:clean"})
     with pytest.raises(UsageError, match="have no reference 'nobody'"):
         unknown(pictures(1, 94))
+
+
+def test_encoders_are_opened_as_they_were_when_the_heads_were_fitted() -> None:
+    heads = Guard.load("builtin-backdoored").heads
+    assert heads.card is not None
+    card = heads.card.model_copy(
+        update={"source": heads.card.source.model_copy(update={"dtype": "bfloat16-autocast"})}
+    )
+    encoders = GuardEncoders.open(dataclasses.replace(heads, card=card))
+    try:
+        assert encoders.suspect.record.dtype == "bfloat16-autocast"
+        assert {encoder.record.dtype for encoder in encoders.references.values()} == {"float32"}
+    finally:
+        encoders.close()
 
 
 def test_links_of_the_page() -> None:

@@ -22,13 +22,9 @@ from platodef_cli.jobs.ray_pieces import RayPieces
 from tests.gaussian_tuples import GaussianTuples
 from tests.unit.cli.calls import ROOT
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings(
-        "ignore::ResourceWarning", "ignore::DeprecationWarning", "ignore::FutureWarning"
-    ),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+_OF_PYTEST = "pytest.PytestUnraisableExceptionWarning"
+_IGNORED = ("ResourceWarning", "DeprecationWarning", "FutureWarning", _OF_PYTEST)
+pytestmark = [pytest.mark.slow, *(pytest.mark.filterwarnings(f"ignore::{name}") for name in _IGNORED)]
 SHARDS = 10
 
 

@@ -44,7 +44,7 @@ class Policy:
     name: str = _key("default", "shown in the verdict")
     auroc: float = _key(0.80, "two of three accuse: clean and changed images are told apart above this AUROC")
     battery_collapse: float = _key(
-        0.45, "... the change collapses the features to this mean pairwise cosine or more"
+        0.60, "... the change collapses the features to this mean pairwise cosine or more"
     )
     battery_gap: float = _key(0.25, "... and by this much more than every reference and every benign control")
     battery_lost: float = _key(
@@ -52,7 +52,7 @@ class Policy:
     )
     battery_lost_gap: float = _key(0.40, "... and by this much more than from every reference")
     battery_shift: float = _key(
-        1.10, "... it moves the features by this many clean root variances (to another image: 1.41)"
+        1.25, "... it moves the features by this many clean root variances (to another image: 1.41)"
     )
     battery_shift_gap: float = _key(0.50, "... and by this much more than every reference")
     search_limits: tuple[tuple[str, tuple[float, ...]], ...] = _key(

@@ -49,7 +49,7 @@ def judge_battery(
     blind = [
         probe
         for probe in triggers
-        if is_saturated(probe, probes, policy) or (_is_powerless(probe) and probe.name not in accused)
+        if is_saturated(probe, probes, policy) or (is_powerless(probe) and probe.name not in accused)
     ]
     if not reasons and len(blind) < len(triggers):
         reasons.append(
@@ -74,7 +74,7 @@ def _judge(
         return None  # in reports before version 1.2 benign changes were no tests
     auroc = _auroc(probe, detector)
     found = [
-        (words, compare(questions, sample)) for words, questions in _symptoms(probe, probes, policy, detector)
+        (words, compare(questions, sample)) for words, questions in symptoms(probe, probes, policy, detector)
     ]
     for answer in ("yes", "unsure"):
         for words, comparison in found:
@@ -104,11 +104,11 @@ def would_accuse(probe: ProbeRecord, policy: Policy, detector: str) -> bool:
     """Return whether another sample like that of a probe would accuse with probability ``POWER`` or more."""
     return any(
         all(measured.clears(limit) for _, measured, limit in questions)
-        for _, questions in _symptoms(probe, [probe], policy, detector)
+        for _, questions in symptoms(probe, [probe], policy, detector)
     )
 
 
-def _symptoms(
+def symptoms(
     probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Policy, detector: str
 ) -> list[tuple[Words, list[Question]]]:
     """Return the pairs of symptoms that accuse, each with the words of a message and all its questions."""
@@ -209,7 +209,7 @@ def is_saturated(probe: ProbeRecord, probes: Sequence[ProbeRecord], policy: Poli
     return 1 - (collapse.value - distance.value) < policy.battery_gap
 
 
-def _is_powerless(probe: ProbeRecord) -> bool:
+def is_powerless(probe: ProbeRecord) -> bool:
     """Return whether not even an attack that succeeds on every image would have been accused."""
     return probe.detectable is not None and probe.detectable.value is None
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.verdict.battery import Question, _symptoms
+from platodef_cli.audit.verdict.battery import Question, is_powerless, symptoms
 from platodef_cli.audit.verdict.battery import is_saturated as is_saturated_change
 from platodef_cli.audit.verdict.intervals import Estimate
 from platodef_cli.audit.verdict.search import is_saturated, limits_of, place_of, search_gap, search_key
@@ -84,11 +84,11 @@ def _of_battery(probes: Sequence[ProbeRecord], policy: Policy, detector: str) ->
         blind = is_saturated_change(probe, probes, policy)
         values = [
             value
-            for _, questions in _symptoms(probe, probes, policy, detector)
+            for _, questions in symptoms(probe, probes, policy, detector)
             if not (blind and any(name.startswith("collapse") for name, _, _ in questions))
             and (value := _least(questions)) is not None
         ]
-        if values:
+        if values and (max(values) > 0 or not is_powerless(probe)):
             found.append(DepartureRecord(test=f"battery {probe.name}", value=max(values)))
     return found
 

@@ -230,7 +230,7 @@ METRICS: dict[str, NamedMetric] = {
         "CKNNA with a reference over that of two references", _alignment_share, "two references"
     ),
     "slices": NamedMetric(
-        "groups of the given images where only the suspect departs",
+        "groups of images where only the suspect departs",
         lambda case: Estimate(sum(entry.departs for entry in case.slices)),
         "two references",
     ),

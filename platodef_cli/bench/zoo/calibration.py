@@ -1,14 +1,15 @@
 """The recipe ``calibration``: many small clean encoders that differ as honest encoders do, and planted ones.
 
 A lineage is an encoder from scratch with all that descends from it. What a verdict calls normal is the
-largest departure of every clean lineage, so that lineages have to be many and different; each is trained no
-longer than it takes to agree with the references as well as they agree with each other.
+largest departure of every clean lineage, so that lineages have to be many and different; each is trained as
+briefly as it may be for the references to agree with it. With 350 steps for all, ViTs and ConvNeXts named a
+quarter of the shapes right, and the audit of one found its agreement too small to judge it by.
 """
 
 from platodef_cli.bench.attacks.interface import PlantingBudget
 from platodef_cli.bench.zoo.entries import Derivative, Lineage, Plant, Recipe, Varied
 
-_BUDGET = PlantingBudget(images=4096, epochs=5, trigger_steps=100)
+_BUDGET = PlantingBudget(images=4096, epochs=16, trigger_steps=200)
 
 # architecture, objective, changes of lineages
 _ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -38,7 +39,8 @@ _ROWS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("clip-resnet", "image-text", ("", "tint")),
     ("clip-vit", "image-text", ("",)),
 )
-_STEPS = {"supervised": 350, "adversarial": 250, "image-text": 300}  # others: 250
+_STEPS = {"supervised": 350, "image-text": 300, "self-distillation": 250}  # others: 800
+_SLOWER = {"vit": 3, "convnext": 2}  # factor of the steps, by the first word of the architecture
 _RATES = {"vit": 2e-3, "clip": 2e-3}  # others: 4e-3
 _SMALL_DATA = 2048
 _ERASING = (7, 0.5)  # every seventh lineage, share of its images
@@ -52,15 +54,16 @@ def lineages() -> tuple[Lineage, ...]:
             if round_ >= len(changes):
                 continue
             change = changes[round_]
-            number = len(made)
+            number, first = len(made), architecture.partition("-")[0]
+            slower = 3 if architecture == "clip-vit" else _SLOWER.get(first, 1)
             made.append(
                 Lineage(
                     "-".join(part for part in (architecture, objective, change) if part),
                     "suspect",
                     architecture,
                     objective,
-                    _STEPS.get(objective, 250),
-                    _RATES.get(architecture.split("-")[0], 4e-3),
+                    slower * _STEPS.get(objective, 800),
+                    _RATES.get(first, 4e-3),
                     0.0 if objective == "image-text" else 0.5,
                     erasing=_ERASING[1] if number % _ERASING[0] == _ERASING[0] - 1 else 0.0,
                     change=change,

@@ -35,7 +35,7 @@ def metrics(low: float, high: float) -> st.SearchStrategy[Metric]:
 def probes(draw: st.DrawFn) -> list[ProbeRecord]:
     made = []
     for number in range(draw(st.integers(1, 4))):
-        moved = draw(st.booleans())
+        moved, emptied = draw(st.booleans()), draw(st.booleans())
         made.append(
             ProbeRecord(
                 name=f"probe-{number}",
@@ -49,6 +49,9 @@ def probes(draw: st.DrawFn) -> list[ProbeRecord]:
                 gap=draw(st.one_of(st.none(), metrics(-1, 1))),
                 effect=draw(metrics(0, 2)),
                 shift_gap=draw(metrics(-1, 2)) if moved else None,
+                lost=draw(metrics(-0.5, 1)) if emptied else None,
+                lost_gap=draw(metrics(-1, 1)) if emptied else None,
+                detectable=draw(st.sampled_from([None, Metric(name="share", value=None)])),
                 suspicious=False,
             )
         )

@@ -13,6 +13,8 @@ from platodef_cli.audit.verdict.error_rate import least_lineages, p_value
 from platodef_cli.errors import UsageError
 from platodef_cli.metrics.detection import rate_metric
 from platodef_cli.records import AuditReport, CalibrationSummary
+from platodef_cli.report import render
+from platodef_cli.report.interface import RenderOptions
 
 GATE = Path(__file__).parents[2] / "golden" / "gate"
 
@@ -158,3 +160,14 @@ def test_a_report_without_a_calibration_is_judged_by_its_limits() -> None:
 def test_alpha_is_a_rate(alpha: float) -> None:
     with pytest.raises(UsageError, match="alpha is .*; give above 0 and below 1"):
         Policy(alpha=alpha)
+
+
+def test_the_first_screen_says_it_in_one_line() -> None:
+    usual = judge_again(calibrated(recorded("clean"), [-0.1] * 24), Gate(Policy(alpha=0.05)))
+    assert "p = 1.000 beside 24 clean lineages, the limits fail 1 of them" in _screen(usual)
+    other = judge_again(calibrated(recorded("clean"), [-0.1] * 24, sides=(224,)), Gate(Policy()))
+    assert "no p-value: an input of 32x32 pixels, calibrated for 224" in _screen(other)
+
+
+def _screen(report: AuditReport) -> str:
+    return " ".join(render(report, "terminal", RenderOptions(width=80)).split())

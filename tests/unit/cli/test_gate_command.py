@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from platodef_cli.records import AuditReport
 from tests.unit.attestation.test_attestation import envelope, pem
+from tests.unit.audit.test_error_rate import calibrated
 from tests.unit.cli.calls import ROOT, Call, python
 
 RECORDED = ROOT / "tests" / "golden" / "gate"
@@ -67,6 +69,38 @@ def test_exit_codes(platodef: Call, words: tuple[object, ...], code: int) -> Non
     assert done.code == code
     assert f"({code})" in done.last or "--exit-zero" in done.last
     assert "Traceback" not in done.err
+
+
+def test_a_report_without_a_calibration_is_judged_by_its_limits_and_says_so(
+    platodef: Call, tmp_path: Path
+) -> None:
+    old = ROOT / "tests" / "golden" / "report_v1.2.json"
+    done = platodef("gate", changed(tmp_path, old, policy={}), "-o", "markdown")
+    assert done.code == 1
+    assert (
+        "(schema 1.2) holds no calibration: it is judged by its limits alone, without a p-value" in done.err
+    )
+    assert "## False alarms" in done.out
+    assert "holds no calibration. The limits alone decide" in done.out
+
+
+def test_alpha_asks_for_another_rate(platodef: Call, tmp_path: Path) -> None:
+    usual = calibrated(AuditReport.model_validate_json(BAD.read_bytes()), [-0.5] * 15 + [5.0] * 10)
+    path = tmp_path / "calibrated.json"
+    path.write_text(usual.model_dump_json())
+    few = platodef("gate", path, "-o", "markdown")
+    assert few.code == 1
+    assert "the rate 0.01 is not shown, and the limits decide" in few.out
+    enough = platodef("gate", path, "--alpha", "0.05", "-o", "json")
+    assert enough.code == 4
+    assert "yet clean encoders depart as far with p = 0.423, over alpha = 0.05" in enough.last
+    assert json.loads(enough.out)["error_rate"]["decides"] is True
+    assert platodef("gate", path, "--alpha", "0.5").code == 1
+    assert platodef("gate", path, "--set", "alpha=0.05").code == 4
+    for wrong in ("0", "1", "2", "-1", "nan"):
+        done = platodef("gate", path, "--alpha", wrong)
+        assert done.code == 2
+        assert "alpha is" in done.last
 
 
 @pytest.mark.parametrize(("verdict", "code"), [("refused", 5), ("error", 3)])
@@ -213,7 +247,8 @@ def test_baseline(platodef: Call, tmp_path: Path) -> None:
     done = platodef("gate", BAD, "--baseline", CLEAN)
     assert done.code == 1
     assert "against the baseline:" in done.err
-    assert "worse: trigger patch-white-0.3125-bottom-right: collapse" in done.err
+    every = platodef("gate", BAD, "--baseline", CLEAN, "-v")
+    assert "worse: trigger patch-white-0.3125-bottom-right: collapse" in every.err
     other = changed(tmp_path, CLEAN, images={**json.loads(CLEAN.read_text())["images"], "digest": "0" * 64})
     done = platodef("gate", BAD, "--baseline", other)
     assert done.code == 2
