@@ -1,6 +1,7 @@
 """Seeded changes of valid files: values that break readers, and damaged bytes."""
 
 import json
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -67,16 +68,18 @@ def changed(random: Random, value: Any) -> Any:
                 break
             holder = holder[key]
         if key is None:
-            return random.choice(ODD)
+            return deepcopy(random.choice(ODD))
         kind = random.random()
         if kind < 0.7:
-            holder[key] = random.choice(ODD)
+            holder[key] = deepcopy(random.choice(ODD))
         elif kind < 0.8:
             del holder[key]
         elif isinstance(holder, dict):
-            holder[random.choice(("", "size", "dtype", "auto_map", "num_layers", "x" * 300))] = holder[key]
+            holder[random.choice(("", "size", "dtype", "auto_map", "num_layers", "x" * 300))] = deepcopy(
+                holder[key]
+            )
         else:
-            holder.append(random.choice(ODD))
+            holder.append(deepcopy(random.choice(ODD)))
     return value
 
 

@@ -131,7 +131,7 @@ def report(random: Random, place: Path) -> None:
         path.write_bytes(json_bytes(random, value))
     else:  # inside one part, so that more of them can still be read
         part = random.choice(list(value))
-        value[part] = changed(random, {"": value[part]}).get("") if value[part] else None
+        value[part] = changed(random, value[part])
         path.write_text(json.dumps(value), encoding="utf-8", errors="surrogatepass")
     found = read_report(path)
     render(
