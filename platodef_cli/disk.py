@@ -1,5 +1,6 @@
 """Files: canonical text, atomic writes, and careful opening of files that others wrote; no torch."""
 
+import errno
 import json
 import os
 import secrets
@@ -71,7 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder cannot be written.
     """
-    target = path.resolve()
+    target = real_path(path)
     if not is_special(target):
         with _beside(target) as temporary:
             yield temporary
@@ -80,6 +81,25 @@ def replacing(path: Path) -> Iterator[Path]:
         yield (temporary := Path(folder) / "content")
         with temporary.open("rb") as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """Return the first ``most`` + 1 bytes of a file: a longer one, or a device without end, shows by that.
+
+    Raises:
+        OSError: It cannot be read, or is a named pipe, which may never be written to. Those of a shell, as
+            in ``<(command)``, are read.
+    """
+    if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
+        raise OSError(errno.ESPIPE, "it is a pipe, not a file; save it to a file first")
+    with path.open("rb") as stream:
+        return stream.read(most + 1)
+
+
+def real_path(path: Path) -> Path:
+    """Return where a path leads; a link that leads to itself is returned as it is, and is no file."""
+    # Path.resolve raises a RuntimeError for it (before Python 3.13)
+    return Path(os.path.realpath(path))
 
 
 def is_special(path: Path) -> bool:
@@ -155,8 +175,8 @@ def resolve_inside(directory: Path, name: str, *, follow_links: bool = False) ->
     """
     if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
         raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
-    root = directory.resolve()
-    real = (root / name).resolve()
+    root = real_path(directory)
+    real = real_path(root / name)
     if follow_links:
         return real
     roots = [root]

@@ -13,7 +13,7 @@ from typing import Any
 
 from platodef_cli.attestation.dsse import parse_envelope
 from platodef_cli.attestation.statement import PAYLOAD_TYPE, STATEMENT_TYPE, parse_object
-from platodef_cli.disk import open_regular, resolve_inside
+from platodef_cli.disk import open_regular, real_path, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.report.escaping import plain
 
@@ -228,8 +228,8 @@ def _same(
         return known[name] == first.digest
     if "/" in name:
         # folders below are looked at for the signature only; nothing in them is ever loaded
-        path = (directory / name).resolve()
-        if not path.is_relative_to(directory.resolve()):
+        path = real_path(directory / name)
+        if not path.is_relative_to(real_path(directory)):
             raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
     else:
         path = resolve_inside(directory, name, follow_links=follow_links)

@@ -8,7 +8,7 @@ from platodef_cli.attestation import oms
 from platodef_cli.attestation.dsse import parse_envelope
 from platodef_cli.attestation.signers import Signer, kind_of, parse_signer, verify_any
 from platodef_cli.attestation.statement import parse_object
-from platodef_cli.disk import open_regular, resolve_inside
+from platodef_cli.disk import open_regular, real_path, resolve_inside
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import FileRecord, Finding, SignatureRecord
 from platodef_cli.report.escaping import plain
@@ -36,7 +36,7 @@ def check_signature(
     """
     signers = [parse_signer(text) for text in trusted]
     for signer in signers:
-        if signer.file is not None and signer.file.resolve().is_relative_to(directory.resolve()):
+        if signer.file is not None and real_path(signer.file).is_relative_to(real_path(directory)):
             raise UsageError(f"{signer.file} lies in the model folder; a model cannot vouch for itself")
     if not (directory / oms.SIGNATURE).is_file():
         elsewhere = oms.SIGNATURE in (listing or {})

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from securesystemslib.dsse import Envelope
 
 from platodef_cli.attestation import certificates, dsse
+from platodef_cli.disk import read_at_most
 from platodef_cli.errors import RefusedError, UsageError
 
 MAX_KEY_BYTES = 2**18
@@ -75,11 +76,12 @@ def read_small(path: Path, limit: int = MAX_KEY_BYTES) -> bytes:
         UsageError: It cannot be read or is too large.
     """
     try:
-        if path.stat().st_size > limit:
-            raise UsageError(f"{path} is larger than {limit} bytes; check the path")
-        return path.read_bytes()
+        content = read_at_most(path, limit)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > limit:
+        raise UsageError(f"{path} is larger than {limit} bytes; check the path")
+    return content
 
 
 def verify_signer(value: Mapping[str, Any], envelope: Envelope, raw: bytes, signer: Signer) -> None:

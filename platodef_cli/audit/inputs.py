@@ -195,6 +195,7 @@ def open_inputs(
                 require_isolation=config.require_isolation,
                 pooling=poolings[model],
                 follow_links=config.follow_links,
+                examined=(resolved, checked),
                 progress=progress,
             )
             task.advance()

@@ -10,7 +10,7 @@ from platodef_cli.cli import options
 from platodef_cli.cli.exits import closing_line, one_line
 from platodef_cli.cli.outputs import check_output
 from platodef_cli.cli.session import Session
-from platodef_cli.disk import replacing
+from platodef_cli.disk import real_path, replacing
 from platodef_cli.errors import EXIT_REFUSED, RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def parse_attest(words: Sequence[str], report: Path, model: Path | None) -> "lis
         kind = next((kind for kind in KINDS if word.startswith(f"{kind}=")), None)
         path = Path(word if kind is None else word.partition("=")[2])
         check_output(path, inputs=[report])
-        if path.resolve() in [other.resolve() for _, other in wanted]:
+        if real_path(path) in [real_path(other) for _, other in wanted]:
             raise UsageError(f"two attestations would be written to {path}; give each a file of its own")
         wanted.append((kind or "report", path))
     return wanted

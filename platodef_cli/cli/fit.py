@@ -75,7 +75,7 @@ def fit(
     from platodef_cli.features.cache import default_directory
     from platodef_cli.heads.card import HeadCard
     from platodef_cli.heads.config import preset as preset_config
-    from platodef_cli.heads.fit import fit_heads, split_rows
+    from platodef_cli.heads.fit import check_varied, fit_heads, split_rows
     from platodef_cli.heads.origin import encoder_records
     from platodef_cli.heads.pretrained import save_heads
     from platodef_cli.heads.publish import publish_heads
@@ -86,6 +86,7 @@ def fit(
     everything = read_sample(session, features, source_key, reference_key, sample, seed)
     source, references = encoder_records(everything, features)
     tuples = clean_rows(session, everything)
+    check_varied(source_key, tuples.source)
     card = HeadCard(
         name=name or output.absolute().name,
         source=source,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from platodef_cli.disk import is_special, replacing
+from platodef_cli.disk import is_special, real_path, replacing
 from platodef_cli.errors import UsageError
 from platodef_cli.registry import Registry
 
@@ -46,7 +46,7 @@ def check_output(path: Path, *, inputs: Sequence[Path] = ()) -> Path:
             raise UsageError(f"the output {path} would overwrite its own input; choose another name")
     try:
         # permissions do not tell everything, above all to root
-        with tempfile.TemporaryFile(dir=None if is_special(path) else path.resolve().parent):
+        with tempfile.TemporaryFile(dir=None if is_special(path) else real_path(path).parent):
             pass
     except OSError as error:
         raise UsageError(f"cannot write the output {path} ({error.strerror}); choose another place") from None

@@ -42,6 +42,7 @@ def open_encoder(
     require_isolation: bool = False,
     pooling: str = AUTO,
     follow_links: bool = False,
+    examined: tuple[ResolvedModel, Preflight] | None = None,
     progress: Progress = SILENT,
 ) -> "Encoder":
     """Resolve, check and load an encoder.
@@ -60,22 +61,28 @@ def open_encoder(
         require_isolation: Refuse to load an isolated encoder where the machine cannot isolate completely.
         pooling: Of an encoder that gives tokens: ``mean``, ``class`` or ``auto``, which warns of its choice.
         follow_links: The files of a folder may be links to files elsewhere.
+        examined: Where the files of ``uri`` lie and what was found in them, if that is known: exactly the
+            bytes that were examined then are loaded.
         progress: Receives the steps.
 
     Raises:
         UsageError: The id, the device, the dtype or the pooling is wrong, or the encoder pools itself.
         HubError: The Hub does not give the model.
-        RefusedError: The model is unsafe.
+        RefusedError: The model is unsafe, or its files changed since they were examined.
         IncompleteError: Memory ran out, the child died, or isolation is required and incomplete.
     """
     if dtype not in ("float32", "bfloat16"):
         raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
     check_poolings([pooling])
     reference = parse(uri, revision)
-    resolved = resolve(reference, cache_dir=cache_dir, offline=offline, progress=progress)
     name = name or reference.short_name
-    with progress.step(f"checking {name}"):
-        checked = examine(resolved, follow_links=follow_links)
+    if examined is None:
+        resolved = resolve(reference, cache_dir=cache_dir, offline=offline, progress=progress)
+        with progress.step(f"checking {name}"):
+            checked = examine(resolved, follow_links=follow_links)
+    else:
+        # Examined once more, files that were exchanged meanwhile would stand beside findings about others.
+        resolved, checked = examined
     with progress.step(f"loading {name}"):
         encoder: LocalEncoder | RemoteEncoder
         if isolate and not has_children():
@@ -88,6 +95,7 @@ def open_encoder(
                 resolved,
                 checked,
                 name=name,
+                uri=reference.uri,
                 device=device,
                 dtype=dtype,
                 memory_limit_gb=memory_limit_gb,
@@ -96,7 +104,8 @@ def open_encoder(
                 pooling=pooling,
             )
         else:
-            encoder = _open_here(resolved, checked, name=name, device=device, dtype=dtype, pooling=pooling)
+            own = {"name": name, "uri": reference.uri, "device": device, "dtype": dtype, "pooling": pooling}
+            encoder = _open_here(resolved, checked, **own)
     for note in encoder.notes if pooling == AUTO else ():
         if note.startswith(TAKEN):
             progress.warn(f"{name}: {note}")
@@ -104,7 +113,7 @@ def open_encoder(
 
 
 def _open_here(
-    resolved: ResolvedModel, checked: Preflight, *, name: str, device: str, dtype: str, pooling: str
+    resolved: ResolvedModel, checked: Preflight, *, name: str, uri: str, device: str, dtype: str, pooling: str
 ) -> "LocalEncoder":
     """Load into this process."""
     from platodef_cli.encoders.local import DTYPES, LocalEncoder
@@ -112,7 +121,7 @@ def _open_here(
     where = usable_device(device)
     tower, description = load_tower(checked, where, DTYPES[dtype], pooling)
     record = make_record(
-        description, checked, name=name, uri=resolved.uri, commit=resolved.commit, dtype=dtype, isolated=False
+        description, checked, name=name, uri=uri, commit=resolved.commit, dtype=dtype, isolated=False
     )
     return LocalEncoder(tower, record, where, DTYPES[dtype])
 
@@ -122,6 +131,7 @@ def _open_isolated(
     checked: Preflight,
     *,
     name: str,
+    uri: str,
     device: str,
     dtype: str,
     memory_limit_gb: float,
@@ -136,7 +146,7 @@ def _open_isolated(
     return RemoteEncoder.start(
         checked,
         name=name,
-        uri=resolved.uri,
+        uri=uri,
         commit=resolved.commit,
         device=device,
         dtype=dtype,

@@ -157,7 +157,8 @@ def load_features(
         found, metadata = _read_stream(source, name)
     if metadata.get(_MAJOR_KEY, SCHEMA).partition(".")[0] != SCHEMA and _ORDER_KEY in metadata:
         raise UsageError(
-            f"{name} has schema version {metadata[_MAJOR_KEY]}, this platodef reads {SCHEMA}; update platodef"
+            f"{name} has schema version {metadata[_MAJOR_KEY][:20]}, this platodef reads {SCHEMA}; update "
+            "platodef"
         )
     keys = reference_keys_of(name, found, metadata, source_key, reference_keys)
     for key in [source_key, *keys]:

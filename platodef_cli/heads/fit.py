@@ -23,6 +23,7 @@ from platodef_cli.progress import SILENT, Progress
 
 __all__ = ["PRESETS", "FitConfig", "Heads", "fit_heads", "preset", "split_rows"]
 
+_ROUNDING = 1e-6  # of float32, with room for a few operations
 FEWEST_ROWS = 100  # below it a held-out tenth says nothing
 CENTRE_ROWS = 2  # nearest rows averaged with a row to make the centre of a synthetic attack
 
@@ -47,7 +48,8 @@ def fit_heads(
         progress: Receives the steps with loss and held-out metric.
 
     Raises:
-        UsageError: Too few rows, no reference, or values that are not finite.
+        UsageError: Too few rows, no reference, values that are not finite, or a reference whose features
+            are the same for every image.
         IncompleteError: Training diverged.
     """
     config = FitConfig() if config is None else config
@@ -135,6 +137,22 @@ def _check(tuples: FeatureTuples) -> None:
             )
         if not bool(torch.isfinite(values).all()):
             raise UsageError(f"features {name!r} contain NaN or infinity; extract them again")
+    for name, values in tuples.references.items():
+        check_varied(name, values)
+
+
+def check_varied(name: str, values: Tensor) -> None:
+    """Check that features ``[N, D]`` differ between images, beyond the rounding of float32.
+
+    Raises:
+        UsageError: They do not.
+    """
+    spread = values.double().amax(dim=0) - values.double().amin(dim=0)
+    if float(spread.max()) <= _ROUNDING * float(values.abs().max()):
+        raise UsageError(
+            f"features {name!r} are the same for every image, so nothing can be fitted to them; extract "
+            "features of different images with an encoder that tells them apart"
+        )
 
 
 def split_rows(count: int, config: FitConfig, seed: int) -> tuple[Tensor, Tensor]:

@@ -52,9 +52,9 @@ class ParquetSource:
         self._file = _open_parquet(self._path)
         with _read_errors(self._path):
             schema = self._file.schema_arrow
-        columns = columns or Columns()
-        self._image, self._label = _columns(schema, self._path, columns)
-        self.caption_column = columns.caption_of(schema.names, str(self._path))
+            columns = columns or Columns()
+            self._image, self._label = _columns(schema, self._path, columns)
+            self.caption_column = columns.caption_of(schema.names, str(self._path))
         metadata = self._file.metadata
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
         self._starts = [0, *accumulate(sizes)]
@@ -153,7 +153,7 @@ def _read_errors(path: Path) -> Iterator[None]:
     """Turn pyarrow's errors into one line."""
     try:
         yield
-    except (pa.ArrowException, OSError, RecursionError) as error:
+    except (pa.ArrowException, OSError, RecursionError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())[:160]
         raise UsageError(f"cannot read {path} as parquet: {text}") from None
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from platodef_cli.disk import write_atomically
+from platodef_cli.disk import read_at_most, write_atomically
 from platodef_cli.errors import PlatodefError, UsageError
 from platodef_cli.features.interface import Variant
 from platodef_cli.triggers import TRIGGERS
@@ -26,6 +26,7 @@ from platodef_cli.triggers import TRIGGERS
 DESCRIPTION, TENSORS = "trigger.json", "trigger.safetensors"
 _FOLDER = "trigger"  # in the folder of a planted encoder, where a zoo keeps both
 _LARGEST = 64_000_000  # bytes; a learned trigger has some thousand numbers
+_LARGEST_DESCRIPTION = 2**20  # a longer one is cut, and no JSON
 _WORDS = {float: "a finite number", int: "a whole number", bool: "true or false", str: "a text"}
 _STRICT: dict[Any, TypeAdapter[Any]] = {
     kind: TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False)) for kind in _WORDS
@@ -137,7 +138,7 @@ def _parts(trigger: Variant) -> tuple[dict[str, float | int | str | bool], dict[
 
 def _description(path: Path) -> _Description:
     try:
-        return _Description.model_validate_json(path.read_bytes())
+        return _Description.model_validate_json(read_at_most(path, _LARGEST_DESCRIPTION))
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read ({error.strerror}); give a planted encoder's folder"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from platodef_cli.disk import explaining
+from platodef_cli.disk import explaining, read_at_most, real_path
 from platodef_cli.errors import UsageError
 
 _MAX_BYTES = 2**20
@@ -22,13 +22,13 @@ def refuse_inside(path: Path, models: Sequence[str], what: str) -> None:
     Raises:
         UsageError: The file lies in the model's folder or in its snapshot of the Hub cache.
     """
-    places = (path.absolute(), path.resolve())
+    places = (path.absolute(), real_path(path))
     for model in models:
         name = model.removeprefix("hf://").partition("@")[0]
         cached = f"models--{name.replace('/', '--')}"
         folder = Path(model)
         inside = folder.is_dir() and any(
-            place.is_relative_to(root) for place in places for root in (folder.absolute(), folder.resolve())
+            place.is_relative_to(root) for place in places for root in (folder.absolute(), real_path(folder))
         )
         if inside or any(cached in place.parts for place in places):
             raise UsageError(
@@ -45,9 +45,9 @@ def read_toml(path: Path, what: str, most: int = _MAX_BYTES) -> dict[str, Any]:
     """
     try:
         with explaining(f"cannot read {what} {path}"):
-            if path.stat().st_size > most:
+            content = read_at_most(path, most)
+            if len(content) > most:
                 raise UsageError(f"{what} {path} is larger than {most >> 20} MiB; check the path")
-            content = path.read_bytes()
         return tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{what} {path} is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # beside its own, those of dates and of long integers
+        raise UsageError(f"{what} {path} is not TOML: {str(error)[:160]}") from error

@@ -158,8 +158,13 @@ def _check_number(
     elif _LAYERS.search(key):
         _require(item <= limits.layers, name, path, item, f"asks for more than {limits.layers} layers")
     elif any(_IMAGE.match(part) for part in path[-2:]) and not _is_pixel_budget(path, root):
+        low = 0 if "pool" in key else 1
         _require(
-            0 <= item <= limits.image_size, name, path, item, f"must lie in [0, {limits.image_size}] pixels"
+            low <= item <= limits.image_size,
+            name,
+            path,
+            item,
+            f"must lie in [{low}, {limits.image_size}] pixels",
         )
     elif key == "num_labels":
         # transformers names every label, before anything is built

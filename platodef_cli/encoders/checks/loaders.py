@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from platodef_cli.disk import read_at_most
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.errors import PlatodefError, RefusedError, UnsupportedError
@@ -101,9 +102,9 @@ def _sentence_transformers(directory: Path, names: Collection[str]) -> tuple[Fin
     if "modules.json" not in names:
         return ()
     try:
-        content = json.loads((directory / "modules.json").read_bytes()[: 2**16])
+        content = json.loads(read_at_most(directory / "modules.json", 2**16))
         paths = [str(entry.get("path", "")) for entry in content]
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         paths = ["an unreadable modules.json"]
     further = [path[:60] for path in paths if path]
     if not further:
@@ -128,6 +129,6 @@ def _content(directory: Path, name: str, names: Collection[str], limits: Limits)
     if name not in names:
         return {}
     try:
-        return parse_json((directory / name).read_bytes(), name, limits)
-    except PlatodefError:
+        return parse_json(read_at_most(directory / name, limits.json_bytes), name, limits)
+    except (OSError, PlatodefError):
         return {}
