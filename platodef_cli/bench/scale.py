@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -125,6 +124,8 @@ def _seconds(action: Callable[[], object], repeats: int) -> float:
     """Return the median CPU seconds of this process and of the children that it waited for."""
 
     def used() -> float:
+        import resource  # only where audits run in processes of their own
+
         both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         return sum(each.ru_utime + each.ru_stime for each in both)
 

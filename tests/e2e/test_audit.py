@@ -123,7 +123,7 @@ def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, wo
         assert len(suspect.classes) == 4
         kept = [said.kept.value or 0.0 for said in others]
         assert (suspect.kept.value or 0.0) < min(kept)
-    assert page.count("<svg") >= 9
+    assert page.count("<svg") >= 8
     if name == "backdoored":
         suspicious = {probe.name for probe in report.probes if probe.suspicious}
         assert "patch-white-0.3125-bottom-right" in suspicious

@@ -62,7 +62,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
         patch.setattr("platodef_cli.environment.prepare", lambda: None)
         words = ["extract", *found.models, "-i", IMAGES, "--variant", PATCH, "-o", str(found.features)]
         assert main(words) == 0
-        assert main(["fit", str(found.features), "-o", str(found.heads), "--notes", "for tests"]) == 0
+        fit = ["fit", str(found.features), "-o", str(found.heads), "--notes", "for tests"]
+        fit += ["--preset", "tiny"]  # the samplers need networks
+        assert main(fit) == 0
     return found
 
 
