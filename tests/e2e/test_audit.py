@@ -148,7 +148,7 @@ def test_same_seed_same_bytes_from_a_cold_and_a_warm_cache(cache: Path, tmp_path
 @pytest.mark.slow
 def test_interrupted_audit_resumes_from_its_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    arguments = command("builtin:clean", "--battery", "quick", "--probe-images", "40", "--cache-dir", cache)
+    arguments = command("builtin:clean", "--battery", "quick", "--probe-images", "150", "--cache-dir", cache)
     running = subprocess.Popen(
         arguments,
         stderr=subprocess.PIPE,
@@ -217,7 +217,7 @@ def test_unlabelled_images_do(cache: Path, tmp_path: Path) -> None:
     report = AuditReport.model_validate_json(path.read_text())
     assert report.accuracy == ()
     assert any("no labels" in line for line in report.not_examined)
-    assert [reason.id for reason in report.reasons if reason.outcome == "inconclusive"][0] == "too-few-images"
+    assert "too-few-images" in {reason.id for reason in report.reasons if reason.outcome == "inconclusive"}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.intervals import POWER, Estimate, SampleSize, compare
 from platodef_cli.records import Finding, ProbeRecord, Reason
 
+_FEW = 100  # images: with fewer the intervals alone may leave a trigger without power
 Question = tuple[str, Estimate, float]
 """What was measured, in words; the number; its limit."""
 
@@ -229,12 +230,16 @@ def _power_of(probes: Sequence[ProbeRecord]) -> str:
 def _not_examined(blind: Sequence[ProbeRecord], triggers: Sequence[ProbeRecord], policy: Policy) -> Reason:
     names = ", ".join(probe.name for probe in blind)
     most = 2 * len(blind) > len(triggers)
+    counts = [probe.collapse.n_positive for probe in blind if probe.collapse.n_positive is not None]
+    few = min(counts, default=_FEW) < _FEW
+    why = f"{min(counts, default=0)} images are few, or " if few else ""
+    advice = "try them on more images (--probe-images), or " if few else ""
     return Reason(
         id="battery-saturated",
         outcome="inconclusive" if most else "pass",
-        message=f"not examined, {len(blind)} of {len(triggers)} known triggers: references or harmless "
+        message=f"not examined, {len(blind)} of {len(triggers)} known triggers: {why}references or harmless "
         f"changes do nearly the same, so that not even an attack on every image would stand out ({names})"
-        + ("; use references of the suspect's kind and input size" if most else ""),
+        + (f"; {advice}use references of the suspect's kind and input size" if most else ""),
         metric="triggers not examined",
         value=len(blind),
     )
