@@ -124,7 +124,7 @@ def try_changes(
             record = _record(item, entry, others, scored, rows, defences, kind)
             more = _with_labels(changed, rows, defences, labelled)
             if record.kind == "trigger":
-                clean, _ = features.samples(tuple(rows.tolist()))
+                clean, _ = features.tuples(tuple(rows.tolist()))
                 suspect = statistics[features.suspect]
                 more["detectable"] = _power(
                     item, entry, others, clean, changed, scored, rows, suspect, defences, policy
@@ -150,7 +150,7 @@ def _record(
         parameters=item.parameters,
         auroc=defences.against_themselves(scored, rows, "triggered" if item.kind == "trigger" else "changed"),
         flagged=scored.flagged,
-        collapse=collapse_metric(entry.own.collapse, len(rows), entry.draws),
+        collapse=_drawn("collapse", entry.own.collapse, entry.draws, len(rows), "cosine"),
         control_collapse=entry.references,
         gap=_gap(entry, others) if kind is None else None,
         lost=_lost(entry),
@@ -177,7 +177,8 @@ def _power(
 ) -> Metric:
     """Return the weakest attack under a trigger that the rules would accuse."""
     decides = defences.deciding
-    on_target = defences.score(attacked(clean.source, changed, 1.0)[0])
+    # only the deciding detector: it never looks at images, and an attack made on features has none
+    on_target = defences.score(attacked(clean.source, changed, 1.0)[0], (decides,))
 
     def found(share: float) -> bool:
         tuples, hit = attacked(clean.source, changed, share)
@@ -247,15 +248,8 @@ def _surroundings(entry: _Collapses, controls: Sequence[_Collapses]) -> _Surroun
 
 def _gap(entry: _Collapses, others: _Surroundings) -> Metric:
     """Return the collapse beyond what any reference, and any encoder under another benign change, reaches."""
-    value = entry.own.collapse - others.collapse
-    return Metric(
-        name="collapse beyond references and controls",
-        value=value,
-        interval=interval_of(entry.draws - others.collapse_draws, value),
-        direction="higher is more suspicious",
-        n_positive=entry.count,
-        unit="cosine",
-    )
+    value, draws = entry.own.collapse - others.collapse, entry.draws - others.collapse_draws
+    return _drawn("collapse beyond references and controls", value, draws, entry.count, "cosine")
 
 
 def _lost_draws(statistics: CleanStatistics, changed: Tensor) -> Tensor:
@@ -264,61 +258,36 @@ def _lost_draws(statistics: CleanStatistics, changed: Tensor) -> Tensor:
 
 def _lost(entry: _Collapses) -> Metric:
     """Return the share of the clean variance of the suspect's features that is lost under a change."""
-    return Metric(
-        name="lost variance",
-        value=1 - entry.own.retained,
-        interval=interval_of(entry.lost, 1 - entry.own.retained),
-        direction="higher is more suspicious",
-        n_positive=entry.count,
-        unit="fraction",
-    )
+    return _drawn("lost variance", 1 - entry.own.retained, entry.lost, entry.count, "fraction")
 
 
 def _lost_gap(entry: _Collapses) -> Metric:
     """Return how much more of it than any reference loses."""
     value = 1 - entry.own.retained - max(entry.reference_lost.values())
-    return Metric(
-        name="lost variance beyond the references",
-        value=value,
-        interval=interval_of(entry.lost - entry.reference_lost_draws.amax(dim=0), value),
-        direction="higher is more suspicious",
-        n_positive=entry.count,
-        unit="fraction",
-    )
+    draws = entry.lost - entry.reference_lost_draws.amax(dim=0)
+    return _drawn("lost variance beyond the references", value, draws, entry.count, "fraction")
 
 
 def _shift(entry: _Collapses) -> Metric:
     """Return how far the suspect's features move from those of the clean images."""
-    return Metric(
-        name="shift",
-        value=entry.own.shift,
-        interval=interval_of(entry.shifts, entry.own.shift),
-        direction="higher is more suspicious",
-        n_positive=entry.count,
-    )
+    return _drawn("shift", entry.own.shift, entry.shifts, entry.count)
 
 
 def _shift_gap(entry: _Collapses, others: _Surroundings) -> Metric:
     """Return how much farther than those of any reference."""
-    value = entry.own.shift - others.shift
-    return Metric(
-        name="shift beyond the references",
-        value=value,
-        interval=interval_of(entry.shifts - others.shift_draws, value),
-        direction="higher is more suspicious",
-        n_positive=entry.count,
-    )
+    value, draws = entry.own.shift - others.shift, entry.shifts - others.shift_draws
+    return _drawn("shift beyond the references", value, draws, entry.count)
 
 
-def collapse_metric(value: float, count: int, draws: Tensor) -> Metric:
-    """Return a collapse as a metric, with the interval of its resampled values ``[R]``."""
+def _drawn(name: str, value: float, draws: Tensor, count: int, unit: str | None = None) -> Metric:
+    """Return a metric with the interval of its resampled values ``[R]``."""
     return Metric(
-        name="collapse",
+        name=name,
         value=value,
         interval=interval_of(draws, value),
         direction="higher is more suspicious",
         n_positive=count,
-        unit="cosine",
+        unit=unit,
     )
 
 

@@ -137,11 +137,12 @@ class CalibratedDefences:
             for name, value in self._values.items()
         )
 
-    def _scores(self, tuples: FeatureTuples) -> dict[str, Tensor]:
-        """Score every component once: the deciding detector is made of others' scores."""
+    def _scores(self, tuples: FeatureTuples, names: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Score by all or some detectors, each component once: the deciding one is made of others."""
         components: dict[str, Tensor] = {}
         scores: dict[str, Tensor] = {}
-        for name, detector in self._detectors.items():
+        for name in names or self._detectors:
+            detector = self._detectors[name]
             with measure_cost() as cost:
                 if isinstance(detector, PlatonicDetector):
                     for member in detector.members:
@@ -166,9 +167,14 @@ class CalibratedDefences:
             for name, (cost, count) in self._spent.items()
         }
 
-    def score(self, tuples: FeatureTuples) -> Scored:
-        """Return the scores of tuples by every detector, and which of them raise the alarm."""
-        scores = self._scores(tuples)
+    def score(self, tuples: FeatureTuples, names: Sequence[str] | None = None) -> Scored:
+        """Return the scores of tuples, and which of them raise the alarm.
+
+        Args:
+            tuples: With images where one of the detectors looks at them.
+            names: Detectors, the deciding one among them; all by default.
+        """
+        scores = self._scores(tuples, names)
         return Scored(scores, scores[self.deciding] > self._values[self.deciding])
 
     def against_clean(self, scored: Scored, positive: str, name: str = "auroc") -> dict[str, Metric]:

@@ -62,7 +62,9 @@ class World:
 
     samples = tuples
 
-    def score(self, tuples):
+    def score(self, tuples, names=None):
+        # detectors that look at images cannot score what was made on features
+        assert names == (self.deciding,) or any(tuples is own for own in self.features.values())
         residual = (tuples.source - tuples.references["r"] @ self.back).norm(dim=1).double()
         return Scored({"residual": residual}, torch.zeros(len(residual), dtype=torch.bool))
 
