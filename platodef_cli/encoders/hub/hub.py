@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,12 @@ def _configurations(names: set[str]) -> list[str]:
 
 
 def _needed(
-    snapshot: Path, names: set[str], where: str, limits: Limits, files: tuple[str, ...] | None
+    snapshot: Path,
+    names: set[str],
+    where: str,
+    limits: Limits,
+    files: tuple[str, ...] | None,
+    inner: Collection[str] = (),
 ) -> list[str]:
     """Return the files that a load of this repository reads, once its small files are there."""
     if files is not None:
@@ -126,7 +131,7 @@ def _needed(
     config = {}
     if "config.json" in names:
         config = parse_json((snapshot / "config.json").read_bytes(), f"{where}/config.json", limits)
-    _, layout = choose(config, names, where)
+    _, layout = choose(config, names, where, inner)
     weights = [layout.weights]
     if layout.weights.endswith(".index.json"):
         index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
@@ -173,7 +178,7 @@ class _Download:
         configurations = _configurations(names) if self._files is None else []
         if configurations:
             self._fetch(commit, snapshot, configurations)
-        needed = _needed(snapshot, names, self._uri, self._limits, self._files)
+        needed = _needed(snapshot, names, self._uri, self._limits, self._files, self._inner())
         self._fetch(commit, snapshot, needed)
         hub_cache.remember_commit(self._folder, self._revision, commit)
         hub_cache.remember_listing(self._folder, commit, self._listing)
@@ -207,6 +212,12 @@ class _Download:
         if self._subfolder and not self._sizes:
             raise UsageError(f"{self._uri}: the repository has no folder {self._subfolder!r}; check the id")
         return commit
+
+    def _inner(self) -> list[str]:
+        """Return the paths of the files in folders below the one that is wanted."""
+        prefix = f"{self._subfolder}/" if self._subfolder else ""
+        found = (name.removeprefix(prefix) for name in self._listing if name.startswith(prefix))
+        return [name for name in found if "/" in name]
 
     def _fetch(self, commit: str, snapshot: Path, names: list[str]) -> None:
         """Download files of the commit and check them; a wrong one is dropped and fetched once more."""
