@@ -3,16 +3,15 @@
 import errno
 import json
 import os
-import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+from platodef_cli.temporary import TemporaryFolder, temporary_file
 
 TEMPORARY = ".tmp-"
 """How the names of files begin that an interrupted write leaves behind."""
@@ -77,8 +76,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with _beside(target) as temporary:
             yield temporary
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield (temporary := Path(folder) / "content")
+    with TemporaryFolder("output") as folder:
+        yield (temporary := folder / "content")
         with temporary.open("rb") as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
 
@@ -110,16 +109,13 @@ def is_special(path: Path) -> bool:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """Yield an empty file in the folder of ``target`` that replaces it at the end and keeps its mode."""
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
-    try:
-        # closed to others while it is written, where the old file may be
-        temporary.touch(0o600 if (old := target.exists()) else 0o666, exist_ok=False)
+    old = target.exists()
+    # closed to others while it is written, where the old file may be
+    with temporary_file(target.parent, target.suffix, 0o600 if old else 0o666) as temporary:
         yield temporary
         if old:
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

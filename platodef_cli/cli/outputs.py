@@ -10,6 +10,7 @@ from pathlib import Path
 from platodef_cli.disk import is_special, real_path, replacing
 from platodef_cli.errors import UsageError
 from platodef_cli.registry import Registry
+from platodef_cli.temporary import remove_left_overs
 
 STANDARD_STREAM = "-"
 
@@ -48,6 +49,8 @@ def check_output(path: Path, *, inputs: Sequence[Path] = ()) -> Path:
         # permissions do not tell everything, above all to root
         with tempfile.TemporaryFile(dir=None if is_special(path) else real_path(path).parent):
             pass
+        if not is_special(path):
+            remove_left_overs(real_path(path).parent)
     except OSError as error:
         raise UsageError(f"cannot write the output {path} ({error.strerror}); choose another place") from None
     return path

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import tensors_of
 from platodef_cli.errors import UnsupportedError, UsageError
+from platodef_cli.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,8 +165,7 @@ def _write(folder: Path, weights: "Mapping[str, Tensor]", config: Mapping[str, A
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
+    with TemporaryFolder("model", inside=folder.parent) as temporary:
         copies = {key: value.contiguous().clone() for key, value in weights.items()}
         save_file(copies, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -174,5 +173,3 @@ def _write(folder: Path, weights: "Mapping[str, Tensor]", config: Mapping[str, A
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from platodef_cli.disk import TEMPORARY, DamagedError, canonical_json, write_atomically
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.temporary import TemporaryFolder, remove_left_overs
 
 if TYPE_CHECKING:
     from platodef_cli.features.shard import Shard
@@ -73,6 +73,11 @@ class FeatureCache:
         self.directory = default_directory() if directory is None else Path(directory).expanduser().absolute()
         self._progress = progress
         self._writable = True
+
+    def tidy(self) -> None:
+        """Remove what processes that were killed left half-written; what others write now stays."""
+        for folder in (self.directory, *self.directory.glob("*/"), *(self.directory / FEATURES).glob("*/")):
+            remove_left_overs(folder)
 
     def load(self, key: Mapping[str, Any], *, images: int, dim: int) -> "Shard | None":
         """Return the stored shard, or None where there is none or it is damaged.
@@ -135,10 +140,11 @@ class FeatureCache:
             IncompleteError: The cache cannot be written.
         """
         folder = self._artifact(kind, key)
-        temporary: Path | None = None
+        place: TemporaryFolder | None = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
+            place = TemporaryFolder("entry", inside=folder.parent)
+            temporary = place.path
             writer(temporary)
             manifest = {"kind": kind, "key": dict(key), "files": _file_digests(temporary)}
             write_atomically(temporary / MANIFEST, (canonical_json(manifest) + "\n").encode())
@@ -153,8 +159,8 @@ class FeatureCache:
                 "set PLATODEF_CACHE_DIR to a folder that can be written"
             ) from None
         finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if place is not None:
+                place.remove()
         return folder
 
     def entries(self, kind: str | None = None) -> list[CacheEntry]:

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from platodef_cli.errors import (
     UnsupportedError,
     UsageError,
 )
+from platodef_cli.temporary import TemporaryFolder
 
 GRACE_S = 5.0
 """How long a child that closed its pipe may take to die before it counts as lying."""
@@ -57,7 +57,8 @@ class ChildProcess:
         self._name, self._memory, self._timeout = name, memory_limit_gb, time_limit_s
         self._lock = threading.Lock()
         self._failure: str | None = None
-        self._home = tempfile.mkdtemp(prefix="platodef-child-")
+        self._folder = TemporaryFolder("child")
+        self._home = str(self._folder.path)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         lifeline, self._lifeline = os.pipe()
         hide_memory()
@@ -77,7 +78,7 @@ class ChildProcess:
                 _tell(self._lifeline, {"readable": list(readable), "gpu": gpu})
         except OSError as error:
             os.close(self._lifeline)
-            shutil.rmtree(self._home, ignore_errors=True)
+            self._folder.remove()
             raise IncompleteError(
                 f"encoder {name!r}: no child process could be started ({error.strerror})"
             ) from None
@@ -86,7 +87,7 @@ class ChildProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._wire = Wire(self._process.stdout.fileno(), self._process.stdin.fileno())
-        self._end = weakref.finalize(self, _end, self._process, self._errors, self._lifeline, self._home)
+        self._end = weakref.finalize(self, _end, self._process, self._errors, self._lifeline, self._folder)
 
     def _command(self, lifeline: int) -> list[str]:
         """Return the command line of the child; ``-P`` keeps the working folder off its import path."""
@@ -213,7 +214,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, home: str) -> None:
+def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, home: TemporaryFolder) -> None:
     """Kill the child, which holds nothing worth saving, close its pipes and remove its home."""
     os.close(lifeline)
     _kill(process)
@@ -221,7 +222,7 @@ def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, h
     for pipe in (process.stdin, process.stdout, errors):
         if pipe is not None:
             pipe.close()
-    shutil.rmtree(home, ignore_errors=True)
+    home.remove()
 
 
 def _signal_name(number: int) -> str:
