@@ -63,17 +63,21 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, like: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error.
 
     A link is followed, and a device or a pipe (``/dev/null``, ``/dev/fd/5``) is written to, not replaced.
+
+    Args:
+        path: The file.
+        like: Another file that the mode is taken from where there is no old file; None is the usual mode.
 
     Raises:
         OSError: The folder cannot be written.
     """
     target = real_path(path)
     if not is_special(target):
-        with _beside(target) as temporary:
+        with _beside(target, like) as temporary:
             yield temporary
         return
     with TemporaryFolder("output") as folder:
@@ -107,14 +111,14 @@ def is_special(path: Path) -> bool:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _beside(target: Path, like: Path | None = None) -> Iterator[Path]:
     """Yield an empty file in the folder of ``target`` that replaces it at the end and keeps its mode."""
-    old = target.exists()
+    old = target if target.exists() else like
     # closed to others while it is written, where the old file may be
-    with temporary_file(target.parent, target.suffix, 0o600 if old else 0o666) as temporary:
+    with temporary_file(target.parent, target.suffix, 0o666 if old is None else 0o600) as temporary:
         yield temporary
-        if old:
-            shutil.copymode(target, temporary)
+        if old is not None:
+            shutil.copymode(old, temporary)
         os.replace(temporary, target)
 
 
