@@ -3,15 +3,19 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platodef_cli.errors import PlatodefError, RefusedError, UsageError
 from platodef_cli.temporary import TemporaryFolder, temporary_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEMPORARY = ".tmp-"
 """How the names of files begin that an interrupted write leaves behind."""
@@ -84,6 +88,28 @@ def replacing(path: Path, *, like: Path | None = None) -> Iterator[Path]:
         yield (temporary := folder / "content")
         with temporary.open("rb") as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
+
+
+def save_tensors(
+    tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors of any shape as a safetensors file; what the system refuses is an OSError.
+
+    The library has an error of its own for a full disk, with the number inside its text.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def read_at_most(path: Path, most: int) -> bytes:

@@ -116,8 +116,7 @@ class FeatureCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, shard.serialise())
         except OSError as error:
-            self._writable = False
-            self._progress.warn(f"cannot write to the cache {self.directory}: {error.strerror}; not caching")
+            self._give_up(error.strerror or str(error))
 
     def load_artifact(self, kind: str, key: Mapping[str, Any]) -> Path | None:
         """Return the folder stored by :meth:`store_artifact`, verified, or None."""
@@ -131,6 +130,19 @@ class FeatureCache:
             return None
         return folder
 
+    def keep_artifact(self, kind: str, key: Mapping[str, Any], writer: Callable[[Path], None]) -> Path | None:
+        """As :meth:`store_artifact`, but a cache that cannot be written gives one warning, and None.
+
+        For results that are at hand anyway: a full disk shall not cost the hours that they took.
+        """
+        if not self._writable:
+            return None
+        try:
+            return self._store(kind, key, writer)
+        except OSError as error:
+            self._give_up(error.strerror or str(error))
+            return None
+
     def store_artifact(self, kind: str, key: Mapping[str, Any], writer: Callable[[Path], None]) -> Path:
         """Store the files that ``writer`` puts into the folder it is given; return the final folder.
 
@@ -139,6 +151,15 @@ class FeatureCache:
         Raises:
             IncompleteError: The cache cannot be written.
         """
+        try:
+            return self._store(kind, key, writer)
+        except OSError as error:
+            raise IncompleteError(
+                f"cannot write to the cache {self.directory}: {error.strerror or error}; free some space or "
+                "set PLATODEF_CACHE_DIR to a folder that can be written"
+            ) from None
+
+    def _store(self, kind: str, key: Mapping[str, Any], writer: Callable[[Path], None]) -> Path:
         folder = self._artifact(kind, key)
         place: TemporaryFolder | None = None
         try:
@@ -153,11 +174,6 @@ class FeatureCache:
             except OSError:
                 if not folder.is_dir():
                     raise
-        except OSError as error:
-            raise IncompleteError(
-                f"cannot write to the cache {self.directory}: {error.strerror or error}; free some space or "
-                "set PLATODEF_CACHE_DIR to a folder that can be written"
-            ) from None
         finally:
             if place is not None:
                 place.remove()
@@ -240,6 +256,13 @@ class FeatureCache:
         if kind in (FEATURES, CAPTIONS) or not kind.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"{kind!r} is no kind of artefact")
         return self.directory / kind / key_digest(key)
+
+    def _give_up(self, why: str) -> None:
+        self._writable = False
+        self._progress.warn(
+            f"cannot write to the cache {self.directory}: {why}; not caching, so an interrupted run would "
+            "compute again what it does from here on"
+        )
 
     def _drop(self, path: Path, reason: str) -> None:
         self._progress.warn(f"cache entry {path} is damaged ({reason}); computing it again")

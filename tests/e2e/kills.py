@@ -51,12 +51,14 @@ class Place:
     """Where audits run: everything that they could write to lies inside.
 
     Attributes:
-        folder: Holds the cache, the home, the folder for temporary files, and the results.
+        folder: Holds the cache, the folder for temporary files, and the results.
         words: Of the audit, after ``platodef audit``.
+        home: Of its user, where libraries keep what they make once (matplotlib its list of fonts).
     """
 
     folder: Path
     words: tuple[str, ...]
+    home: Path
 
     @property
     def report(self) -> Path:
@@ -68,20 +70,25 @@ class Place:
         """The cache."""
         return self.folder / "cache"
 
-    def run(self, kill_after: float | None = None, *extra: str) -> Ended:
-        """Run the audit, and kill its process after so many seconds; wait for all that it started."""
-        for name in ("home", "tmp", "results"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+    def run(self, kill_after: float | None = None, *, plan: bool = False) -> Ended:
+        """Run the audit, or only plan it, and wait for all that it started.
+
+        Args:
+            kill_after: Kill its process after so many seconds, unless it has ended by then.
+            plan: Write no report.
+        """
+        for path in (self.home, self.folder / "tmp", self.folder / "results"):
+            path.mkdir(parents=True, exist_ok=True)
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HF_"))},
-            "HOME": str(self.folder / "home"),
+            "HOME": str(self.home),
             "TMPDIR": str(self.folder / "tmp"),
             "HF_HUB_OFFLINE": "1",
             "NO_COLOR": "1",
             "PYTHONPATH": str(ROOT),
         }
-        outputs = ["-o", f"json={self.report}", "-o", f"html={self.report.with_suffix('.html')}"]
-        command = [sys.executable, "-m", "platodef_cli.cli.app", "audit", *self.words, *outputs, *extra]
+        outputs = ["--plan"] if plan else ["-o", f"json={self.report}"]
+        command = [sys.executable, "-m", "platodef_cli.cli.app", "audit", *self.words, *outputs]
         with (self.folder / "stderr").open("w+") as errors:
             process = subprocess.Popen(
                 [*command, "--cache-dir", str(self.cache)],

@@ -72,12 +72,13 @@ def obtain_heads(
         heads = load_heads(stored, device=config.device)
         return heads, _record(card.name, "fitted", stored, heads)
     heads = fit_heads(tuples, fit_config, seed=config.seed, device=config.device, progress=progress)
-    if cache is None:
-        with TemporaryFolder("heads") as folder:
-            save_heads(folder, heads, card=card)
-            return heads, _record(card.name, "fitted", folder, heads)
-    stored = cache.store_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
-    return heads, _record(card.name, "fitted", stored, heads)
+    if cache is not None:
+        stored = cache.keep_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
+    if stored is not None:
+        return heads, _record(card.name, "fitted", stored, heads)
+    with TemporaryFolder("heads") as folder:
+        save_heads(folder, heads, card=card)
+        return heads, _record(card.name, "fitted", folder, heads)
 
 
 def _record(name: str, origin: Literal["fitted", "loaded"], folder: Path, heads: Heads) -> HeadRecord:
