@@ -81,6 +81,8 @@ def audit(
         battery(config.battery, config.plugins)
         chosen(config, settings_of(config))
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
+        if cache is not None:
+            cache.tidy()
         with recorder.timed("load"):
             inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images, cache))
         partial.note(inputs)
