@@ -15,6 +15,7 @@ from platodef_cli.cli import (
     bench_speed,
     bench_trigger,
     bench_zoo,
+    bench_zoo_hub,
     cache,
     heads,
     policy,
@@ -114,9 +115,13 @@ register(_bench, "encoders", bench_encoders.encoders)
 register(_bench, "speed", bench_speed.speed)
 register(_bench, "calibrate", bench_calibrate.calibrate)
 register(_bench, "scale", bench_scale.scale)
-_zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
+_zoo = typer.Typer(
+    help="Build, publish and fetch zoos of encoders with and without backdoors.", no_args_is_help=True
+)
 register(_zoo, "build", bench_zoo.build)
 register(_zoo, "ls", bench_zoo.ls)
+register(_zoo, "export", bench_zoo_hub.export)
+register(_zoo, "fetch", bench_zoo_hub.fetch)
 _bench.add_typer(_zoo, name="zoo")
 
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
