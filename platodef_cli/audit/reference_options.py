@@ -1,4 +1,4 @@
-"""Options of an audit about heads and about the sentences of text references."""
+"""Options of an audit about heads, the suspect's base, and the sentences of text references."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,15 @@ from platodef_cli.texts.names import check_captions, check_templates
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceOptions:
-    """The part of :class:`~platodef_cli.audit.config.AuditConfig` about heads and text references."""
+    """The part of :class:`~platodef_cli.audit.config.AuditConfig` about heads, base and text references."""
 
+    base: str | None = option(
+        None,
+        "What MODEL was made from: a control that nobody trusts, which shows what drifted.",
+        "Models",
+        metavar="ID[@SHA]",
+        completion="encoders",
+    )
     preset: str = option(
         CLOSED,
         lambda: (

@@ -21,6 +21,7 @@ from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.accused import accused_change
 from platodef_cli.audit.steps.battery import try_battery
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
+from platodef_cli.audit.steps.lineage import lineage_of
 from platodef_cli.audit.steps.measure import OtherMeasurements, align, measure_others
 from platodef_cli.audit.steps.prepare import prepare
 from platodef_cli.audit.steps.search import chosen, run_search, search_records, settings_of
@@ -102,12 +103,14 @@ def audit(
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found, alignment)
             accused = accused_change(state, indicators, found)
+            lineage = lineage_of(state, found)
     context = context_of(
         config.to_json(),
         config.limits.to_json(),
         signature=inputs.signature,
         card=inputs.card,
         accused=accused,
+        lineage=lineage,
     )
     measurements = _measurements(state, triggers, searches, found, others, context, partial.plugins)
     return judge(measurements, Gate(config.limits), indicators)
