@@ -89,18 +89,14 @@ class SearchStore:
         planted: Mapping[str, object],
         found: tuple[SearchResult, Planted],
     ) -> None:
-        """Keep what a search found in a reference with a planted backdoor, see :meth:`read_control`.
-
-        Raises:
-            IncompleteError: The cache cannot be written.
-        """
+        """Keep what a search found in a reference with a planted backdoor, see :meth:`read_control`."""
 
         def write(folder: Path) -> None:
             _write(folder, found[0])
             (folder / "planted.json").write_text(json.dumps(asdict(found[1])))
 
         if self._cache is not None:
-            self._cache.store_artifact("search", self._control_key(encoder, number, seed, planted), write)
+            self._cache.keep_artifact("search", self._control_key(encoder, number, seed, planted), write)
 
     def _control_key(
         self, encoder: Encoder, number: int, seed: int, planted: Mapping[str, object]
