@@ -134,7 +134,7 @@ _FAMILIES: Mapping[
     str, tuple[tuple[float, ...], Callable[[float, tuple[int, int], torch.Generator], dict[str, Any]]]
 ] = {
     "patch": ((5 / 32, 7 / 32), _patch),
-    "universal": ((4.0, 8.0), _universal),
+    "universal": ((8.0,), _universal),
     "wave": ((20.0, 30.0), _wave),
     "warp": ((3 / 32, 4 / 32), _warp),
     "corners": ((3 / 32, 5 / 32), _corners),
