@@ -186,6 +186,8 @@ def test_a_full_search_finds_planted_backdoors_and_a_crippled_one_is_not_examine
     assert "patch (found 0 of 5" in reason.message
     passed = next(reason for reason in unexamined.reasons if reason.id == "search")
     assert "patch" not in passed.message
+    passed = next(reason for reason in examined.reasons if reason.id == "search")
+    assert passed.message.endswith("planted backdoors are found from patch 25% of the side")
     # judged again, it is the same report
     assert judge_again(unexamined, Gate(Policy())) == unexamined
 
