@@ -25,6 +25,14 @@ def benchmark_results() -> tuple[Path, ...]:
     return ()
 
 
+_LINEAGE = (_PACKAGE / "_data" / "lineage", _PACKAGE.parent / "examples" / "lineage")
+
+
+def shipped_lineage() -> Path | None:
+    """Return the folder with sketches of models that are part of the package; None in a bare installation."""
+    return next((place for place in _LINEAGE if place.is_dir()), None)
+
+
 def data_dir(name: str) -> Path:
     """Return the folder of embedded data called ``name`` (``encoders`` or ``pretrained_heads``).
 

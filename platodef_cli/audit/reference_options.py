@@ -1,4 +1,4 @@
-"""Options of an audit about heads and about references: their sentences, and backdoors planted into them."""
+"""Options of an audit about heads, the suspect's base, and references: sentences, planted backdoors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,15 @@ from platodef_cli.texts.names import check_captions, check_templates
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceOptions:
-    """The part of :class:`~platodef_cli.audit.config.AuditConfig` about heads and references."""
+    """The part of :class:`~platodef_cli.audit.config.AuditConfig` about heads, base and references."""
 
+    base: str | None = option(
+        None,
+        "What MODEL was made from: a control that nobody trusts, which shows what drifted.",
+        "Models",
+        metavar="ID[@SHA]",
+        completion="encoders",
+    )
     preset: str = option(
         CLOSED,
         lambda: (

@@ -22,6 +22,7 @@ from platodef_cli.audit.steps.accused import accused_change
 from platodef_cli.audit.steps.battery import try_battery
 from platodef_cli.audit.steps.controls import power_of
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
+from platodef_cli.audit.steps.lineage import lineage_of
 from platodef_cli.audit.steps.measure import OtherMeasurements, align, measure_others
 from platodef_cli.audit.steps.prepare import prepare
 from platodef_cli.audit.steps.search import chosen, run_search, search_records, settings_of
@@ -81,6 +82,8 @@ def audit(
         battery(config.battery, config.plugins)
         chosen(config, settings_of(config))
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
+        if cache is not None:
+            cache.tidy()
         with recorder.timed("load"):
             inputs = stack.enter_context(open_inputs(config, recorder, partial.note_images, cache))
         partial.note(inputs)
@@ -113,12 +116,14 @@ def audit(
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found, alignment)
             accused = accused_change(state, indicators, found)
+            lineage = lineage_of(state, found)
     context = context_of(
         config.to_json(),
         config.limits.to_json(),
         signature=inputs.signature,
         card=inputs.card,
         accused=accused,
+        lineage=lineage,
     )
     kinds = tuple(dict.fromkeys(record.kind for record in searches))
     measurements = _measurements(

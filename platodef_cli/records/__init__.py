@@ -79,6 +79,15 @@ from platodef_cli.records.judged import (
 from platodef_cli.records.judged import (
     WaiverRecord as WaiverRecord,
 )
+from platodef_cli.records.lineage import (
+    DriftRecord as DriftRecord,
+)
+from platodef_cli.records.lineage import (
+    LayerRecord as LayerRecord,
+)
+from platodef_cli.records.lineage import (
+    LineageRecord as LineageRecord,
+)
 from platodef_cli.records.measured import (
     ALIGNMENT_SHARE as ALIGNMENT_SHARE,
 )

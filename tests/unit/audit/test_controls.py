@@ -88,10 +88,11 @@ class Cache:
     def load_artifact(self, kind, key):
         return self.entries.get(json.dumps(key, sort_keys=True))
 
-    def store_artifact(self, kind, key, write):
+    def keep_artifact(self, kind, key, write):
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         write(folder)
         self.entries[json.dumps(key, sort_keys=True)] = folder
+        return folder
 
 
 class Silent:
@@ -132,7 +133,9 @@ def bench(monkeypatch: pytest.MonkeyPatch):
     references = {name: Small(name, seed) for seed, name in enumerate(("one", "two"))}
     refs = [ImageRef(id=str(row), digest=f"{row:064x}", label=None) for row in range(len(pixels))]
     images = SimpleNamespace(skipped=[], refs=refs, uri="fake")
-    suspect = SimpleNamespace(record=SimpleNamespace(name="suspect"), tune=lambda **how: None)
+    suspect = SimpleNamespace(
+        record=SimpleNamespace(name="suspect"), tune=lambda **how: None, close=lambda: None
+    )
     inputs = SimpleNamespace(
         suspect=suspect, references=references, images=images, encoders={"suspect": suspect, **references}
     )
