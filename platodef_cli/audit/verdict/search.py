@@ -114,8 +114,9 @@ def _powerless(weak: Sequence[SearchRecord], missed: Mapping[str, str], *, nothi
     return Reason(
         id="search-powerless",
         outcome="inconclusive" if nothing_left else "pass",
-        message="not examined, unknown triggers of these kinds, since their search misses backdoors that "
-        "were planted into the references: " + "; ".join(f"{kind} (found {missed[kind]})" for kind in kinds),
+        message=f"not examined, unknown triggers of kind {', '.join(kinds)}: of such backdoors that were planted "
+        "into the references the search misses too many: "
+        + "; ".join(f"{kind} (found {missed[kind]})" for kind in kinds),
         metric="kinds of search without power",
         value=len(kinds),
     )

@@ -275,7 +275,6 @@ def asked_of(uris, **options):
     }
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="controls.json is not measured yet")
 def test_the_shipped_controls_are_those_of_the_embedded_references():
     asked = asked_of(["builtin:reference-vit", "builtin:reference-cnx"])
     power = shipped_power(**asked)
