@@ -114,8 +114,8 @@ def _powerless(weak: Sequence[SearchRecord], missed: Mapping[str, str], *, nothi
     return Reason(
         id="search-powerless",
         outcome="inconclusive" if nothing_left else "pass",
-        message=f"not examined, unknown triggers of kind {', '.join(kinds)}: of such backdoors that were planted "
-        "into the references the search misses too many: "
+        message=f"not examined, unknown triggers of kind {', '.join(kinds)}: of such backdoors that were "
+        "planted into the references the search misses too many: "
         + "; ".join(f"{kind} (found {missed[kind]})" for kind in kinds),
         metric="kinds of search without power",
         value=len(kinds),
