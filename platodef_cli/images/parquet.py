@@ -18,6 +18,7 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError, decode
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.images.rows import Skipped, cell_bytes, digest, label_notes, labelled_refs, row_id, subset
+from platodef_cli.images.stubs import refuse_stub
 
 MAX_GROUP_BYTES = 4 * 2**30
 
@@ -163,13 +164,15 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         raise UsageError(
             f"image file {path} does not exist; give a folder, a .parquet file or builtin:shapes"
         )
+    refuse_stub(path)
     with _read_errors(path):
         return pq.ParquetFile(path)
 
 
 def _columns(schema: pa.Schema, path: Path, columns: Columns) -> tuple[str, str | None]:
     """Return the names of the image column and of the label column."""
-    image = columns.image_of(schema.names, str(path))
+    holders = [field.name for field in schema if _holds_bytes(field.type)]
+    image = columns.image_of(schema.names, str(path), holders)
     if not _holds_bytes(schema.field(image).type):
         kind = str(schema.field(image).type)
         raise UsageError(
@@ -182,7 +185,7 @@ def _columns(schema: pa.Schema, path: Path, columns: Columns) -> tuple[str, str 
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:

@@ -203,6 +203,7 @@ LEFT_OUT = {
     **dict.fromkeys(("timesformer", "videomae", "videoprism_vision_model", "vivit"), _VIDEO),
     **dict.fromkeys(("llama4", "mllama", "cohere2_vision"), _TILES),
     **dict.fromkeys(("depth_pro", "dpt", "glpn"), "it predicts depth, no feature of the image"),
+    **dict.fromkeys(("sam3_lite_text_text_model", "t5gemma2_encoder"), "it encodes texts"),
     "imagegpt": "it reads an image as a sequence of colour clusters",
     "swin2sr": "it enlarges images and gives no feature of the whole image",
     "timm_backbone": "its weights are fetched from elsewhere; give the timm folder itself",
