@@ -1,8 +1,8 @@
 """Kill -9 at any moment: the next run goes on where the killed one was, and tells the same.
 
-``PLATODEF_KILLS=N pytest -n 0 -m slow -s tests/e2e/test_kills.py`` kills N times, ``PLATODEF_KILLS_EACH`` times
-before an audit may end, ``PLATODEF_KILLS_SEED`` draws other moments, ``PLATODEF_KILLS_WORDS`` audits something
-else; it prints what the interruptions cost.
+``PLATODEF_KILLS=N pytest -n 0 -m slow -s tests/e2e/test_kills.py`` kills N times, ``PLATODEF_KILLS_EACH``
+times before an audit may end, ``PLATODEF_KILLS_SEED`` draws other moments, ``PLATODEF_KILLS_WORDS`` audits
+something else; it prints what the interruptions cost.
 """
 
 import json

@@ -18,6 +18,7 @@ from platodef_cli.encoders.checks.loaders import refuse_adapters
 from platodef_cli.encoders.hub import hub_cache
 from platodef_cli.encoders.hub.hub_errors import explain, may_recover, not_cached
 from platodef_cli.encoders.hub.hub_guard import guarded, meter
+from platodef_cli.encoders.hub.hub_locks import wait_for_others
 from platodef_cli.encoders.reference import ModelReference
 from platodef_cli.errors import HubError, PlatodefError, RefusedError, UsageError
 from platodef_cli.progress import Progress, Task
@@ -218,6 +219,7 @@ class _Download:
             )
         wrong: list[str] = []
         largest = max((self._sizes[name] for name in names), default=0)
+        wait_for_others(self._folder, filter(None, map(self._oids.get, names)), self._uri, self._progress)
         for _ in range(2):
             with guarded(largest), self._progress.step(f"downloading {self._uri}", total) as task:
                 self._retried(partial(self._snapshot, commit, names, task, total))
