@@ -77,8 +77,8 @@ def test_killed_audits_go_on_and_tell_the_same(tmp_path: Path, capsys: pytest.Ca
             with capsys.disabled():
                 print(
                     f"\naudit {number}: killed after {', '.join(f'{moment:.1f}' for moment in moments)} s, "
-                    f"{len(kept)} entries kept, {resumed.seconds:.1f} s more, of {done.seconds:.1f} s without "
-                    f"kills: {costs[-1]:+.0%} for each",
+                    f"{len(kept)} entries kept, {resumed.seconds:.1f} s more, of {done.seconds:.1f} s "
+                    f"without kills: {costs[-1]:+.0%} for each",
                     end="",
                 )
             shutil.rmtree(place.folder)

@@ -50,8 +50,8 @@ def _wait(lock: FileLock, path: Path, blobs: Path, uri: str, progress: Progress,
                 seen, since = arrived, time.monotonic()
             elif time.monotonic() - since >= patience_s:
                 raise HubError(
-                    f"{uri}: {holder_of(path)} holds {path}, and nothing came for {patience_s:g} s; end it, or "
-                    "wait until it is through, and run this again"
+                    f"{uri}: {holder_of(path)} holds {path}, and nothing came for {patience_s:g} s; end "
+                    "it, or wait until it is through, and run this again"
                 ) from None
         except (OSError, NotImplementedError):
             return  # a folder that is not ours to write, or without locks: the library knows what to do
