@@ -66,8 +66,8 @@ class ParquetSource:
         metadata = self._file.metadata
         if metadata.num_rows > MAX_ROWS and limit is None:
             raise UsageError(
-                f"{self._path} says that it has {metadata.num_rows:,} rows, more than {MAX_ROWS:,}; take some "
-                "of them with --limit"
+                f"{self._path} says that it has {metadata.num_rows:,} rows, more than {MAX_ROWS:,}; take "
+                "some of them with --limit"
             )
         self._unpacked: dict[int, int] = {}
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]

@@ -163,7 +163,7 @@ def test_a_file_damaged_inside(tmp_path):
 def test_a_row_group_bomb_is_not_unpacked(tmp_path, monkeypatch):
     path = write(tmp_path / "x.parquet", cells(3))
     monkeypatch.setattr("platodef_cli.images.parquet.MAX_GROUP_BYTES", 100)
-    with pytest.raises(UsageError, match="unpacks to .* smaller row groups .*row group 0"):
+    with pytest.raises(UsageError, match="row group 0 .* unpacks to .* smaller row groups"):
         ParquetSource(path)
 
 
@@ -180,9 +180,7 @@ def repeated(path, cell, rows, groups=1):
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(50_000, 1), (600, 90)])
-def test_cells_that_unpack_to_far_more_than_the_file_end_in_bounded_memory(
-    tmp_path, monkeypatch, rows, groups
-):
+def test_cells_that_unpack_to_far_more_than_the_file_are_bounded(tmp_path, monkeypatch, rows, groups):
     """50 GB in 400 bytes; what the footer says is one MB."""
     monkeypatch.setattr("platodef_cli.images.parquet._FREE_EXPANSION", 2**26)
     path = repeated(tmp_path / "x.parquet", bytes(2**20 - 16), rows, groups)
