@@ -71,6 +71,11 @@ class ParquetSource:
             )
         self._unpacked: dict[int, int] = {}
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+            raise UsageError(
+                f"cannot read {self._path} as parquet: it says that it has {metadata.num_rows} rows, and its "
+                f"row groups say {sum(sizes)}"
+            )
         self._starts = [0, *accumulate(sizes)]
         self._lock = threading.Lock()
         self._group: tuple[int, pa.ChunkedArray] | None = None

@@ -11,7 +11,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, snapshot_download
 
 from platodef_cli.attestation.oms import SIGNATURE
-from platodef_cli.encoders.checks.configuration import parse_json
+from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
 from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.loaders import refuse_adapters
@@ -28,6 +28,7 @@ _FIRST_DELAY_S = 0.5
 _NAME = re.compile(r"^[\w-][\w.-]*$", re.ASCII)
 _LARGEST = 2**53  # bytes of one file
 _INDEX = "model.safetensors.index.json"
+_TOKENIZER = "tokenizer.json"
 
 Sleep = Callable[[float], None]
 
@@ -175,6 +176,12 @@ class _Download:
         if configurations:
             self._fetch(commit, snapshot, configurations)
         needed = _needed(snapshot, names, self._uri, self._limits, self._files)
+        for name in set(needed) & set(configurations) - {_INDEX, _TOKENIZER}:
+            # what they tell shall not cost gigabytes of weights first
+            place = f"{self._uri}/{name}"
+            check_configuration(
+                parse_json((snapshot / name).read_bytes(), place, self._limits), place, self._limits
+            )
         self._fetch(commit, snapshot, needed)
         hub_cache.remember_commit(self._folder, self._revision, commit)
         hub_cache.remember_listing(self._folder, commit, self._listing)
