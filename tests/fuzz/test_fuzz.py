@@ -190,7 +190,7 @@ def test_files_that_once_left_the_error_tree(
     kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More rows than row groups hold; numbers in quotes that are none."""
-    monkeypatch.setattr("tests.fuzz.test_fuzz.SEED", 0)
+    monkeypatch.setitem(globals(), "SEED", 0)
     assert read(kind, number, tmp_path) == "UsageError"
 
 
