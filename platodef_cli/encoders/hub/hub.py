@@ -11,13 +11,14 @@ from typing import Any, Literal
 from huggingface_hub import HfApi, constants, snapshot_download
 
 from platodef_cli.attestation.oms import SIGNATURE
-from platodef_cli.encoders.checks.configuration import parse_json
+from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
 from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.loaders import refuse_adapters
 from platodef_cli.encoders.hub import hub_cache
 from platodef_cli.encoders.hub.hub_errors import explain, may_recover, not_cached
 from platodef_cli.encoders.hub.hub_guard import guarded, meter
+from platodef_cli.encoders.hub.hub_locks import wait_for_others
 from platodef_cli.encoders.reference import ModelReference
 from platodef_cli.errors import HubError, PlatodefError, RefusedError, UsageError
 from platodef_cli.progress import Progress, Task
@@ -27,6 +28,7 @@ _FIRST_DELAY_S = 0.5
 _NAME = re.compile(r"^[\w-][\w.-]*$", re.ASCII)
 _LARGEST = 2**53  # bytes of one file
 _INDEX = "model.safetensors.index.json"
+_TOKENIZER = "tokenizer.json"
 
 Sleep = Callable[[float], None]
 Kind = Literal["model", "dataset"]
@@ -185,6 +187,12 @@ class _Download:
         if configurations:
             self._fetch(commit, snapshot, configurations)
         needed = _needed(snapshot, names, self._uri, self._limits, self._files, self._inner())
+        for name in set(needed) & set(configurations) - {_INDEX, _TOKENIZER}:
+            # what they tell shall not cost gigabytes of weights first
+            place = f"{self._uri}/{name}"
+            check_configuration(
+                parse_json((snapshot / name).read_bytes(), place, self._limits), place, self._limits
+            )
         self._fetch(commit, snapshot, needed)
         hub_cache.remember_commit(self._folder, self._revision, commit)
         hub_cache.remember_listing(self._folder, commit, self._listing)
@@ -240,6 +248,7 @@ class _Download:
             )
         wrong: list[str] = []
         largest = max((self._sizes[name] for name in names), default=0)
+        wait_for_others(self._folder, filter(None, map(self._oids.get, names)), self._uri, self._progress)
         for _ in range(2):
             with guarded(largest), self._progress.step(f"downloading {self._uri}", total) as task:
                 self._retried(partial(self._snapshot, commit, names, task, total))
