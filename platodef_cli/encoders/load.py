@@ -83,6 +83,8 @@ def open_encoder(
     else:
         # Examined once more, files that were exchanged meanwhile would stand beside findings about others.
         resolved, checked = examined
+    # an alias of a registry may be another version tomorrow
+    uri = reference.uri if reference.store is None else resolved.uri
     with progress.step(f"loading {name}"):
         encoder: LocalEncoder | RemoteEncoder
         if isolate and not has_children():
@@ -95,7 +97,7 @@ def open_encoder(
                 resolved,
                 checked,
                 name=name,
-                uri=reference.uri,
+                uri=uri,
                 device=device,
                 dtype=dtype,
                 memory_limit_gb=memory_limit_gb,
@@ -104,7 +106,7 @@ def open_encoder(
                 pooling=pooling,
             )
         else:
-            own = {"name": name, "uri": reference.uri, "device": device, "dtype": dtype, "pooling": pooling}
+            own = {"name": name, "uri": uri, "device": device, "dtype": dtype, "pooling": pooling}
             encoder = _open_here(resolved, checked, **own)
     for note in encoder.notes if pooling == AUTO else ():
         if note.startswith(TAKEN):
