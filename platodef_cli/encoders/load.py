@@ -8,7 +8,7 @@ from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
-from platodef_cli.encoders.isolation.system import has_children, no_children
+from platodef_cli.encoders.isolation.system import has_children, has_sandbox, no_children, no_sandbox
 from platodef_cli.encoders.pooling import AUTO, TAKEN, check_pooled, check_poolings
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, examine, resolve
@@ -92,6 +92,8 @@ def open_encoder(
                 raise IncompleteError(f"isolation is required, and {no_children()}")
             progress.warn(no_children())
             isolate = False
+        elif isolate and not has_sandbox() and not require_isolation:
+            progress.warn(no_sandbox())
         if isolate:
             encoder = _open_isolated(
                 resolved,
