@@ -7,6 +7,7 @@ from platodef_cli.errors import IncompleteError
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = {
     "calibration": (_PACKAGE / "_data" / "calibration", _PACKAGE.parent / "examples" / "calibration"),
+    "controls": (_PACKAGE / "_data" / "controls", _PACKAGE.parent / "examples" / "controls"),
     "encoders": (_PACKAGE / "_data" / "encoders", _PACKAGE.parent / "examples" / "encoders"),
     "pretrained_heads": (_PACKAGE / "_data" / "pretrained_heads", _PACKAGE.parent / "pretrained_heads"),
 }

@@ -9,6 +9,7 @@ import typer
 from platodef_cli import environment
 from platodef_cli.cli import (
     bench_calibrate,
+    bench_controls,
     bench_encoders,
     bench_run,
     bench_scale,
@@ -120,6 +121,7 @@ register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
 register(_bench, "speed", bench_speed.speed)
 register(_bench, "calibrate", bench_calibrate.calibrate)
+register(_bench, "controls", bench_controls.controls)
 register(_bench, "scale", bench_scale.scale)
 _zoo = typer.Typer(
     help="Build, publish and fetch zoos of encoders with and without backdoors.", no_args_is_help=True

@@ -127,6 +127,18 @@ from platodef_cli.records.measured import (
 from platodef_cli.records.measured import (
     Timing as Timing,
 )
+from platodef_cli.records.power import (
+    ControlRecord as ControlRecord,
+)
+from platodef_cli.records.power import (
+    PositiveControls as PositiveControls,
+)
+from platodef_cli.records.power import (
+    ReachedRecord as ReachedRecord,
+)
+from platodef_cli.records.power import (
+    SearchPowerRecord as SearchPowerRecord,
+)
 from platodef_cli.records.probed import (
     FoundTrigger as FoundTrigger,
 )

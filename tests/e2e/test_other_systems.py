@@ -36,7 +36,7 @@ WINDOWS = (
 import signal
 for name in (
     "killpg", "readv", "set_blocking", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "sysconf", "pread", "pwrite",
-    "getuid", "geteuid", "getgid", "mkfifo", "setsid", "getpgid", "fork", "getloadavg",
+    "mkfifo", "setsid", "getpgid", "fork", "getloadavg",
 ):
     if hasattr(os, name):
         delattr(os, name)

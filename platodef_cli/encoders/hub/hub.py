@@ -3,7 +3,7 @@
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -112,7 +112,12 @@ def _from_cache(
 
 
 def _needed(
-    snapshot: Path, names: set[str], where: str, limits: Limits, files: tuple[str, ...] | None
+    snapshot: Path,
+    names: set[str],
+    where: str,
+    limits: Limits,
+    files: tuple[str, ...] | None,
+    inner: Collection[str] = (),
 ) -> list[str]:
     """Return the files that a load of this repository reads, once its small files are there."""
     if files is not None:
@@ -120,7 +125,7 @@ def _needed(
         if missing:
             raise UsageError(f"{where}: the repository has no {missing[0]}; check the id and the revision")
         return list(files)
-    return needed_files(snapshot, names, where, limits)
+    return needed_files(snapshot, names, where, limits, inner)
 
 
 class _Download:
@@ -162,7 +167,7 @@ class _Download:
         configurations = configurations_of(names) if self._files is None else []
         if configurations:
             self._fetch(commit, snapshot, configurations)
-        needed = _needed(snapshot, names, self._uri, self._limits, self._files)
+        needed = _needed(snapshot, names, self._uri, self._limits, self._files, self._inner())
         self._fetch(commit, snapshot, needed)
         hub_cache.remember_commit(self._folder, self._revision, commit)
         hub_cache.remember_listing(self._folder, commit, self._listing)
@@ -201,6 +206,12 @@ class _Download:
         if self._subfolder and not self._sizes:
             raise UsageError(f"{self._uri}: the repository has no folder {self._subfolder!r}; check the id")
         return commit
+
+    def _inner(self) -> list[str]:
+        """Return the paths of the files in folders below the one that is wanted."""
+        prefix = f"{self._subfolder}/" if self._subfolder else ""
+        found = (name.removeprefix(prefix) for name in self._listing if name.startswith(prefix))
+        return [name for name in found if "/" in name]
 
     def _fetch(self, commit: str, snapshot: Path, names: list[str]) -> None:
         """Download files of the commit and check them; a wrong one is dropped and fetched once more."""

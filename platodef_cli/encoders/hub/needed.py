@@ -1,5 +1,6 @@
 """Which files of a repository a load reads, from its listing and its small files."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from platodef_cli.attestation.oms import SIGNATURE
@@ -15,7 +16,9 @@ def configurations_of(names: set[str]) -> list[str]:
     return [name for name in (*CONFIGURATIONS, _INDEX) if name in names]
 
 
-def needed_files(folder: Path, names: set[str], where: str, limits: Limits) -> list[str]:
+def needed_files(
+    folder: Path, names: set[str], where: str, limits: Limits, inner: Collection[str] = ()
+) -> list[str]:
     """Return the files that a load reads, once the small files are there.
 
     Args:
@@ -23,6 +26,7 @@ def needed_files(folder: Path, names: set[str], where: str, limits: Limits) -> l
         names: All files of the repository.
         where: What it is called in messages.
         limits: Bounds.
+        inner: Paths of files in its folders, for messages.
 
     Raises:
         UsageError: It holds no model.
@@ -31,7 +35,7 @@ def needed_files(folder: Path, names: set[str], where: str, limits: Limits) -> l
     config = {}
     if "config.json" in names:
         config = parse_json((folder / "config.json").read_bytes(), f"{where}/config.json", limits)
-    _, layout = choose(config, names, where)
+    _, layout = choose(config, names, where, inner)
     weights = [layout.weights]
     if layout.weights.endswith(".index.json"):
         index = parse_json((folder / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
