@@ -189,7 +189,7 @@ def open_inputs(
                 task.advance()
             suspect = open_encoder(
                 # the commit that was checked, whatever the branch says by now
-                target.at(resolved.commit) if resolved.commit else model,
+                target.at(resolved.commit) if resolved.commit else resolved.uri if target.store else model,
                 name=_free_name(target.short_name, opened, "suspect"),
                 offline=config.offline,
                 device=config.device,

@@ -171,6 +171,7 @@ FAMILIES = {
     "vipllava": _whole("VipLlavaModel"),
     "got_ocr2": _whole("GotOcr2Model", "eager"),
     "paligemma": _whole("PaliGemmaModel"),
+    "gemma3": _whole("Gemma3Model"),
 }
 """``model_type`` -> row, where the common way would not do."""
 
