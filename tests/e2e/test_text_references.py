@@ -32,6 +32,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_steps_take_text_references(models: Path, platodef: Call, tmp_path: Path) -> None:
     features, head = tmp_path / "features.safetensors", tmp_path / "head"
     words = ("extract", models / "suspect", "-r", f"text:{models / 'clip'}", "-r", models / "picture")
+    words = (*words, "--captions", "templates")
     done = platodef(*words, "-i", IMAGES, "--variant", PATCH, "-o", features)
     assert done.code == 0, done.err
     assert "clip-text: the sentences are the class names in the templates 'clip-80'" in done.err
@@ -51,6 +52,20 @@ def test_the_steps_take_text_references(models: Path, platodef: Call, tmp_path: 
     aligned = platodef("align", features)
     assert aligned.code == 0
     assert "source - clip-text" in aligned.out
+
+
+def test_shapes_come_with_captions(models: Path, platodef: Call, tmp_path: Path) -> None:
+    target = tmp_path / "features.safetensors"
+    words = ("extract", models / "suspect", "-r", f"text:{models / 'clip'}", "-i", IMAGES, "-o", target)
+    done = platodef(*words, "--captions", "column")
+    assert done.code == 0, done.err
+    assert "the sentences are the images' column 'caption'" in done.err
+    stored = target.read_bytes()
+    assert len(load_features(target).references["clip-text"].unique(dim=0)) > 12
+    assert platodef(*words).code == 0  # where there is a column, it is the default
+    assert target.read_bytes() == stored
+    other = platodef(*words, "--caption-column", "title")
+    assert (other.code, "has no column 'title'; its columns are caption" in other.last) == (2, True)
 
 
 def test_captions_that_a_model_made(models: Path, platodef: Call, tmp_path: Path) -> None:

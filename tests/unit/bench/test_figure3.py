@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from platodef_cli.bench.zoo.recipe import RECIPES
 from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.open import open_source
-from platodef_cli.images.shape_sentences import HUES, sentences
+from platodef_cli.images.shape_sentences import GREYS, HUES, SIZES, TEXTURES, sentences
 from platodef_cli.images.shapes import CLASSES, scenes
 from platodef_cli.texts.sentences import Sentences
 
@@ -76,7 +77,8 @@ def test_every_set_of_references_is_measured(zoo: Path, platodef: Callable, tmp_
         assert len({row["none:ASR"].value for row in rows.values()}) == 1
         # other references, other numbers; these encoders are next to untrained, and rates are coarse
         seen = {
-            tuple(row[key].value for key in ("mean:CR", "platonic:AUC", "robust:AUC")) for row in rows.values()
+            tuple(row[key].value for key in ("mean:CR", "platonic:AUC", "robust:AUC"))
+            for row in rows.values()
         }
         assert len(seen) == len(labels)
         assert {row["platonic:AUC"].n for row in rows.values()} == {2}
@@ -173,9 +175,11 @@ def test_a_tower_learns_to_tell_sentences_apart() -> None:
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
-    longest = network.tokens(["a medium purple speckled semicircle, bottom right"])
-    assert int((longest != 0).sum()) == 15
-    assert longest.shape == (1, 16)  # nothing was cut
+    words = list(product(SIZES, (*HUES, *GREYS), TEXTURES, CLASSES, ("top left", "bottom right", "centre")))
+    numbers = network.tokens([f"a {size} {hue} {kind} {name}, {at}" for size, hue, kind, name, at in words])
+    assert numbers.shape[1] == 16
+    assert len(torch.unique(numbers[:, :15], dim=0)) == len(words)  # no sentence is cut
+    assert set(numbers[:, 15].tolist()) <= {0, int(numbers.max())}
 
 
 def test_captions_are_needed_for_a_tower_that_reads_them(tmp_path: Path) -> None:
