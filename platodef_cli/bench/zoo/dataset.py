@@ -1,7 +1,7 @@
 """The labelled images that a zoo is made of, decoded once to 32 x 32 pixels."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,8 @@ class ZooDataset:
             deviation 1 (place, size, colours and texture of shapes); A is 0 for other sources.
         held_pixels: uint8 ``[H, 3, 32, 32]``, never trained on.
         held_labels: int64 ``[H]``.
-        captions: A sentence about each image to train on; empty for sources other than shapes.
+        captions: The distinct sentences about images to train on; none for sources other than shapes.
+        said: int64 ``[N]``, the row of ``captions`` that is about each image to train on, or ``[0]``.
     """
 
     uri: str
@@ -48,6 +49,7 @@ class ZooDataset:
     held_pixels: Tensor
     held_labels: Tensor
     captions: tuple[str, ...] = ()
+    said: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 def open_zoo_dataset(
@@ -84,10 +86,13 @@ def open_zoo_dataset(
 
 
 def _dataset(uri: str, classes: tuple[str, ...], tensors: dict[str, Tensor], seed: int) -> ZooDataset:
-    said: list[str] = []
-    if uri == SHAPES:
-        said = sentences(scenes(shapes_seeds(seed)[0], np.arange(len(tensors["labels"]))))
-    return ZooDataset(uri, classes, captions=tuple(said), **tensors)
+    if uri != SHAPES:
+        return ZooDataset(uri, classes, **tensors)
+    texts = sentences(scenes(shapes_seeds(seed)[0], np.arange(len(tensors["labels"]))))
+    distinct = sorted(set(texts))
+    number = {text: row for row, text in enumerate(distinct)}
+    said = torch.tensor([number[text] for text in texts], dtype=torch.int64)
+    return ZooDataset(uri, classes, captions=tuple(distinct), said=said, **tensors)
 
 
 def _stored(place: Path) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:

@@ -87,7 +87,7 @@ def _rows(dataset: ZooDataset, rows: Tensor) -> ZooDataset:
         pixels=dataset.pixels[rows],
         labels=dataset.labels[rows],
         attributes=dataset.attributes[rows],
-        captions=tuple(dataset.captions[row] for row in rows.tolist()) if dataset.captions else (),
+        said=dataset.said[rows] if dataset.captions else dataset.said,
     )
 
 

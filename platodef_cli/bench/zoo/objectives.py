@@ -34,18 +34,18 @@ class Batch:
         pixels: uint8 ``[B, 3, H, W]``.
         labels: int64 ``[B]``.
         attributes: float32 ``[B, A]``; see :class:`platodef_cli.bench.zoo.dataset.ZooDataset`.
-        captions: B sentences, or none.
+        said: int64 ``[B]``, rows of the data set's captions; ``[0]`` where it has none.
     """
 
     pixels: Tensor
     labels: Tensor
     attributes: Tensor
-    captions: tuple[str, ...] = ()
+    said: Tensor
 
     @classmethod
     def of(cls, dataset: ZooDataset, rows: Tensor) -> "Batch":
         """Return the given rows of a dataset."""
-        said = tuple(dataset.captions[row] for row in rows.tolist()) if dataset.captions else ()
+        said = dataset.said[rows] if dataset.captions else dataset.said
         return cls(dataset.pixels[rows], dataset.labels[rows], dataset.attributes[rows], said)
 
     def repeat(self, times: int) -> "Batch":
@@ -54,7 +54,7 @@ class Batch:
             self.pixels.repeat(times, 1, 1, 1),
             self.labels.repeat(times),
             self.attributes.repeat(times, 1),
-            self.captions * times,
+            self.said.repeat(times),
         )
 
 
@@ -270,15 +270,12 @@ class ImageCaption(PretrainingObjective):
                 f"{dataset.uri}: an encoder of image-caption is trained on a sentence per image, and only "
                 "those of builtin:shapes have one; choose another recipe"
             )
-        distinct = sorted(set(dataset.captions))
-        self._number = {text: number for number, text in enumerate(distinct)}
-        self._captions = network.tokens(distinct)
+        self._captions = network.tokens(list(dataset.captions))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
         view = self._changed(weak(to_unit(batch.pixels), generator, flips=0.0), generator)
         features = self.network.encode(view)
-        said = torch.tensor([self._number[text] for text in batch.captions])
-        numbers, rows = torch.unique(said, return_inverse=True)
-        loss = matching(self.network, features, self._captions[numbers], rows, said)
+        numbers, rows = torch.unique(batch.said, return_inverse=True)
+        loss = matching(self.network, features, self._captions[numbers], rows, batch.said)
         return loss + self.common(features, view, batch, self.label_weight)
