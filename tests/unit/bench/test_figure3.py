@@ -11,6 +11,7 @@ import torch
 
 from platodef_cli.bench.attacks.interface import PlantingBudget
 from platodef_cli.bench.figure3 import SENTENCES, without_names
+from platodef_cli.bench.rendering import to_markdown
 from platodef_cli.bench.results import BenchResult
 from platodef_cli.bench.zoo.card import read_card
 from platodef_cli.bench.zoo.dataset import open_zoo_dataset
@@ -26,6 +27,7 @@ from platodef_cli.images.shapes import CLASSES, scenes
 from platodef_cli.texts.sentences import Sentences
 
 IMAGES = "builtin:shapes?seed=11&count=500"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +195,17 @@ def test_the_card_of_the_reading_tower(zoo: Path) -> None:
     card = read_card(zoo / "encoders" / "text-captions")
     assert (card.role, card.architecture) == ("reference", "clip-resnet-captions")
     assert card.zero_shot is not None
+
+
+def test_the_page_shows_the_stored_result() -> None:
+    """The tables of examples/TEXT.md are those that the command wrote."""
+    page = (EXAMPLES / "TEXT.md").read_text()
+    result = BenchResult.model_validate_json((EXAMPLES / "figure3.json").read_text())
+    shown = page.partition("<!-- figure3.json -->\n")[2].partition("\n<!-- end -->")[0]
+    wanted = to_markdown(result)
+    tables = [line for line in shown.splitlines() if line.startswith("|")]
+    assert tables == [line for line in wanted.splitlines() if line.startswith("|")]
+    assert len(tables) == sum(2 + len(grid.rows) for grid in result.grids)
+    for seed in result.seeds:
+        assert f"--seed {seed}" in page
+    assert f'--images "{result.images.partition("&size")[0]}"' in page
