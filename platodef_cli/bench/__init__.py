@@ -18,6 +18,7 @@ OBJECTIVES = Registry(
         "masked": "platodef_cli.bench.zoo.masked:MaskedAutoencoder",
         "masked-images": "platodef_cli.bench.zoo.masked:MaskedImages",
         "image-text": "platodef_cli.bench.zoo.objectives:ImageText",
+        "image-caption": "platodef_cli.bench.zoo.objectives:ImageCaption",
     },
 )
 DERIVATIVES = Registry(
@@ -42,6 +43,7 @@ TABLES = Registry(
         "solvers": "platodef_cli.bench.solvers:fill",
         "backbones": "platodef_cli.bench.ablations:backbones",
         "alignment": "platodef_cli.bench.alignment:fill",
+        "figure3": "platodef_cli.bench.figure3:fill",
     },
 )
 FORMATS = Registry(

@@ -97,7 +97,7 @@ def run(
 
     Tables: 1 (attacks and defences), 2 (backdoored references), 3 (training modes of the heads), defences
     (every defence on every planted encoder, its published mode and its costs on one core), encoder (the
-    audit's verdict on every encoder), solvers, backbones, alignment. Finished cells are kept, so an
+    audit's verdict on every encoder), solvers, backbones, alignment, figure3. Finished cells are kept, so an
     interrupted run goes on where it stopped.
     """
     outputs = parse_outputs(output or (), FORMATS, default="markdown")

@@ -22,7 +22,7 @@ from platodef_cli.cli.sharded import (
 )
 from platodef_cli.encoders.pooling import poolings_of
 from platodef_cli.errors import UsageError
-from platodef_cli.texts.names import PREFIX, is_text
+from platodef_cli.texts.names import CHOICES, PREFIX, check_sentences, is_text
 
 if TYPE_CHECKING:
     from platodef_cli.encoders.interface import Encoder
@@ -133,11 +133,14 @@ def extract(
         "follow_links": follow_links,
     }
     uris = {SOURCE: source, **names}
-    if shards is not None and written:
-        raise UsageError(
-            f"text references ({', '.join(written)}) are not extracted into shards; give -o one file"
-        )
     if shards is not None:
+        check_sentences(list(names.values()), captions, captioner, recaption)
+        if captioner is not None:
+            raise UsageError(
+                "--captioner: shards take captions that are there; write them with "
+                f"`platodef caption {pictured} --captioner {captioner} -o captions.parquet`, and give "
+                "--captions captions.parquet"
+            )
         work = Extracting(
             uris=tuple(uris.items()),
             poolings=tuple(poolings.items()),
@@ -150,6 +153,8 @@ def extract(
             offline=without_network,
             # every machine shall compute the same features, so that none is asked what it is fast at
             forward_dtype="float32" if precision == "auto" else precision,
+            captions=captions,
+            templates=templates,
         )
         _extract_shards(
             session, work, shards, pictured, rows=shard_rows, limit=limit, seed=seed, chosen=where
@@ -261,11 +266,16 @@ def _extract_shards(
     """Extract into a folder of shards."""
     from dataclasses import replace
 
+    from platodef_cli.features.text_references import trusted
     from platodef_cli.jobs.extraction import SHARD_ROWS, image_pieces
     from platodef_cli.jobs.inputs import pinned_id
 
     # every worker shall take the same commit, whatever a branch says meanwhile
-    pinned = {uri: pinned_id(uri, None, offline=work.offline)[0] for _, uri in work.uris}
+    pinned = {
+        uri: (PREFIX if is_text(uri) else "")
+        + pinned_id(uri.removeprefix(PREFIX), None, offline=work.offline)[0]
+        for _, uri in work.uris
+    }
     revision = dict(work.suspect).get("revision")
     if revision is not None:
         source = dict(work.uris)[SOURCE]
@@ -287,6 +297,14 @@ def _extract_shards(
             columns=work.columns,
             warn=session.warn,
         )
+    if work.written:
+        if work.captions is None and any("start" not in piece.spec for piece in pieces):
+            raise UsageError(
+                "text references of images in several files: say where the sentences of all of them come "
+                f"from, with --captions {CHOICES}"
+            )
+        origin = work.captions or "the column of captions where there is one, else templates of class names"
+        session.warn(trusted(list(work.written), origin))
     result = run_shards(session, work, pieces, folder, chosen, "extracting shards")
     session.finish(
         f"{result.total('rows')} rows in {len(result.made)} shards in {folder}, {result.before} of them from "

@@ -79,7 +79,7 @@ def _features(
         key = _key(tower, part)
         shard = cache.load(key, images=len(part), dim=tower.dim) if cache else None
         if shard is None:
-            shard = Shard(_means(tower, part, batch_size), torch.arange(len(part)), ())
+            shard = Shard(sentence_features(tower, part, batch_size), torch.arange(len(part)), ())
             misses += 1
             if cache:
                 cache.store(key, shard)
@@ -89,8 +89,17 @@ def _features(
     return torch.cat(parts), hits, misses
 
 
-def _means(tower: TextTower, texts: Sequence[tuple[str, ...]], batch_size: int) -> Tensor:
-    """Return the unit vectors ``[n, D]`` of the mean of every image's sentences; equal ones are read once."""
+def sentence_features(tower: TextTower, texts: Sequence[tuple[str, ...]], batch_size: int = 64) -> Tensor:
+    """Return the unit vectors ``[n, D]`` of the mean of every image's sentences; equal ones are read once.
+
+    Args:
+        tower: Reads them.
+        texts: One or more sentences for each of n images.
+        batch_size: Sentences at once.
+
+    Raises:
+        IncompleteError: The tower gives NaN.
+    """
     distinct = list(dict.fromkeys(text for row in texts for text in row))
     place = {text: number for number, text in enumerate(distinct)}
     vectors = tower.embed(distinct, batch_size=batch_size)

@@ -42,6 +42,25 @@ class TextOptions:
     recaption: bool = False
 
 
+def trusted(names: Sequence[str], origin: str, *, again: bool = False) -> str:
+    """Return what a user should know about the sentences that text references read.
+
+    Args:
+        names: Of the references.
+        origin: Where the sentences come from.
+        again: They are made again from changed images.
+    """
+    changed = (
+        "under a change of the images they are made again from the changed ones"
+        if again
+        else "under a change of the images the sentence of the clean image stays"
+    )
+    return (
+        f"{', '.join(names)}: the sentences are {origin}; {changed}. Who writes the sentences is "
+        "trusted like a reference: a backdoored captioner is a backdoored reference"
+    )
+
+
 @dataclass(frozen=True)
 class TextReferences:
     """The text references of a run.
@@ -61,16 +80,7 @@ class TextReferences:
     @property
     def trust(self) -> str:
         """What a report says of the sentences: part of what a verdict has to trust."""
-        names = ", ".join(self.towers)
-        again = (
-            "under a change of the images they are made again from the changed ones"
-            if self.store
-            else "under a change of the images the sentence of the clean image stays"
-        )
-        return (
-            f"{names}: the sentences are {self.sentences.origin}; {again}. Who writes the sentences is "
-            "trusted like a reference: a backdoored captioner is a backdoored reference"
-        )
+        return trusted(list(self.towers), self.sentences.origin, again=self.store is not None)
 
     def added_to(
         self,
@@ -167,13 +177,7 @@ def open_text_references(
         return None
     # sentences that are not there shall cost no download
     ready = None if options.captioner else sentences_of(source, options.captions, options.templates)
-    towers: dict[str, TextTower] = {}
-    for name, uri in uris.items():
-        tower = open_text(uri, name=name, offline=offline, device=device, dtype=dtype, progress=progress)
-        twin = next((n for n, o in towers.items() if o.record.digest == tower.record.digest), None)
-        if twin:
-            raise UsageError(f"reference {uri} is the same as reference {twin!r}; give different references")
-        towers[name] = tower
+    towers = open_towers(uris, offline=offline, device=device, dtype=dtype, progress=progress)
     store = None
     if options.captioner is not None:
         captioner = open_captioner(
@@ -183,6 +187,25 @@ def open_text_references(
         ready = described(source, store, progress=progress)
     assert ready is not None
     return TextReferences(towers, ready, source, store if options.recaption else None)
+
+
+def open_towers(
+    uris: Mapping[str, str], *, offline: bool, device: str, dtype: str, progress: Progress = SILENT
+) -> dict[str, TextTower]:
+    """Open text towers, name -> ``text:ID``; the options are those of :func:`open_text_references`.
+
+    Raises:
+        UsageError: Two are the same.
+        PlatodefError: One cannot be opened.
+    """
+    towers: dict[str, TextTower] = {}
+    for name, uri in uris.items():
+        tower = open_text(uri, name=name, offline=offline, device=device, dtype=dtype, progress=progress)
+        twin = next((n for n, o in towers.items() if o.record.digest == tower.record.digest), None)
+        if twin:
+            raise UsageError(f"reference {uri} is the same as reference {twin!r}; give different references")
+        towers[name] = tower
+    return towers
 
 
 def described(

@@ -63,7 +63,7 @@ def _open(uri: str, limit: int | None, seed: int, offline: bool, columns: Column
         raise UsageError(f"the limit of images is {limit}; give at least 1")
     source: ImageSource
     if uri.startswith("builtin:"):
-        source = _builtin(uri)
+        source = _builtin(uri, columns)
         return source if limit is None or limit >= len(source.refs) else Subset(source, limit, seed)
     if uri.startswith("hf://"):
         source = SOURCES.load("datasets")(uri, limit=limit, seed=seed, offline=offline, columns=columns)
@@ -164,7 +164,7 @@ class Subset:
         return self._source.open(self._rows[index])
 
 
-def _builtin(uri: str) -> ImageSource:
+def _builtin(uri: str, columns: Columns) -> ImageSource:
     name, _, query = uri.removeprefix("builtin:").partition("?")
     if name != "shapes":
         raise UsageError(f"unknown built-in images {uri!r}; the only built-in images are builtin:shapes")
@@ -177,5 +177,11 @@ def _builtin(uri: str) -> ImageSource:
             arguments[key] = int(value)
         except ValueError:
             raise UsageError(f"option {key}={value!r} in {uri!r} is not a whole number") from None
-    source: ImageSource = SOURCES.load("shapes")(**arguments)
+    source: ImageSource
+    if columns.captions:
+        from platodef_cli.images.shape_sentences import DescribedShapes
+
+        source = DescribedShapes(**arguments, columns=columns)
+    else:
+        source = SOURCES.load("shapes")(**arguments)
     return source

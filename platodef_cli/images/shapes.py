@@ -259,8 +259,14 @@ def render(seed: int, indices: ArrayLike, size: int = 32) -> tuple[NDArray[np.ui
 _REFS_BLOCK = 512
 
 
-class _Refs(Sequence[ImageRef]):
-    """References made on demand, so that a source of millions costs nothing."""
+class ShapesRefs(Sequence[ImageRef]):
+    """References made on demand, so that a source of millions costs nothing.
+
+    Args:
+        seed: Of the source.
+        count: Images.
+        size: Side of an image, pixels.
+    """
 
     def __init__(self, seed: int, count: int, size: int):
         self._seed, self._count, self._size = seed, count, size
@@ -278,13 +284,17 @@ class _Refs(Sequence[ImageRef]):
             return [self[i] for i in range(*index.indices(self._count))]
         i = range(self._count)[index]
         if i // _REFS_BLOCK not in self._blocks:
-            self._blocks[i // _REFS_BLOCK] = self._make(i // _REFS_BLOCK * _REFS_BLOCK)
+            self._blocks[i // _REFS_BLOCK] = self.made(i // _REFS_BLOCK * _REFS_BLOCK)
         return self._blocks[i // _REFS_BLOCK][i % _REFS_BLOCK]
 
-    def _make(self, start: int) -> list[ImageRef]:
+    def made(self, start: int) -> list[ImageRef]:
         """Make one block of references: a scene at a time would cost as much as drawing it."""
         rows = range(start, min(start + _REFS_BLOCK, self._count))
-        labels = scenes(self._seed, list(rows)).label.tolist()
+        return self.of(rows, scenes(self._seed, list(rows)))
+
+    def of(self, rows: range, scene: Scene) -> list[ImageRef]:
+        """Return the references of images ``rows``, whose scenes are ready."""
+        labels = scene.label.tolist()
         recipes = (f"{RECIPE}; seed={self._seed}; index={i}; size={self._size}" for i in rows)
         digests = (hashlib.sha256(recipe.encode()).hexdigest() for recipe in recipes)
         return [
@@ -316,7 +326,7 @@ class ShapesSource:
             raise UsageError(f"builtin:shapes size={size} is out of range; give 8 to {MAX_SIZE}")
         self.uri = f"builtin:shapes?seed={seed}&count={count}&size={size}"
         self.classes: tuple[str, ...] | None = CLASSES
-        self.refs: Sequence[ImageRef] = _Refs(seed, count, size)
+        self.refs: Sequence[ImageRef] = ShapesRefs(seed, count, size)
         self.skipped: list[tuple[str, str]] = []
         self._seed, self._size = seed, size
 

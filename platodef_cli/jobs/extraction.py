@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.features.extract import CLEAN, Extraction, Request, extract
 from platodef_cli.features.file import describe, save_features
 from platodef_cli.features.interface import FeatureTuples, Variant
+from platodef_cli.features.text_references import TextReferences, open_towers
 from platodef_cli.heads.origin import RECORD_REFERENCES, RECORD_SOURCE
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import SUFFIXES
-from platodef_cli.images.interface import ImageRef, ImageSource, digest_of
+from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.images.open import open_source
 from platodef_cli.images.remote import REMOTE, fetched, listed
 from platodef_cli.images.shards import shards_of
 from platodef_cli.jobs.inputs import local_inputs, state_of
 from platodef_cli.jobs.pieces import Counts, Piece
+from platodef_cli.texts.names import BY_CLASS, COLUMN, PREFIX, TEMPLATES, is_text
+from platodef_cli.texts.sentences import Sentences, sentences_of
 from platodef_cli.texts.tower import TextTower
 from platodef_cli.triggers.battery import battery
 
@@ -127,6 +130,9 @@ class Extracting:
         max_broken: Tolerated share of unusable images of a block.
         offline: Never use the network.
         forward_dtype: Precision of the forward passes, ``float32`` or ``bfloat16``.
+        captions: Where the sentences of text references come from: ``column``, ``templates`` or a file; None
+            chooses, which is the same for all blocks of one source only.
+        templates: Set of templates.
     """
 
     uris: tuple[tuple[str, str], ...]
@@ -139,6 +145,13 @@ class Extracting:
     max_broken: float = 0.05
     offline: bool = False
     forward_dtype: str = "float32"
+    captions: str | None = None
+    templates: str = TEMPLATES[0]
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Name -> id of the references that read."""
+        return {name: uri for name, uri in self.uris if is_text(uri)}
 
     def settings(self) -> Mapping[str, Any]:
         """Return what the files depend on; encoders by what their files hold is noted in every shard."""
@@ -154,11 +167,19 @@ class Extracting:
             "variants": list(self.variants),
             "columns": [self.columns.image, self.columns.label, self.columns.labels],
             "max_broken": self.max_broken,
+            **({"sentences": self._sentences()} if self.written else {}),
         }
+
+    def _sentences(self) -> list[str | None]:
+        """Return what decides the sentences, beside the images; a file by its content."""
+        given = self.captions
+        if given not in (None, COLUMN, BY_CLASS):
+            given = state_of(Path(given)).digest
+        return [given, self.templates, self.columns.caption]
 
     def digests(self) -> list[tuple[str, str]]:
         """Return (name, SHA-256 of the files) of every encoder, or its commit."""
-        texts = dict(self.uris)
+        texts = {name: uri.removeprefix(PREFIX) for name, uri in self.uris}
         return [(name, state_of(path).digest) for name, path in local_inputs(texts).items()]
 
     def start(self) -> "LiveExtracting":
@@ -173,11 +194,15 @@ class LiveExtracting:
         self._work = work
         self._stack = ExitStack()
         self._notes: list[str] = []
+        common = dict(work.common)
+        self._towers = open_towers(
+            work.written, offline=work.offline, device=common["device"], dtype=common["dtype"]
+        )
         self._encoders = self._stack.enter_context(
             opened_encoders(
-                dict(work.uris),
+                {name: uri for name, uri in work.uris if name not in work.written},
                 dict(work.suspect),
-                dict(work.common),
+                common,
                 work.batch_size,
                 dict(work.poolings),
                 self._notes.append,
@@ -185,21 +210,22 @@ class LiveExtracting:
             )
         )
         self._variants = named_variants(work.variants)
-        self._source: tuple[str, ImageSource] | None = None
+        self._source: tuple[str, ImageSource, Sentences | None] | None = None
 
     def make(self, piece: Piece, target: Path) -> Counts:
         """Write the features of a block of images."""
         with ExitStack() as stack:
             uri = piece.spec["uri"]
             if "start" in piece.spec:
-                pictures = self._whole(piece)
+                pictures, sentences = self._whole(piece)
                 indices: range | None = range(piece.spec["start"], piece.spec["stop"])
             else:
                 place = stack.enter_context(fetched(uri, piece.key)) if REMOTE.match(uri) else Path(uri)
                 pictures, indices = self._open(str(place), {}), None
                 # as a folder of shards names them
                 name = piece.spec["images"]
-                pictures.refs = [ImageRef(f"{name}/{r.id}", r.digest, r.label) for r in pictures.refs]
+                pictures.refs = [replace(ref, id=f"{name}/{ref.id}") for ref in pictures.refs]
+                sentences = self._sentences(pictures)
             requests = [Request(None, indices), *(Request(entry, indices) for entry in self._variants)]
             extraction = extract(
                 pictures,
@@ -208,19 +234,35 @@ class LiveExtracting:
                 batch_size=self._work.batch_size,
                 max_broken_share=self._work.max_broken,
             )
+            if sentences is not None:
+                extraction = TextReferences(self._towers, sentences, pictures).added_to(
+                    extraction,
+                    requests,
+                    self._encoders[SOURCE].geometry,
+                    cache=None,
+                    batch_size=self._work.batch_size,
+                )
             names = [entry.name for entry in self._variants]
-            tuples = tuples_of(pictures, self._encoders, extraction, names)
+            every = {name: self._encoders.get(name) or self._towers[name] for name, _ in self._work.uris}
+            tuples = tuples_of(pictures, every, extraction, names)
             metadata = {**tuples.metadata, "images": piece.spec.get("images", uri)}
             save_features(target, FeatureTuples(**{**vars(tuples), "metadata": metadata}))
         return {"rows": len(tuples), "broken": len(extraction.broken)}
 
-    def _whole(self, piece: Piece) -> ImageSource:
-        """Return the source of which a piece is some rows; it is opened once."""
+    def _whole(self, piece: Piece) -> tuple[ImageSource, Sentences | None]:
+        """Return the source of which a piece is some rows, and its sentences; it is opened once."""
         key = canonical_json([piece.spec["uri"], piece.spec.get("limit"), piece.spec.get("seed")])
         if self._source is None or self._source[0] != key:
             options = {name: piece.spec[name] for name in ("limit", "seed")}
-            self._source = key, self._open(piece.spec["uri"], options)
-        return self._source[1]
+            pictures = self._open(piece.spec["uri"], options)
+            self._source = key, pictures, self._sentences(pictures)
+        return self._source[1:]
+
+    def _sentences(self, pictures: ImageSource) -> Sentences | None:
+        """Return the sentences of every image; None where no reference reads."""
+        if not self._towers:
+            return None
+        return sentences_of(pictures, self._work.captions, self._work.templates)
 
     def _open(self, uri: str, options: Mapping[str, Any]) -> ImageSource:
         return open_source(uri, offline=self._work.offline, columns=self._work.columns, **options)
@@ -280,7 +322,10 @@ def image_pieces(
         stop = min(start + rows, count)
         spec = {"uri": uri, "start": start, "stop": stop, "limit": limit, "seed": seed, "images": source.uri}
         labels = [source.refs[row].label for row in range(start, stop)]
-        key = canonical_json([digest_of(source, range(start, stop)), labels])
+        said = [[list(source.refs[row].captions) for row in range(start, stop)], source.classes]
+        key = canonical_json(
+            [digest_of(source, range(start, stop)), labels, *(said if columns.captions else ())]
+        )
         pieces.append(Piece(f"part-{number:0{width}d}.safetensors", None, key, spec))
     return pieces
 

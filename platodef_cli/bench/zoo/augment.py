@@ -10,20 +10,21 @@ def to_unit(pixels: Tensor) -> Tensor:
     return pixels.float() / 255
 
 
-def weak(unit: Tensor, generator: torch.Generator, shift: int = 3) -> Tensor:
-    """Flip half of the images and move each by up to ``shift`` pixels, edges repeated.
+def weak(unit: Tensor, generator: torch.Generator, shift: int = 3, flips: float = 0.5) -> Tensor:
+    """Flip a share of the images and move each by up to ``shift`` pixels, edges repeated.
 
     Args:
         unit: ``[B, 3, H, W]`` in [0, 1].
         generator: Draws everything.
         shift: Largest move, pixels.
+        flips: Share of the images that are flipped.
     """
     count, _, height, width = unit.shape
     padded = F.pad(unit, (shift,) * 4, mode="replicate")
     corner = torch.randint(2 * shift + 1, (2, count), generator=generator)
     rows = corner[0, :, None] + torch.arange(height)
     columns = torch.arange(width).expand(count, -1)
-    flip = torch.rand(count, generator=generator) < 0.5
+    flip = torch.rand(count, generator=generator) < flips
     columns = corner[1, :, None] + torch.where(flip[:, None], columns.flip(1), columns)
     batch = torch.arange(count)[:, None, None, None]
     colour = torch.arange(unit.shape[1])[None, :, None, None]

@@ -1,7 +1,7 @@
 """The labelled images that a zoo is made of, decoded once to 32 x 32 pixels."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.images.open import open_source
+from platodef_cli.images.shape_sentences import sentences
 from platodef_cli.images.shapes import CLASSES, TEXTURES, render, scenes
 from platodef_cli.progress import SILENT, Progress
 
@@ -36,6 +37,8 @@ class ZooDataset:
             deviation 1 (place, size, colours and texture of shapes); A is 0 for other sources.
         held_pixels: uint8 ``[H, 3, 32, 32]``, never trained on.
         held_labels: int64 ``[H]``.
+        captions: The distinct sentences about images to train on; none for sources other than shapes.
+        said: int64 ``[N]``, the row of ``captions`` that is about each image to train on, or ``[0]``.
     """
 
     uri: str
@@ -45,6 +48,8 @@ class ZooDataset:
     attributes: Tensor
     held_pixels: Tensor
     held_labels: Tensor
+    captions: tuple[str, ...] = ()
+    said: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
 
 def open_zoo_dataset(
@@ -69,7 +74,7 @@ def open_zoo_dataset(
         place = cache / f"images-{key}.safetensors"
         stored = _stored(place)
         if stored is not None:
-            return _dataset(uri, stored[0], stored[1])
+            return _dataset(uri, stored[0], stored[1], seed)
     classes, tensors = (
         _shapes(train, held, seed) if uri == SHAPES else _decoded(uri, train, held, seed, progress)
     )
@@ -77,11 +82,17 @@ def open_zoo_dataset(
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as temporary:
             save_tensors(tensors, temporary, {"classes": "\n".join(classes)})
-    return _dataset(uri, classes, tensors)
+    return _dataset(uri, classes, tensors, seed)
 
 
-def _dataset(uri: str, classes: tuple[str, ...], tensors: dict[str, Tensor]) -> ZooDataset:
-    return ZooDataset(uri, classes, **tensors)
+def _dataset(uri: str, classes: tuple[str, ...], tensors: dict[str, Tensor], seed: int) -> ZooDataset:
+    if uri != SHAPES:
+        return ZooDataset(uri, classes, **tensors)
+    texts = sentences(scenes(shapes_seeds(seed)[0], np.arange(len(tensors["labels"]))))
+    distinct = sorted(set(texts))
+    number = {text: row for row, text in enumerate(distinct)}
+    said = torch.tensor([number[text] for text in texts], dtype=torch.int64)
+    return ZooDataset(uri, classes, captions=tuple(distinct), said=said, **tensors)
 
 
 def _stored(place: Path) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:

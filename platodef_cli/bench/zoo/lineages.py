@@ -87,6 +87,7 @@ def _rows(dataset: ZooDataset, rows: Tensor) -> ZooDataset:
         pixels=dataset.pixels[rows],
         labels=dataset.labels[rows],
         attributes=dataset.attributes[rows],
+        said=dataset.said[rows] if dataset.captions else dataset.said,
     )
 
 

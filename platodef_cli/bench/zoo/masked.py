@@ -88,7 +88,7 @@ class MaskedImages(PretrainingObjective):
         features = self.network.encode(torch.cat([visible, view[half:]])).float()
         drawn = self.draw(features[:half]).view_as(visible)
         error: Tensor = ((drawn - view[:half]).abs() * covered).sum() / (3 * covered.sum()).clamp(min=1)
-        whole = Batch(batch.pixels[half:], batch.labels[half:], batch.attributes[half:])
+        whole = Batch(batch.pixels[half:], batch.labels[half:], batch.attributes[half:], batch.said[half:])
         return error + self.common(features[half:], view[half:], whole, self.label_weight)
 
 

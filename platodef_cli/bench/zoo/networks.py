@@ -19,6 +19,7 @@ Format = Literal["timm", "transformers", "open_clip"]
 SIDE = 32
 _HALF = (0.5, 0.5, 0.5)
 _TOKENS = 12  # context of the text towers; a class caption has fewer
+_SENTENCE_TOKENS = 16  # of towers that read sentences about single images
 
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "a small {}", "one {} in a scene")
 
@@ -121,6 +122,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         {"embed_dim": 96, "vision_cfg": _CLIP_RESNET, "text_cfg": _CLIP_TEXT},
         True,
     ),
+    "clip-resnet-captions": Architecture(
+        "resnet",
+        "open_clip",
+        "CLIP",
+        {
+            "embed_dim": 96,
+            "vision_cfg": _CLIP_RESNET,
+            "text_cfg": {**_CLIP_TEXT, "context_length": _SENTENCE_TOKENS},
+        },
+        True,
+    ),
 }
 
 
@@ -200,10 +212,18 @@ class Network:
             return None
         module: Any = self.module
         rows = [
-            nn.functional.normalize(module.encode_text(tokens(captions(name)).to(self.device)), dim=1).mean(0)
+            nn.functional.normalize(
+                module.encode_text(self.tokens(captions(name)).to(self.device)), dim=1
+            ).mean(0)
             for name in classes
         ]
         return nn.functional.normalize(torch.stack(rows), dim=1).cpu()
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Return open_clip's tokens ``[N, L]`` of texts, cut or padded to the context of the text tower."""
+        length = self.architecture.arguments["text_cfg"]["context_length"]
+        found: Tensor = _tokenizer()(texts, context_length=length)
+        return found
 
     def victim(self, classes: tuple[str, ...], autocast: torch.dtype | None = None) -> Victim:
         """Return the network as what an attack starts from."""
@@ -248,12 +268,6 @@ class Network:
 def captions(name: str) -> list[str]:
     """Return the captions of a class."""
     return [template.format(name.replace("_", " ")) for template in TEMPLATES]
-
-
-def tokens(texts: list[str]) -> Tensor:
-    """Return open_clip's own tokens ``[N, 12]`` of captions."""
-    result: Tensor = _tokenizer()(texts)
-    return result
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from platodef_cli.bench.zoo.augment import erase, strong, to_unit, weak
 from platodef_cli.bench.zoo.dataset import ZooDataset
-from platodef_cli.bench.zoo.networks import Network, captions, tokens
+from platodef_cli.bench.zoo.networks import Network, captions
+from platodef_cli.errors import UsageError
 
 THUMBNAIL = 4
 THUMBNAIL_WEIGHT = 2.0
@@ -33,21 +34,27 @@ class Batch:
         pixels: uint8 ``[B, 3, H, W]``.
         labels: int64 ``[B]``.
         attributes: float32 ``[B, A]``; see :class:`platodef_cli.bench.zoo.dataset.ZooDataset`.
+        said: int64 ``[B]``, rows of the data set's captions; ``[0]`` where it has none.
     """
 
     pixels: Tensor
     labels: Tensor
     attributes: Tensor
+    said: Tensor
 
     @classmethod
     def of(cls, dataset: ZooDataset, rows: Tensor) -> "Batch":
         """Return the given rows of a dataset."""
-        return cls(dataset.pixels[rows], dataset.labels[rows], dataset.attributes[rows])
+        said = dataset.said[rows] if dataset.captions else dataset.said
+        return cls(dataset.pixels[rows], dataset.labels[rows], dataset.attributes[rows], said)
 
     def repeat(self, times: int) -> "Batch":
         """Return the batch several times over, for several views."""
         return Batch(
-            self.pixels.repeat(times, 1, 1, 1), self.labels.repeat(times), self.attributes.repeat(times, 1)
+            self.pixels.repeat(times, 1, 1, 1),
+            self.labels.repeat(times),
+            self.attributes.repeat(times, 1),
+            self.said.repeat(times),
         )
 
 
@@ -213,22 +220,62 @@ class ImageText(PretrainingObjective):
 
     def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
         super().__init__(network, dataset, label_weight)
-        self._captions = tokens([text for name in dataset.classes for text in captions(name)])
+        self._captions = network.tokens([text for name in dataset.classes for text in captions(name)])
         self._per_class = len(captions(dataset.classes[0]))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the loss of a batch."""
-        module: Any = self.network.module
         view = self.weak(batch, generator)
         features = self.network.encode(view)
-        image = F.normalize(features, dim=1)
-        device = features.device
         caption = torch.randint(self._per_class, (len(batch.labels),), generator=generator)
         text_tokens, rows = torch.unique(self._per_class * batch.labels + caption, return_inverse=True)
-        said = module.encode_text(self._captions[text_tokens].to(device))
-        text = F.normalize(said, dim=1)[rows.to(device)]
-        logits = module.logit_scale.clamp(max=math.log(50.0)).exp() * image @ text.T
-        same = (batch.labels[:, None] == batch.labels).float().to(device)
-        share = same / same.sum(1, keepdim=True)
-        loss = (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share)) / 2
+        loss = matching(self.network, features, self._captions[text_tokens], rows, batch.labels)
+        return loss + self.common(features, view, batch, self.label_weight)
+
+
+def matching(network: Network, features: Tensor, texts: Tensor, rows: Tensor, groups: Tensor) -> Tensor:
+    """Return CLIP's loss, both ways, of images and their sentences.
+
+    Args:
+        network: With a text tower.
+        features: ``[B, D]`` of the images.
+        texts: Tokens ``[T, L]`` of the distinct sentences.
+        rows: int64 ``[B]``, the sentence of each image.
+        groups: int64 ``[B]``; images of one number share the probability of their sentences.
+    """
+    module: Any = network.module
+    device = features.device
+    image = F.normalize(features, dim=1)
+    text = F.normalize(module.encode_text(texts.to(device)), dim=1)[rows.to(device)]
+    logits = module.logit_scale.clamp(max=math.log(50.0)).exp() * image @ text.T
+    same = (groups[:, None] == groups).float().to(device)
+    share = same / same.sum(1, keepdim=True)
+    return (F.cross_entropy(logits, share) + F.cross_entropy(logits.T, share)) / 2
+
+
+class ImageCaption(PretrainingObjective):
+    """Finds the sentence about each image itself among those of its batch, both ways (CLIP).
+
+    Images are moved, not flipped, because sentences tell left from right. Images with the same sentence share
+    its probability.
+
+    Raises:
+        UsageError: The images have no sentences.
+    """
+
+    def __init__(self, network: Network, dataset: ZooDataset, label_weight: float):
+        super().__init__(network, dataset, label_weight)
+        if not dataset.captions:
+            raise UsageError(
+                f"{dataset.uri}: an encoder of image-caption is trained on a sentence per image, and only "
+                "those of builtin:shapes have one; choose another recipe"
+            )
+        self._captions = network.tokens(list(dataset.captions))
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Return the loss of a batch."""
+        view = self._changed(weak(to_unit(batch.pixels), generator, flips=0.0), generator)
+        features = self.network.encode(view)
+        numbers, rows = torch.unique(batch.said, return_inverse=True)
+        loss = matching(self.network, features, self._captions[numbers], rows, batch.said)
         return loss + self.common(features, view, batch, self.label_weight)

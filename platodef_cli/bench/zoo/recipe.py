@@ -8,7 +8,7 @@ from zlib import crc32
 
 from platodef_cli.bench.attacks.interface import PlantingBudget
 from platodef_cli.bench.zoo.calibration import CALIBRATION
-from platodef_cli.bench.zoo.entries import Derivative, Embedded, Entry, Plant, Recipe, Scratch
+from platodef_cli.bench.zoo.entries import Derivative, Embedded, Entry, Lineage, Plant, Recipe, Scratch
 from platodef_cli.errors import UnknownNameError
 
 _KINDS = ("fine-tuned", "distilled", "pruned", "quantised", "patch-augmented")
@@ -106,6 +106,27 @@ RECIPES: Mapping[str, Recipe] = {
         text_variants=3,
         budget=PlantingBudget(images=8192, epochs=12, trigger_steps=300),
         text_budget=PlantingBudget(images=8192, epochs=12, trigger_steps=300),
+    ),
+    # Figure 3: image-text suspects, visual references, and a text tower that has learned to read sentences
+    # about single images. Budgets are those of the calibration.
+    "image-text": Recipe(
+        name="image-text",
+        train=16384,
+        held=2000,
+        scratch=(
+            Embedded("reference-vit", "reference"),
+            Embedded("reference-cnx", "reference"),
+            Scratch("clip-resnet", "suspect", "clip-resnet", "image-text", 600, 2e-3, 0.0),
+            Lineage("clip-tint", "suspect", "clip-resnet", "image-text", 600, 2e-3, 0.0, change="tint"),
+            Scratch("text-captions", "reference", "clip-resnet-captions", "image-caption", 1200, 2e-3, 0.0),
+        ),
+        derivatives=(),
+        unimodal=(),
+        image_text=("clip-resnet", "clip-tint"),
+        variants=0,
+        text_variants=2,
+        budget=CALIBRATION.budget,
+        text_budget=CALIBRATION.text_budget,
     ),
 }
 

@@ -48,7 +48,8 @@ def test_calibration_has_enough_lineages_of_every_kind() -> None:
     chosen = RECIPES["calibration"]
     lineages = [entry for entry in chosen.scratch if isinstance(entry, Lineage)]
     assert len(lineages) >= 60
-    assert {entry.objective for entry in lineages} == set(OBJECTIVES.names())
+    # sentences about single images are of shapes alone; a calibration may be of any images
+    assert {entry.objective for entry in lineages} == set(OBJECTIVES.names()) - {"image-caption"}
     assert {entry.change for entry in lineages} == set(CHANGES)
     assert {ARCHITECTURES[entry.architecture].family for entry in lineages} == {
         "resnet", "densenet", "convnext", "vit",

@@ -135,7 +135,9 @@ def test_references_are_told_about_erased_images_and_suspects_are_not() -> None:
                 assert (entry.erasing > 0) == (entry.role == "reference")
 
 
-@pytest.mark.parametrize("objective", ["supervised", "simclr", "self-distillation", "image-text"])
+@pytest.mark.parametrize(
+    "objective", ["supervised", "simclr", "self-distillation", "image-text", "image-caption"]
+)
 def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_zoo_dataset("builtin:shapes", train=12, held=4, seed=0)
     made = OBJECTIVES.load(objective)(Network("clip-resnet"), dataset, 0.5)
@@ -158,6 +160,7 @@ def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch)
         ("masked-images", "xcit"),
         ("image-text", "clip-vit"),
         ("image-text", "clip-resnet"),
+        ("image-caption", "clip-resnet-captions"),
     ],
 )
 def test_every_objective_learns_in_half_precision_too(objective: str, architecture: str) -> None:
@@ -202,7 +205,8 @@ def test_an_objective_keeps_its_tensors_together_on_a_gpu(objective: str, archit
                 if value is not None:
                     part._buffers[name] = mode.from_tensor(value).to("cuda")
         batch = Batch.of(dataset, torch.arange(8))
-        batch = Batch(*(mode.from_tensor(value) for value in (batch.pixels, batch.labels, batch.attributes)))
+        parts = (batch.pixels, batch.labels, batch.attributes, batch.said)
+        batch = Batch(*(mode.from_tensor(value) for value in parts))
         assert made(batch, torch.Generator()).device.type == "cuda"
 
 
