@@ -1,7 +1,7 @@
 """The labelled images that a zoo is made of, decoded once to 32 x 32 pixels."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -86,13 +86,22 @@ def open_zoo_dataset(
 
 
 def _dataset(uri: str, classes: tuple[str, ...], tensors: dict[str, Tensor], seed: int) -> ZooDataset:
+    made = ZooDataset(
+        uri,
+        classes,
+        pixels=tensors["pixels"],
+        labels=tensors["labels"],
+        attributes=tensors["attributes"],
+        held_pixels=tensors["held_pixels"],
+        held_labels=tensors["held_labels"],
+    )
     if uri != SHAPES:
-        return ZooDataset(uri, classes, **tensors)
-    texts = sentences(scenes(shapes_seeds(seed)[0], np.arange(len(tensors["labels"]))))
+        return made
+    texts = sentences(scenes(shapes_seeds(seed)[0], np.arange(len(made.labels))))
     distinct = sorted(set(texts))
     number = {text: row for row, text in enumerate(distinct)}
     said = torch.tensor([number[text] for text in texts], dtype=torch.int64)
-    return ZooDataset(uri, classes, captions=tuple(distinct), said=said, **tensors)
+    return replace(made, captions=tuple(distinct), said=said)
 
 
 def _stored(place: Path) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
