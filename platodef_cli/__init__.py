@@ -17,6 +17,7 @@ A module imports only from folders that stand before its own in this list; ``imp
 errors         the error tree, and one exit code per class
 records        frozen results that cross folders; the report and its JSON schema
 progress       how long computations tell what they do
+temporary      files and folders for a short time; those of a process that was killed are removed
 plugins        what other installed packages add to the tables of the registry
 registry       tables of named implementations, open to other installed packages
 disk           canonical JSON, atomic writes, careful opening of files that others wrote

@@ -3,16 +3,19 @@
 import errno
 import json
 import os
-import secrets
+import re
 import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
+from platodef_cli.temporary import TemporaryFolder, temporary_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TEMPORARY = ".tmp-"
 """How the names of files begin that an interrupted write leaves behind."""
@@ -64,23 +67,49 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, like: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path that becomes ``path`` when the block ends without an error.
 
     A link is followed, and a device or a pipe (``/dev/null``, ``/dev/fd/5``) is written to, not replaced.
+
+    Args:
+        path: The file.
+        like: Another file that the mode is taken from where there is no old file; None is the usual mode.
 
     Raises:
         OSError: The folder cannot be written.
     """
     target = real_path(path)
     if not is_special(target):
-        with _beside(target) as temporary:
+        with _beside(target, like) as temporary:
             yield temporary
         return
-    with tempfile.TemporaryDirectory() as folder:
-        yield (temporary := Path(folder) / "content")
+    with TemporaryFolder("output") as folder:
+        yield (temporary := folder / "content")
         with temporary.open("rb") as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
+
+
+def save_tensors(
+    tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors of any shape as a safetensors file; what the system refuses is an OSError.
+
+    The library has an error of its own for a full disk, with the number inside its text.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def read_at_most(path: Path, most: int) -> bytes:
@@ -108,18 +137,15 @@ def is_special(path: Path) -> bool:
 
 
 @contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _beside(target: Path, like: Path | None = None) -> Iterator[Path]:
     """Yield an empty file in the folder of ``target`` that replaces it at the end and keeps its mode."""
-    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
-    try:
-        # closed to others while it is written, where the old file may be
-        temporary.touch(0o600 if (old := target.exists()) else 0o666, exist_ok=False)
+    old = target if target.exists() else like
+    # closed to others while it is written, where the old file may be
+    with temporary_file(target.parent, target.suffix, 0o666 if old is None else 0o600) as temporary:
         yield temporary
-        if old:
-            shutil.copymode(target, temporary)
+        if old is not None:
+            shutil.copymode(old, temporary)
         os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

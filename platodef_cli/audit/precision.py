@@ -101,7 +101,7 @@ def _compared(
         def write(folder: Path) -> None:
             (folder / "found.json").write_text(text)
 
-        cache.store_artifact("precision", key, write)
+        cache.keep_artifact("precision", key, write)
     return found
 
 

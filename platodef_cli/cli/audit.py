@@ -8,7 +8,7 @@ from platodef_cli import environment
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.cli import options
 from platodef_cli.cli.gate import VerdictExceptions, apply, read_exceptions, read_policy
-from platodef_cli.cli.outputs import parse_outputs
+from platodef_cli.cli.outputs import parse_outputs, set_aside
 from platodef_cli.cli.plan import check_plan_outputs, tell_plan, write_plan
 from platodef_cli.cli.report import explain_run, finish_with, reports_of_errors, write_report
 from platodef_cli.cli.session import Session
@@ -64,6 +64,7 @@ def audit(
     if plan:
         write_plan(session, running.plan(config, progress=session.progress), outputs)
         return
+    session.set_aside = set_aside(outputs)
     report = running.audit(
         config,
         progress=session.progress,

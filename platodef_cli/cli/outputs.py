@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from platodef_cli.disk import is_special, real_path, replacing
+from platodef_cli.disk import explaining, is_special, real_path, replacing
 from platodef_cli.errors import UsageError
 from platodef_cli.registry import Registry
+from platodef_cli.temporary import remove_left_overs
 
 STANDARD_STREAM = "-"
+PREVIOUS = ".previous"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def check_output(path: Path, *, inputs: Sequence[Path] = ()) -> Path:
         # permissions do not tell everything, above all to root
         with tempfile.TemporaryFile(dir=None if is_special(path) else real_path(path).parent):
             pass
+        if not is_special(path):
+            remove_left_overs(real_path(path).parent)
     except OSError as error:
         raise UsageError(f"cannot write the output {path} ({error.strerror}); choose another place") from None
     return path
@@ -98,10 +102,36 @@ def parse_outputs(specs: Sequence[str], formats: Registry, *, default: str) -> t
     return tuple(outputs)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
-    with replacing(path) as temporary:
+def write_text(path: Path, text: str, *, like: Path | None = None) -> None:
+    """Write UTF-8 text whole or not at all, with the mode of the old file, or of ``like``."""
+    with replacing(path, like=like) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def set_aside(outputs: Sequence[Output]) -> dict[Path, Path]:
+    """Rename the results of an earlier run to ``NAME.previous``.
+
+    Nobody shall take them for those of the run that begins, however it ends: a killed one can say nothing.
+
+    Args:
+        outputs: What the run will write.
+
+    Returns:
+        Path of a result, links followed -> where the earlier one is now.
+
+    Raises:
+        UsageError: A result cannot be renamed.
+    """
+    moved = {}
+    for output in outputs:
+        target = None if output.path is None else real_path(output.path)
+        if target is None or not target.is_file():
+            continue
+        previous = target.with_name(target.name + PREVIOUS)
+        with explaining(f"cannot set the earlier result {target} aside as {previous.name}"):
+            os.replace(target, previous)
+        moved[target] = previous
+    return moved
 
 
 def refuse_terminal() -> None:

@@ -11,6 +11,7 @@ from platodef_cli.cli import attestation, options
 from platodef_cli.cli.exits import one_line
 from platodef_cli.cli.outputs import Output, parse_outputs, to_stdout, write_text
 from platodef_cli.cli.session import Session
+from platodef_cli.disk import real_path
 from platodef_cli.errors import EXIT_FAIL, EXIT_PASS, IncompleteError, PlatodefError
 from platodef_cli.report import REPORTS, render
 from platodef_cli.report.reading import read_report
@@ -52,7 +53,12 @@ def write_report(session: Session, report: "AuditReport", outputs: Sequence[Outp
             failures.append(str(error))
             continue
         if output.path is not None:
-            write_text(output.path, text)
+            path = real_path(output.path)
+            previous = session.set_aside.get(path)
+            write_text(path, text, like=previous)
+            if previous is not None:
+                previous.unlink(missing_ok=True)
+                del session.set_aside[path]
         else:
             to_stdout(text)
     if failures:
@@ -64,8 +70,8 @@ def reports_of_errors(
 ) -> Callable[[], "PartialReport"]:
     """Let an error of this run leave its verdict (error, inconclusive, refused) in every file asked for.
 
-    Usage errors and interruptions are no verdicts and leave the files alone; a terminal report is not
-    drawn, since the last line says it all.
+    Usage errors and interruptions are no verdicts and write nothing; a terminal report is not drawn, since
+    the last line says it all.
 
     Args:
         session: The run.

@@ -47,6 +47,7 @@ class Session:
         told: The last line stands on stderr.
         on_error: Called with exit code, error, message and last line of an error before it is explained, so
             that a command can leave its results in files as well.
+        set_aside: Path of a result that is still to be written -> where that of an earlier run is now.
     """
 
     quiet: bool = False
@@ -58,6 +59,7 @@ class Session:
     explained: bool = False
     told: bool = False
     on_error: Callable[[int, BaseException, str, str], None] | None = field(default=None, repr=False)
+    set_aside: dict[Path, Path] = field(default_factory=dict, repr=False)
     _progress: "ConsoleProgress | None" = field(default=None, repr=False)
 
     @cached_property
@@ -151,6 +153,8 @@ class Session:
                 handle(code, error, message, line)
             except Exception as failure:  # the first error decides message and exit code
                 self.warn(f"the report could not be written: {explain(failure)[1]}")
+        for path, previous in self.set_aside.items():
+            self.warn(f"{path} was not written; that of an earlier run is now {previous.name}")
         self.say(line)
         self.told = True
         return code

@@ -3,16 +3,17 @@
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from platodef_cli.disk import save_tensors
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import tensors_of
 from platodef_cli.errors import UnsupportedError, UsageError
+from platodef_cli.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -162,17 +163,12 @@ def _match(
 
 def _write(folder: Path, weights: "Mapping[str, Tensor]", config: Mapping[str, Any]) -> None:
     """Write the folder beside its place, and move it there when it is complete."""
-    from safetensors.torch import save_file
-
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
+    with TemporaryFolder("model", inside=folder.parent) as temporary:
         copies = {key: value.contiguous().clone() for key, value in weights.items()}
-        save_file(copies, temporary / "model.safetensors")
+        save_tensors(copies, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

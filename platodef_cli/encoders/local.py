@@ -76,6 +76,15 @@ class LocalEncoder:
         self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(tower.std, device=device).view(1, 3, 1, 1)
 
+    @property
+    def network(self) -> nn.Module:
+        """The network; its weights are frozen, and whoever changes them gives them back as they were.
+
+        Raises:
+            IncompleteError: The encoder is closed.
+        """
+        return self._open().module
+
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 on the CPU of ``pixels`` ``[B, 3, H, W]`` uint8.
 

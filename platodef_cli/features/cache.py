@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from platodef_cli.disk import TEMPORARY, DamagedError, canonical_json, write_atomically
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.temporary import TemporaryFolder, remove_left_overs
 
 if TYPE_CHECKING:
     from platodef_cli.features.shard import Shard
@@ -74,6 +74,11 @@ class FeatureCache:
         self._progress = progress
         self._writable = True
 
+    def tidy(self) -> None:
+        """Remove what processes that were killed left half-written; what others write now stays."""
+        for folder in (self.directory, *self.directory.glob("*/"), *(self.directory / FEATURES).glob("*/")):
+            remove_left_overs(folder)
+
     def load(self, key: Mapping[str, Any], *, images: int, dim: int) -> "Shard | None":
         """Return the stored shard, or None where there is none or it is damaged.
 
@@ -111,8 +116,7 @@ class FeatureCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, shard.serialise())
         except OSError as error:
-            self._writable = False
-            self._progress.warn(f"cannot write to the cache {self.directory}: {error.strerror}; not caching")
+            self._give_up(error.strerror or str(error))
 
     def load_artifact(self, kind: str, key: Mapping[str, Any]) -> Path | None:
         """Return the folder stored by :meth:`store_artifact`, verified, or None."""
@@ -126,6 +130,19 @@ class FeatureCache:
             return None
         return folder
 
+    def keep_artifact(self, kind: str, key: Mapping[str, Any], writer: Callable[[Path], None]) -> Path | None:
+        """As :meth:`store_artifact`, but a cache that cannot be written gives one warning, and None.
+
+        For results that are at hand anyway: a full disk shall not cost the hours that they took.
+        """
+        if not self._writable:
+            return None
+        try:
+            return self._store(kind, key, writer)
+        except OSError as error:
+            self._give_up(error.strerror or str(error))
+            return None
+
     def store_artifact(self, kind: str, key: Mapping[str, Any], writer: Callable[[Path], None]) -> Path:
         """Store the files that ``writer`` puts into the folder it is given; return the final folder.
 
@@ -134,11 +151,21 @@ class FeatureCache:
         Raises:
             IncompleteError: The cache cannot be written.
         """
+        try:
+            return self._store(kind, key, writer)
+        except OSError as error:
+            raise IncompleteError(
+                f"cannot write to the cache {self.directory}: {error.strerror or error}; free some space or "
+                "set PLATODEF_CACHE_DIR to a folder that can be written"
+            ) from None
+
+    def _store(self, kind: str, key: Mapping[str, Any], writer: Callable[[Path], None]) -> Path:
         folder = self._artifact(kind, key)
-        temporary: Path | None = None
+        place: TemporaryFolder | None = None
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
+            place = TemporaryFolder("entry", inside=folder.parent)
+            temporary = place.path
             writer(temporary)
             manifest = {"kind": kind, "key": dict(key), "files": _file_digests(temporary)}
             write_atomically(temporary / MANIFEST, (canonical_json(manifest) + "\n").encode())
@@ -147,14 +174,9 @@ class FeatureCache:
             except OSError:
                 if not folder.is_dir():
                     raise
-        except OSError as error:
-            raise IncompleteError(
-                f"cannot write to the cache {self.directory}: {error.strerror or error}; free some space or "
-                "set PLATODEF_CACHE_DIR to a folder that can be written"
-            ) from None
         finally:
-            if temporary is not None:
-                shutil.rmtree(temporary, ignore_errors=True)
+            if place is not None:
+                place.remove()
         return folder
 
     def entries(self, kind: str | None = None) -> list[CacheEntry]:
@@ -234,6 +256,13 @@ class FeatureCache:
         if kind in (FEATURES, CAPTIONS) or not kind.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"{kind!r} is no kind of artefact")
         return self.directory / kind / key_digest(key)
+
+    def _give_up(self, why: str) -> None:
+        self._writable = False
+        self._progress.warn(
+            f"cannot write to the cache {self.directory}: {why}; not caching, so an interrupted run would "
+            "compute again what it does from here on"
+        )
 
     def _drop(self, path: Path, reason: str) -> None:
         self._progress.warn(f"cache entry {path} is damaged ({reason}); computing it again")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 from platodef_cli.disk import explaining
@@ -12,6 +11,7 @@ from platodef_cli.heads.card import CARD, WEIGHTS
 from platodef_cli.heads.find import DESCRIPTION, parse_pinned, pulled_folder
 from platodef_cli.heads.pretrained import verify_heads
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.temporary import TemporaryFolder
 
 FILES = (CARD, DESCRIPTION, WEIGHTS)
 
@@ -52,8 +52,8 @@ def pull_heads(
     snapshot, _ = download(reference, cache_dir=hub_cache, offline=offline, progress=progress, files=FILES)
     with explaining(f"cannot keep heads in {root}", IncompleteError):
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".pull-", ignore_cleanup_errors=True) as private:
-            folder = Path(private) / place.name
+        with TemporaryFolder("heads", inside=root) as private:
+            folder = private / place.name
             folder.mkdir()
             for name in FILES:
                 shutil.copyfile(snapshot / name, folder / name)

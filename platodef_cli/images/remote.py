@@ -1,13 +1,13 @@
 """Shards of images in object stores, through fsspec: listed once, fetched by those that use them."""
 
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from platodef_cli.errors import IncompleteError, UsageError
+from platodef_cli.temporary import TemporaryFolder
 
 REMOTE = re.compile(r"(?:s3|gs|gcs)://[^/]+/.+")
 """What is read through fsspec; ``hf://datasets`` has a source of its own."""
@@ -84,9 +84,9 @@ def fetched(uri: str, key: str) -> Iterator[Path]:
         UsageError: It changed since it was listed.
     """
     system, path = _filesystem(uri)
-    with tempfile.TemporaryDirectory(prefix="platodef-shard-") as folder:
+    with TemporaryFolder("shard") as folder:
         # the name is part of the ids of its images
-        target = Path(folder) / PurePosixPath(path).name
+        target = folder / PurePosixPath(path).name
         try:
             with system.open(path, "rb") as source, target.open("wb") as sink:
                 while block := source.read(_BLOCK):

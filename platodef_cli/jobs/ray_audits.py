@@ -1,7 +1,6 @@
 """Runs audits on a Ray cluster: a process each, on whatever node has room; reports come back through Ray."""
 
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from platodef_cli.jobs.audits import Place, Task
 from platodef_cli.jobs.many import words_for
 from platodef_cli.jobs.process import Ended, Processes
 from platodef_cli.jobs.ray_cluster import cluster
+from platodef_cli.temporary import TemporaryFolder
 
 _FORWARDED = ("PLATODEF_", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 """How the names of variables begin that the audits get from here; tokens stay where they are."""
@@ -22,8 +22,8 @@ _RETRIES = 3
 
 def _audit(task: Task, formats: tuple[str, ...], folder: str, variables: Mapping[str, str]) -> Any:
     """Run in a worker: audit, and return how it ended, the files that it wrote, and its log."""
-    with tempfile.TemporaryDirectory(prefix="platodef-audit-") as temporary:
-        place = Place(Path(temporary), formats)
+    with TemporaryFolder("audit") as temporary:
+        place = Place(temporary, formats)
         log = place.log(task.suspect.name)
         ended = Processes(variables=variables, folder=folder).run(words_for(task, place), log)
         names = [*place.outputs(task.suspect.name).values(), log.name]

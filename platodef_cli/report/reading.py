@@ -32,7 +32,7 @@ def read_report(path: Path) -> "AuditReport":
         content = _read_bytes(path)
         check_json_size(content, _MAX_VALUES)
         _check_numbers_and_version(path, content)
-        report = AuditReport.model_validate_json(content)
+        report = AuditReport.model_validate_json(content, strict=True)  # "nan" is no number
     except OSError as error:
         raise UsageError(f"cannot read the report {path}: {error.strerror}") from error
     except ValidationError as error:

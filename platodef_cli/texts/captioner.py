@@ -7,7 +7,6 @@ rendered by transformers in jinja's sandbox.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.strict import check_keys
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError, UsageError
 from platodef_cli.progress import SILENT, Progress
+from platodef_cli.temporary import TemporaryFolder
 from platodef_cli.texts.files import LIMITS, resolve_with
 
 PROMPT = "Describe this image in one short sentence."
@@ -227,10 +227,10 @@ def _processor(bundle: Bundle) -> Any:
     """
     import transformers
 
-    with tempfile.TemporaryDirectory(prefix="platodef-") as folder:
+    with TemporaryFolder("processor") as folder:
         for name in ("config.json", *PROCESSOR):
             if bundle.has(name):
-                Path(folder, name).write_bytes(bundle.read(name))
+                (folder / name).write_bytes(bundle.read(name))
         try:
             processor: Any = transformers.AutoProcessor.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False

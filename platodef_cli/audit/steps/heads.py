@@ -1,6 +1,5 @@
 """The heads of an audit: given, cached, or fitted on its fit images."""
 
-import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +18,7 @@ from platodef_cli.heads.pretrained import check_match, load_heads, read_descript
 from platodef_cli.images.interface import digest_of
 from platodef_cli.progress import Progress
 from platodef_cli.records import HeadRecord, Metric
+from platodef_cli.temporary import TemporaryFolder
 
 HEADS_VERSION = 2  # part of the cache key: raise it when the same tuples give other heads
 
@@ -72,12 +72,13 @@ def obtain_heads(
         heads = load_heads(stored, device=config.device)
         return heads, _record(card.name, "fitted", stored, heads)
     heads = fit_heads(tuples, fit_config, seed=config.seed, device=config.device, progress=progress)
-    if cache is None:
-        with tempfile.TemporaryDirectory() as folder:
-            save_heads(Path(folder), heads, card=card)
-            return heads, _record(card.name, "fitted", Path(folder), heads)
-    stored = cache.store_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
-    return heads, _record(card.name, "fitted", stored, heads)
+    if cache is not None:
+        stored = cache.keep_artifact("heads", key, lambda folder: save_heads(folder, heads, card=card))
+    if stored is not None:
+        return heads, _record(card.name, "fitted", stored, heads)
+    with TemporaryFolder("heads") as folder:
+        save_heads(folder, heads, card=card)
+        return heads, _record(card.name, "fitted", folder, heads)
 
 
 def _record(name: str, origin: Literal["fitted", "loaded"], folder: Path, heads: Heads) -> HeadRecord:

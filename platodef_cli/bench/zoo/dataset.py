@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from platodef_cli.bench.zoo.networks import SIDE
-from platodef_cli.disk import replacing
+from platodef_cli.disk import replacing, save_tensors
 from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.errors import UsageError
 from platodef_cli.features.extract import load_pixels
@@ -76,7 +76,7 @@ def open_zoo_dataset(
     if place is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as temporary:
-            save_file(tensors, temporary, metadata={"classes": "\n".join(classes)})
+            save_tensors(tensors, temporary, {"classes": "\n".join(classes)})
     return _dataset(uri, classes, tensors)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from platodef_cli.bench.attacks.interface import Victim
+from platodef_cli.disk import save_tensors
 from platodef_cli.errors import UnknownNameError
 
 Format = Literal["timm", "transformers", "open_clip"]
@@ -220,19 +221,19 @@ class Network:
         }
         if self.architecture.format == "timm":
             _write_json(folder / "config.json", _timm_config(self.architecture, self.dim))
-            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+            save_tensors(state, folder / "model.safetensors", {"format": "pt"})
         elif self.architecture.format == "transformers":
             module: Any = self.module
             config = {"architectures": ["ViTModel"], **module.config.to_diff_dict(), "model_type": "vit"}
             config.pop("transformers_version", None)
             _write_json(folder / "config.json", config)
             _write_json(folder / "preprocessor_config.json", _VIT_PROCESSOR)
-            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+            save_tensors(state, folder / "model.safetensors", {"format": "pt"})
         else:
             preprocess = {"mean": _HALF, "std": _HALF, "interpolation": "bicubic", "size": SIDE}
             config = {"model_cfg": dict(self.architecture.arguments), "preprocess_cfg": preprocess}
             _write_json(folder / "open_clip_config.json", config)
-            save_file(state, folder / "open_clip_model.safetensors")
+            save_tensors(state, folder / "open_clip_model.safetensors")
 
     @classmethod
     def load(cls, name: str, folder: Path) -> "Network":

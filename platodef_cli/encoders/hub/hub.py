@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -29,6 +29,7 @@ _LARGEST = 2**53  # bytes of one file
 _INDEX = "model.safetensors.index.json"
 
 Sleep = Callable[[float], None]
+Kind = Literal["model", "dataset"]
 
 
 def download(
@@ -39,6 +40,7 @@ def download(
     progress: Progress,
     limits: Limits | None = None,
     files: tuple[str, ...] | None = None,
+    kind: Kind = "model",
     sleep: Sleep = time.sleep,
 ) -> tuple[Path, str]:
     """Return the snapshot folder of a Hub repository and its commit.
@@ -52,7 +54,9 @@ def download(
         offline: Use only what the cache holds.
         progress: Receives the bytes.
         limits: Bounds; nothing is downloaded past ``total_bytes``.
-        files: Exactly these files; None takes those that a load of the encoder reads.
+        files: Exactly these files, which may lie in folders; None takes those that a load of the encoder
+            reads.
+        kind: Of the repository; a data set needs ``files``.
         sleep: Waits between attempts.
 
     Raises:
@@ -65,7 +69,7 @@ def download(
     cache = (
         Path(cache_dir or os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE).expanduser().absolute()
     )
-    folder = hub_cache.repository_folder(cache, reference.repository)
+    folder = hub_cache.repository_folder(cache, reference.repository, kind)
     offline = offline or constants.is_offline_mode() or _true(os.environ.get("HF_HUB_OFFLINE", ""))
     pinned = reference.revision is not None and hub_cache.COMMIT.match(reference.revision) is not None
     found = _from_cache(folder, reference, limits, files) if offline or pinned else None
@@ -75,7 +79,7 @@ def download(
     if offline:
         raise not_cached(reference.repository, reference.revision)
     try:
-        return _Download(reference, cache, folder, progress, limits, files, sleep).run()
+        return _Download(reference, cache, folder, progress, limits, files, kind, sleep).run()
     except HubError as error:
         if found is None or error.__cause__ is None:  # without a cause it is not the network that failed
             raise
@@ -96,6 +100,7 @@ def _from_cache(
     snapshot = folder / "snapshots" / commit / reference.subfolder
     try:
         present = {entry.name for entry in os.scandir(snapshot) if entry.is_file()}
+        present |= {name for name in files or () if "/" in name and (snapshot / name).is_file()}
     except OSError:
         return None
     try:
@@ -151,11 +156,12 @@ class _Download:
         progress: Progress,
         limits: Limits,
         files: tuple[str, ...] | None,
+        kind: Kind,
         sleep: Sleep,
     ):
         assert reference.repository is not None
         self._repository, self._revision, self._uri = reference.repository, reference.revision, reference.uri
-        self._subfolder = reference.subfolder
+        self._subfolder, self._kind = reference.subfolder, kind
         self._cache, self._folder = cache, folder
         self._progress, self._limits, self._files, self._sleep = progress, limits, files, sleep
         self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -188,8 +194,12 @@ class _Download:
         """Ask once what the revision is and what it holds."""
         api = HfApi(endpoint=self._endpoint)
         info = self._retried(
-            lambda: api.model_info(
-                self._repository, revision=self._revision, files_metadata=True, timeout=30.0
+            lambda: api.repo_info(
+                self._repository,
+                repo_type=self._kind,
+                revision=self._revision,
+                files_metadata=True,
+                timeout=30.0,
             )
         )
         commit = str(info.sha)
@@ -206,7 +216,8 @@ class _Download:
                 )
             self._listing[sibling.rfilename] = size
             name = sibling.rfilename.removeprefix(prefix)
-            if sibling.rfilename.startswith(prefix) and _NAME.match(name):
+            wanted = _NAME.match(name) or name in (self._files or ())
+            if sibling.rfilename.startswith(prefix) and wanted:
                 self._sizes[name] = size
                 self._oids[name] = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
         if self._subfolder and not self._sizes:
@@ -249,6 +260,7 @@ class _Download:
         """Let huggingface_hub download the named files of one commit."""
         snapshot_download(
             self._repository,
+            repo_type=self._kind,
             revision=commit,
             cache_dir=self._cache,
             allow_patterns=[f"{self._subfolder}/{name}" if self._subfolder else name for name in names],
@@ -266,6 +278,8 @@ class _Download:
                 raise
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not may_recover(error):
-                    raise explain(error, self._repository, self._revision, self._endpoint) from error
+                    raise explain(
+                        error, self._repository, self._revision, self._endpoint, self._kind
+                    ) from error
                 self._sleep(_FIRST_DELAY_S * 2**attempt)
         raise AssertionError("unreachable")

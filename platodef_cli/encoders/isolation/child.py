@@ -31,7 +31,8 @@ def main(lifeline: int) -> int:
     os.dup2(2, 1)
     keep_freed_memory()
     orders = _orders(lifeline)
-    notes = give_up_rights(lifeline, [Path(path) for path in orders["readable"]], gpu=orders["gpu"])
+    readable = [Path(path) for path in orders["readable"]]
+    notes = give_up_rights(lifeline, readable, gpu=orders["gpu"], bound=bool(orders.get("bound")))
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     from platodef_cli.encoders.isolation.wire import Wire, WireError
 

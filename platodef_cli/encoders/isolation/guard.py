@@ -9,7 +9,7 @@ from collections.abc import Callable
 _PR_SET_PDEATHSIG = 1
 
 
-def fork_guarded(lifeline: int, prctl: Callable[..., int]) -> None:
+def fork_guarded(lifeline: int, prctl: Callable[..., int], *, bound: bool = False) -> None:
     """Go on in a new process; this one stays behind as its guard and never returns.
 
     The guard holds no pipe but the lifeline. It kills the encoder when the parent is gone, which code that
@@ -19,12 +19,16 @@ def fork_guarded(lifeline: int, prctl: Callable[..., int]) -> None:
     Args:
         lifeline: Descriptor whose other end only the parent holds.
         prctl: That of libc.
+        bound: The thread that started this process ends with its process, so that the kernel may kill the
+            guard then: also one that is stopped, and could not do anything itself.
     """
     child = os.fork()
     if not child:
         # for a guard that is killed itself; the creating thread is its only one, so it does not end earlier
         prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         return
+    if bound:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     for descriptor in (0, 1):
         os.close(descriptor)
     os.closerange(3, lifeline)

@@ -83,7 +83,7 @@ class RemoteEncoder:
             device: Torch device.
             dtype: ``float32`` or ``bfloat16``.
             memory_limit_gb: Address space past the libraries (CPU only).
-            time_limit_s: Longest time for the load and for each call, or None.
+            time_limit_s: Longest time for the load and for each call; None follows from its size.
             require_isolation: Load nothing where this machine cannot isolate the child completely.
             pooling: How tokens are pooled (:data:`platodef_cli.encoders.pooling.POOLINGS`).
 
@@ -103,6 +103,7 @@ class RemoteEncoder:
             # files of a snapshot are links to a store beside it
             readable=[folder, *(os.path.realpath(os.path.join(folder, file.path)) for file in checked.files)],
             gpu=torch.device(device).type != "cpu",
+            weights=4 * checked.parameters,
         )
         try:
             answer, _ = child.call(

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from platodef_cli.encoders.isolation.limits import is_stopped, time_limit
 from platodef_cli.encoders.isolation.sandbox import child_environment, hide_memory
 from platodef_cli.encoders.isolation.wire import Wire, WireError, WireTimeout, as_tensor
 from platodef_cli.encoders.local import one_line
@@ -28,6 +28,7 @@ from platodef_cli.errors import (
     UnsupportedError,
     UsageError,
 )
+from platodef_cli.temporary import TemporaryFolder
 
 GRACE_S = 5.0
 """How long a child that closed its pipe may take to die before it counts as lying."""
@@ -53,14 +54,19 @@ class ChildProcess:
         *,
         readable: Iterable[str] = (),
         gpu: bool = False,
+        weights: int = 0,
     ):
         self._name, self._memory, self._timeout = name, memory_limit_gb, time_limit_s
+        self._weights = weights
         self._lock = threading.Lock()
         self._failure: str | None = None
-        self._home = tempfile.mkdtemp(prefix="platodef-child-")
+        self._folder = TemporaryFolder("child")
+        self._home = str(self._folder.path)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         lifeline, self._lifeline = os.pipe()
         hide_memory()
+        # the kernel tells a child that the thread which made it has ended, not the process
+        bound = threading.current_thread() is threading.main_thread()
         try:
             self._process = subprocess.Popen(
                 self._command(lifeline),
@@ -74,10 +80,10 @@ class ChildProcess:
                 start_new_session=True,
             )
             with contextlib.suppress(BrokenPipeError):  # the first message finds out that it is gone
-                _tell(self._lifeline, {"readable": list(readable), "gpu": gpu})
+                _tell(self._lifeline, {"readable": list(readable), "gpu": gpu, "bound": bound})
         except OSError as error:
             os.close(self._lifeline)
-            shutil.rmtree(self._home, ignore_errors=True)
+            self._folder.remove()
             raise IncompleteError(
                 f"encoder {name!r}: no child process could be started ({error.strerror})"
             ) from None
@@ -86,7 +92,7 @@ class ChildProcess:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._wire = Wire(self._process.stdout.fileno(), self._process.stdin.fileno())
-        self._end = weakref.finalize(self, _end, self._process, self._errors, self._lifeline, self._home)
+        self._end = weakref.finalize(self, _end, self._process, self._errors, self._lifeline, self._folder)
 
     def _command(self, lifeline: int) -> list[str]:
         """Return the command line of the child; ``-P`` keeps the working folder off its import path."""
@@ -138,11 +144,12 @@ class ChildProcess:
         with self._lock:
             if self._failure:
                 raise IncompleteError(self._failure)
+            limit = self._timeout or time_limit(self._weights, 0 if tensor is None else len(tensor))
             try:
-                self._wire.send(request, tensor, self._timeout)
-                answer, value = self._wire.receive(self._timeout, most_bytes)
+                self._wire.send(request, tensor, limit)
+                answer, value = self._wire.receive(limit, most_bytes)
             except WireTimeout:
-                raise self._broken(f"took longer than {self._timeout:g} s; raise the time limit") from None
+                raise self._broken(self._late(limit)) from None
             except WireError as error:
                 raise self._broken(self._cause(str(error))) from None
             except BaseException:
@@ -167,6 +174,15 @@ class ChildProcess:
         _kill(self._process)
         self._process.wait()
         return IncompleteError(self._failure)
+
+    def _late(self, limit: float) -> str:
+        """Say why there is no answer in time."""
+        if is_stopped(self._process.pid):
+            return (
+                f"was stopped by a signal and did not go on within {limit:g} s; run it again, or raise the "
+                "time limit if it is stopped on purpose"
+            )
+        return f"took longer than {limit:g} s; raise the time limit"
 
     def _cause(self, fallback: str) -> str:
         """Say why the child is gone: its signal, its exit code, or the last line it printed."""
@@ -213,7 +229,7 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, home: str) -> None:
+def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, home: TemporaryFolder) -> None:
     """Kill the child, which holds nothing worth saving, close its pipes and remove its home."""
     os.close(lifeline)
     _kill(process)
@@ -221,7 +237,7 @@ def _end(process: "subprocess.Popen[bytes]", errors: IO[bytes], lifeline: int, h
     for pipe in (process.stdin, process.stdout, errors):
         if pipe is not None:
             pipe.close()
-    shutil.rmtree(home, ignore_errors=True)
+    home.remove()
 
 
 def _signal_name(number: int) -> str:

@@ -63,7 +63,11 @@ def child_environment(home: str) -> dict[str, str]:
 
 
 def give_up_rights(
-    lifeline: int | None = None, readable: Sequence[Path] | None = None, *, gpu: bool = False
+    lifeline: int | None = None,
+    readable: Sequence[Path] | None = None,
+    *,
+    gpu: bool = False,
+    bound: bool = False,
 ) -> tuple[str, ...]:
     """Cut this process off, as far as the kernel allows; call it before any thread exists.
 
@@ -75,6 +79,7 @@ def give_up_rights(
             process, guarded by the old one.
         readable: Files and folders of the suspect; beside them only libraries can be read, and only the home
             can be written. None leaves files as they are.
+        bound: The thread that started this process lives as long as its process does.
         gpu: A driver has to be reached, so the rules about its devices and system calls are weaker.
 
     Returns:
@@ -92,7 +97,7 @@ def give_up_rights(
     _prefer_to_be_killed()
     notes = list(_enter_namespaces(libc, guarded=lifeline is not None))
     if lifeline is not None:
-        fork_guarded(lifeline, libc.prctl)
+        fork_guarded(lifeline, libc.prctl, bound=bound)
     _drop_capabilities(libc)
     if readable is not None:
         notes += restrict(*_paths(readable, gpu=gpu))

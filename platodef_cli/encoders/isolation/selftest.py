@@ -13,16 +13,15 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from platodef_cli.encoders.isolation.sandbox import child_environment, give_up_rights
 from platodef_cli.encoders.isolation.syscalls import NUMBERS
+from platodef_cli.temporary import TemporaryFolder
 
 Plan = dict[str, Any]
 _SECRET_NAME = "PLATODEF_SELFTEST_SECRET"
@@ -230,8 +229,8 @@ def run_selftest() -> tuple[tuple[Attempt, ...], tuple[str, ...]]:
 def _planted() -> Iterator[Plan]:
     """Make the things that are attacked: files, services, and a process with a secret."""
     abstract = f"platodef-{secrets.token_hex(8)}"
-    with tempfile.TemporaryDirectory(prefix="platodef-selftest-") as folder:
-        secret = Path(folder, "secret")
+    with TemporaryFolder("selftest") as place:
+        folder, secret = str(place), place / "secret"
         secret.write_text("planted")
         with (
             socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -276,7 +275,8 @@ def _listening(address: str) -> Iterator[None]:
 
 def _run(name: str, plan: Plan, *, isolated: bool) -> "subprocess.CompletedProcess[str]":
     """Run one attempt in a process of its own, in a home of its own."""
-    with tempfile.TemporaryDirectory(prefix="platodef-child-") as home:
+    with TemporaryFolder("child") as place:
+        home = str(place)
         lifeline, kept = os.pipe()
         try:
             words = [name, str(lifeline) if isolated else "", json.dumps(plan)]

@@ -9,13 +9,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import child_environment, give_up_rights, limit_memory
 from platodef_cli.encoders.isolation.system import has_children, no_children
 from platodef_cli.errors import IncompleteError, RefusedError
+from platodef_cli.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,8 @@ def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
         raise RefusedError(f"{path}: has {size} bytes, more than {_LARGEST}")
     if not has_children():
         raise IncompleteError(f"{path}: a pickle is only read in a process of its own, and {no_children()}")
-    with tempfile.TemporaryDirectory(prefix="platodef-child-") as home:
+    with TemporaryFolder("child") as folder:
+        home = str(folder)
         lifeline, kept = os.pipe()
         words = [str(lifeline), str(path.resolve()), str(memory_limit_gb)]
         try:

@@ -152,7 +152,7 @@ class Cache:
     def load_artifact(self, kind, key):
         return self.entries.get(json.dumps(key))
 
-    def store_artifact(self, kind, key, write):
+    def keep_artifact(self, kind, key, write):
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         write(folder)
         self.entries[json.dumps(key)] = folder

@@ -94,11 +94,13 @@ def test_an_error_is_never_a_finding_and_leaves_its_verdict(
     done, _ = audit(error, "m", "-o", f"json={target}", "--exit-zero")
     assert done.code == code
     assert f"({code}): " in done.last
-    assert list(tmp_path.iterdir()) == [target]
     assert "Traceback" not in done.err
-    if code in (2, 130):  # no verdict
-        assert target.read_text() == "an older report"
+    if code in (2, 130):  # no verdict, and nobody shall take the older one for it
+        (previous,) = tmp_path.iterdir()
+        assert (previous.name, previous.read_text()) == ("report.json.previous", "an older report")
+        assert "report.json was not written; that of an earlier run is now report.json.previous" in done.err
         return
+    assert list(tmp_path.iterdir()) == [target]
     report = AuditReport.model_validate_json(target.read_text())
     assert report.exit_code == code
     assert report.verdict == {3: "error", 4: "inconclusive", 5: "refused"}[code]
@@ -133,7 +135,7 @@ def test_an_error_before_the_audit_is_told_as_well(
 def test_a_report_that_cannot_be_written_hides_no_verdict(
     audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("platodef_cli.cli.report.write_text", fail)

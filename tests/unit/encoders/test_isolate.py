@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import select
 import signal
 import struct
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
@@ -20,9 +23,11 @@ from platodef_cli.encoders.checks.preflight import preflight
 from platodef_cli.encoders.description import EncoderDescription
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.isolation.isolate import RemoteEncoder
+from platodef_cli.encoders.isolation.limits import time_limit
 from platodef_cli.encoders.isolation.process import ChildProcess
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
+from platodef_cli.temporary import remove_left_overs
 from tests.contract import encoder_models as make
 
 ROOT = Path(__file__).parents[3]
@@ -152,16 +157,116 @@ def test_a_refusal_in_the_child_is_the_same_refusal_here(folder: Path, tmp_path:
     assert "'norm.weight' is not finite" in str(there.value)
 
 
+def test_a_child_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    child = Child("import time; time.sleep(60)")
+    child._timeout = 0.2
+    with pytest.raises(IncompleteError, match=r"'fake' took longer than 0\.2 s; raise the time limit"):
+        child.call({"kind": "embed"})
+    assert child._process.poll() == -signal.SIGKILL
+    child.close()
+
+
+def test_without_a_limit_of_the_user_there_is_one_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def limit(weights: int, images: int) -> float:
+        asked.append((weights, images))
+        return 0.2
+
+    monkeypatch.setattr("platodef_cli.encoders.isolation.process.time_limit", limit)
+    child = Child("import time; time.sleep(60)", None)
+    with pytest.raises(IncompleteError, match="took longer"):
+        child.call({"kind": "embed"}, PIXELS)
+    assert asked == [(2**20, len(PIXELS))]
+    child.close()
+
+
+@given(st.integers(0, 2**40), st.integers(0, 65536))
+def test_limits_are_generous_and_grow_with_what_is_to_do(weights: int, images: int) -> None:
+    assert time_limit(weights, images) >= 900 + 20 * images
+    assert time_limit(weights + 2**30, images + 1) > time_limit(weights, images)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and its children, as the kernel lists them."""
+    words = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(int(word) for word in words)]
+
+
+def stop(pids: list[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    while not all(" T " in Path(f"/proc/{pid}/stat").read_text() for pid in pids):
+        pass
+
+
+@pytest.mark.parametrize("which", [slice(1, None), slice(None)], ids=["the encoder", "its guard too"])
+def test_a_stopped_child_goes_on_where_it_is_continued_in_time(folder: Path, which: slice) -> None:
+    with open_encoder(str(folder), name="tiny", isolate=True) as encoder:
+        assert isinstance(encoder, RemoteEncoder)
+        expected = encoder.embed(PIXELS)
+        pids = descendants(encoder._child._process.pid)[which]
+        stop(pids)
+        results: list[Tensor] = []
+        thread = threading.Thread(target=lambda: results.append(encoder.embed(PIXELS)))
+        thread.start()
+        thread.join(0.3)
+        assert results == []
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        thread.join(60)
+        assert torch.equal(results[0], expected)
+
+
+_PARENT = """
+import sys
+from platodef_cli.encoders.load import open_encoder
+encoder = open_encoder(sys.argv[1], name="tiny", isolate=True)
+print(encoder._child._process.pid, encoder._child._home, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_nothing_outlives_a_parent_that_was_killed(folder: Path, tmp_path: Path, stopped: bool) -> None:
+    """Not even processes that are stopped and can do nothing; the folder goes at the next start."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)},
+    ) as parent:
+        assert parent.stdout is not None
+        number, home = parent.stdout.readline().split()
+        pids = descendants(int(number))
+        assert len(pids) == 2
+        handles = [os.pidfd_open(pid) for pid in pids]
+        if stopped:
+            stop(pids)
+        parent.kill()
+    for handle in handles:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        assert poll.poll(60_000)
+        os.close(handle)
+    assert Path(home).is_dir()
+    remove_left_overs(tmp_path)
+    assert not Path(home).exists()
+
+
 def test_timeouts_kills_and_closing(folder: Path) -> None:
     encoder = open_encoder(str(folder), name="slow", isolate=True)
     assert isinstance(encoder, RemoteEncoder)
     process = encoder._child._process
     encoder._child._timeout = 0.2
-    os.killpg(process.pid, signal.SIGSTOP)  # the encoder, not its guard alone
-    with pytest.raises(IncompleteError, match=r"'slow' took longer than 0\.2 s; raise the time limit"):
+    stop(descendants(process.pid))
+    with pytest.raises(
+        IncompleteError, match=r"'slow' was stopped by a signal and did not go on within 0\.2"
+    ):
         encoder.embed(PIXELS)
     assert process.poll() == -signal.SIGKILL
-    with pytest.raises(IncompleteError, match="took longer"):
+    with pytest.raises(IncompleteError, match="was stopped"):
         encoder.embed(PIXELS)
     home = Path(encoder._child._home)
     encoder.close()
@@ -200,9 +305,9 @@ def test_limits_must_be_positive(limit: float, time: float | None, folder: Path)
 class Child(ChildProcess):
     """A process of our own in place of the real child."""
 
-    def __init__(self, code: str):
+    def __init__(self, code: str, time_limit_s: float | None = 30.0):
         self._code = code
-        super().__init__("fake", 1.0, 30.0)
+        super().__init__("fake", 1.0, time_limit_s, weights=2**20)
 
     def _command(self, lifeline: int) -> list[str]:
         return [sys.executable, "-c", self._code]

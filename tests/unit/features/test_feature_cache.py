@@ -2,12 +2,15 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from platodef_cli.disk import save_tensors
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.features.cache import FeatureCache, default_directory, key_digest
 from platodef_cli.features.shard import Shard
@@ -97,6 +100,45 @@ def test_a_folder_that_cannot_be_written_warns_once(tmp_path):
     assert "cannot write to the cache" in progress.warnings[0]
     with pytest.raises(IncompleteError, match="PLATODEF_CACHE_DIR"):
         cache.store_artifact("head", KEY, lambda folder: None)
+
+
+def test_a_disk_that_fills_up_costs_no_result_that_is_at_hand(tmp_path, monkeypatch):
+    """One warning, whatever cannot be kept first; what the library of the weights says included."""
+    progress = Recorder()
+    cache = FeatureCache(tmp_path, progress=progress)
+    kept = cache.keep_artifact("search", KEY, write_head)
+    assert kept == cache.load_artifact("search", KEY)
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    for _ in range(2):
+        key = {"another": 1}
+        found = cache.keep_artifact("search", key, lambda folder: save_tensors({}, folder / "x"))
+        assert found is None
+        assert cache.load_artifact("search", key) is None
+    cache.store(KEY, shard())
+    assert len(progress.warnings) == 1
+    assert "No space left on device; not caching" in progress.warnings[0]
+    assert [path.name for path in tmp_path.rglob(".tmp*")] == []
+    assert cache.load_artifact("search", KEY) == kept
+    # that which needs its place on the disk says so
+    with pytest.raises(IncompleteError, match="No space left on device; free some space"):
+        cache.store_artifact("head", KEY, lambda folder: save_tensors({}, folder / "x"))
+
+
+def test_a_clock_that_jumped_harms_no_entry(tmp_path):
+    cache = FeatureCache(tmp_path)
+    cache.store(KEY, shard())
+    stored = cache.store_artifact("head", KEY, write_head)
+    future = time.time() + 10 * 365 * 24 * 3600
+    for path in (cache.entries("features")[0].path, stored):
+        os.utime(path, (future, future))
+    assert cache.load(KEY, images=4, dim=4) is not None
+    assert cache.load_artifact("head", KEY) == stored
+    assert cache.remove(older_than=0.0) == []  # it is of the future
+    assert len(cache.remove(everything=True)) == 2
 
 
 def write_head(folder: Path):

@@ -1,6 +1,7 @@
 """Reports that are read back: whatever the file is, one line and code 2."""
 
 import codecs
+import json
 import os
 from pathlib import Path
 
@@ -30,6 +31,16 @@ def test_what_is_no_report(content: bytes, message: str, tmp_path: Path) -> None
     (tmp_path / "report.json").write_bytes(content)
     with pytest.raises(UsageError, match=message):
         read_report(tmp_path / "report.json")
+
+
+def test_a_number_in_quotes_is_none(tmp_path: Path) -> None:
+    """pydantic takes "nan" for a float otherwise, which is above no limit and below none."""
+    report = json.loads(GOLDEN.read_text())
+    for text in ("nan", "inf", "0.5"):
+        report["probes"][0]["collapse"] = text
+        (tmp_path / "report.json").write_text(json.dumps(report))
+        with pytest.raises(UsageError, match="probes.0.collapse"):
+            read_report(tmp_path / "report.json")
 
 
 def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
