@@ -17,6 +17,7 @@ from platodef_cli.encoders.pooling import CLASS_TOKEN
 from tests.contract import common_models as make
 from tests.contract import tower_models
 from tests.contract.encoder_models import photographs, randomise
+from tests.contract.tower_models import TEXT, VISION
 
 
 def expected(network: Any, pixels: Tensor, pooling: str) -> Tensor:
@@ -70,3 +71,59 @@ def test_every_type_that_loads_is_compared_or_has_a_reason() -> None:
     assert all(known.untested.values())
     if transformers.__version__ == "5.24.0":
         assert known.untested.keys() == NOT_COMPARED.keys()
+
+
+@pytest.mark.parametrize("task", ["ConditionalGeneration", "QuestionAnswering", "ImageTextRetrieval"])
+def test_captioners_without_a_projection_give_the_pooled_output_of_their_tower(
+    task: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(6)
+    config = transformers.BlipConfig(
+        vision_config={**VISION, "projection_dim": 24},
+        text_config={**TEXT, "is_decoder": True},
+        image_text_hidden_size=24,
+    )
+    network = getattr(transformers, f"BlipFor{task}")(config).eval()
+    network.save_pretrained(tmp_path)
+    transformers.BlipImageProcessor(size=tower_models.SQUARE).save_pretrained(tmp_path)
+    compare(tmp_path, network.vision_model, "pooler_output of the vision tower")
+
+
+@pytest.mark.parametrize(
+    "name", ["AlignVision", "BlipVision", "MetaClip2Vision", "CLIPSegVision", "GroupViTVision"]
+)
+def test_towers_that_no_mapping_of_the_library_has(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    narrow = {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 64}
+    stages = {"depths": [1, 1], "num_group_tokens": [2, 0], "num_output_groups": [2, 2]}
+    own = {"AlignVision": narrow, "GroupViTVision": {**VISION, **stages}}.get(name, VISION)
+    network = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**own)).eval()
+    network.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size=tower_models.SQUARE).save_pretrained(tmp_path)
+    compare(tmp_path, network, "pooler_output")
+
+
+def test_heads_that_the_library_saves_under_older_names_are_dropped(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    stages = {"hidden_sizes": [8, 16, 16, 16], "depths": [1] * 4, "num_attention_heads": [1, 1, 2, 2]}
+    network = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**stages)).eval()
+    network.save_pretrained(tmp_path)
+    transformers.SegformerImageProcessor(size=tower_models.SQUARE).save_pretrained(tmp_path)
+    notes = compare(tmp_path, network.segformer, "mean of patches")
+    assert any("not part of the encoder: decode_head" in note for note in notes)
+
+
+def compare(folder: Path, tower: Any, pooling: str) -> tuple[str, ...]:
+    """Hold the features of a folder to the outputs of the library's tower, and return the notes."""
+    with open_encoder(str(folder)) as encoder:
+        assert encoder.record.pooling == pooling
+        pixels = torch.stack([to_pixels(image, encoder.geometry) for image in photographs()])
+        transform = encoder.record.transform
+        mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (transform.mean, transform.std))
+        with torch.inference_mode():
+            output = tower(pixel_values=(pixels / 255 - mean) / std)
+        last = output.last_hidden_state
+        theirs = last.flatten(2).mean(2) if pooling.startswith("mean") else output.pooler_output.flatten(1)
+        torch.testing.assert_close(encoder.embed(pixels), theirs, rtol=1e-4, atol=1e-4)
+        notes: tuple[str, ...] = encoder.notes  # type: ignore[attr-defined]
+        return notes

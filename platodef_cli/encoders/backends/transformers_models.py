@@ -236,6 +236,7 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
             return replace(row, pooled=_naflex_mean, pooling="mean of patches")
         return row
     network = MODEL_FOR_IMAGE_MAPPING_NAMES.get(kind) or MODEL_MAPPING_NAMES.get(kind)
+    network = network or _tower_of(kind)
     found = getattr(transformers, network, None) if isinstance(network, str) else None
     if found is None or not _sees(found):
         known = sorted({*MODEL_FOR_IMAGE_MAPPING_NAMES, *FAMILIES} - {*LEFT_OUT})
@@ -253,6 +254,14 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
         )
     attention = "sdpa" if found._supports_sdpa else "eager"
     return ModelFamily(found.__name__, attention=attention, tried=kind in MODEL_FOR_IMAGE_MAPPING_NAMES)
+
+
+def _tower_of(kind: str) -> str | None:
+    """Return the class of a vision tower that no mapping of transformers has, by its configuration's name."""
+    if not kind.endswith("_vision_model") or kind not in transformers.CONFIG_MAPPING:
+        return None
+    name: str = transformers.CONFIG_MAPPING[kind].__name__
+    return f"{name.removesuffix('Config')}Model"
 
 
 def _more_than_pixels(network: Any) -> str:
