@@ -1,13 +1,13 @@
 """Draws a JSON report: python examples/draw_report.py REPORT.json OUT.
 
-OUT ends in .svg (the terminal), .html (the page) or .png (the top of the page, photographed by Chromium:
-needs the package playwright and a Chromium or Chrome on the PATH).
+OUT ends in .svg (the terminal), .html (the page) or .png (the top of the page, drawn by the Chromium of the
+package PySide6).
 """
 
 import argparse
 import io
+import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +22,7 @@ from platodef_cli.report.terminal import render
 
 WIDTH = 80
 PAGE = (1120, 1200)  # CSS pixels of the photograph
+PAINTING_MS = 2000  # from loaded to painted
 
 
 def draw_terminal(report: AuditReport, output: Path) -> None:
@@ -49,21 +50,30 @@ def draw_page(report: AuditReport, output: Path) -> None:
 
 def photograph(report: AuditReport, output: Path) -> None:
     """Write the top of the HTML page as PNG."""
-    from playwright.sync_api import sync_playwright
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+    # Chromium's own sandbox does not work as root, and there may be no GPU; the page is ours, without scripts
+    os.environ.setdefault("QTWEBENGINE_CHROMIUM_FLAGS", "--no-sandbox --disable-gpu")
+    from PySide6.QtCore import QTimer, QUrl
+    from PySide6.QtWebEngineCore import QWebEngineSettings
+    from PySide6.QtWebEngineWidgets import QWebEngineView
+    from PySide6.QtWidgets import QApplication
 
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    browser_path = next(filter(None, map(shutil.which, names)), None)
-    if browser_path is None:
-        raise SystemExit(f"no browser on the PATH; install one of: {', '.join(names)}")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder:
         page_path = Path(folder) / "report.html"
         draw_page(report, page_path)
-        # root cannot use Chromium's own sandbox; the page is ours and holds no scripts
-        browser = driver.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": PAGE[0], "height": PAGE[1]}, color_scheme="light")
-        page.goto(page_path.as_uri())
-        page.screenshot(path=str(output))
-        browser.close()
+        application, view = QApplication([]), QWebEngineView()
+        view.settings().setAttribute(QWebEngineSettings.WebAttribute.ShowScrollBars, False)
+        view.resize(*PAGE)
+        view.show()
+
+        def drawn(loaded: bool) -> None:
+            if not loaded or not view.grab().save(str(output)):
+                raise SystemExit(f"cannot draw {output}")
+            application.quit()
+
+        view.loadFinished.connect(lambda loaded: QTimer.singleShot(PAINTING_MS, lambda: drawn(loaded)))
+        view.load(QUrl.fromLocalFile(str(page_path)))
+        application.exec()
 
 
 def target_uri(report: AuditReport) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platodef_cli.errors import PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
 from platodef_cli.temporary import TemporaryFolder, temporary_file
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ def resolve_inside(directory: Path, name: str, *, follow_links: bool = False) ->
 
     Raises:
         RefusedError: The name is a path, or the link leads elsewhere.
+        IncompleteError: It leads elsewhere, and nothing is there.
     """
     if not name or name != os.path.basename(name) or name in (".", "..") or "\0" in name:
         raise RefusedError(f"{name!r}: names a file outside the model folder; do not use this model")
@@ -224,6 +225,11 @@ def resolve_inside(directory: Path, name: str, *, follow_links: bool = False) ->
             # The second one is the store that the repositories of a cache share.
             roots += [place.parent.parent / "blobs", place.parent.parent.parent / "blobs"]
     if not any(real.is_relative_to(allowed) for allowed in roots):
+        if not os.path.lexists(real):
+            raise IncompleteError(
+                f"{directory / name}: a link to {real}, which is not there, as a copy of the Hub's cache "
+                "without its blobs leaves it; copy the folder with `cp -rL`, or download the model again"
+            )
         raise RefusedError(
             f"{directory / name}: a link out of the model folder, to {real}, so another file may be "
             "loaded later than was examined; give --follow-links if the links are yours (DVC, Nix), or copy "

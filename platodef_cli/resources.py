@@ -7,6 +7,7 @@ from platodef_cli.errors import IncompleteError
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = {
     "calibration": (_PACKAGE / "_data" / "calibration", _PACKAGE.parent / "examples" / "calibration"),
+    "controls": (_PACKAGE / "_data" / "controls", _PACKAGE.parent / "examples" / "controls"),
     "encoders": (_PACKAGE / "_data" / "encoders", _PACKAGE.parent / "examples" / "encoders"),
     "pretrained_heads": (_PACKAGE / "_data" / "pretrained_heads", _PACKAGE.parent / "pretrained_heads"),
 }
@@ -22,6 +23,14 @@ def benchmark_results() -> tuple[Path, ...]:
         if files:
             return files
     return ()
+
+
+_LINEAGE = (_PACKAGE / "_data" / "lineage", _PACKAGE.parent / "examples" / "lineage")
+
+
+def shipped_lineage() -> Path | None:
+    """Return the folder with sketches of models that are part of the package; None in a bare installation."""
+    return next((place for place in _LINEAGE if place.is_dir()), None)
 
 
 def data_dir(name: str) -> Path:

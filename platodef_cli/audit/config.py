@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from platodef_cli.audit.duration import check_duration
 from platodef_cli.audit.option import Option, option
 from platodef_cli.audit.policy.limits import Policy
-from platodef_cli.audit.reference_options import ReferenceOptions, check_networks
+from platodef_cli.audit.reference_options import ReferenceOptions, check_controls, check_networks
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, DETECTORS, ENCODER_DETECTORS, PURIFIERS
 from platodef_cli.encoders.pooling import check_poolings
 from platodef_cli.errors import UnknownNameError, UsageError
@@ -274,6 +274,7 @@ class AuditConfig(ReferenceOptions):
                 _check(entry.name, getattr(self, entry.name), types[entry.name], entry.metadata["option"])
         references = [str(reference) for reference in self.references]
         check_references(references)
+        check_controls(self.positive_controls, self.budget)
         check_sentences(references, self.captions, self.captioner, self.recaption)
         if self.head is None and self.preset == CLOSED:
             check_networks(self.detectors, self.purifier)

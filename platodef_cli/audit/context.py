@@ -7,6 +7,7 @@ from platodef_cli.records import (
     CardRecord,
     ContextRecord,
     Finding,
+    LineageRecord,
     Reason,
     SignatureRecord,
 )
@@ -23,6 +24,7 @@ def context_of(
     signature: SignatureRecord | None = None,
     card: CardRecord | None = None,
     accused: AccusedRecord | None = None,
+    lineage: LineageRecord | None = None,
 ) -> ContextRecord:
     """Return the context of a report.
 
@@ -34,6 +36,7 @@ def context_of(
         signature: What the publisher signed.
         card: What the model card says.
         accused: The change that tells most against the suspect.
+        lineage: What is known of the model that it was made from.
     """
     return ContextRecord(
         taxonomy=taxonomy_of(reasons, findings),
@@ -41,6 +44,7 @@ def context_of(
         signature=signature,
         card=card,
         accused=accused,
+        lineage=lineage,
     )
 
 

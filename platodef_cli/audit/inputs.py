@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
+from platodef_cli.audit.base import open_base
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.audit.free_memory import check_room
@@ -55,6 +56,7 @@ class Inputs:
         card: What the model card says.
         precisions: Encoder -> why it is not run in bfloat16 where the processor is built for that.
         texts: The text references, or None; they are no part of ``references``.
+        base: What the suspect was made from, as the user says, or None; it judges nothing.
     """
 
     suspect: Encoder
@@ -66,6 +68,7 @@ class Inputs:
     precisions: Mapping[str, str] = field(default_factory=dict)
     card: CardRecord | None = None
     texts: TextReferences | None = None
+    base: Encoder | None = None
 
     @property
     def reference_records(self) -> dict[str, EncoderRecord]:
@@ -205,6 +208,7 @@ def open_inputs(
         twin = _same(suspect, opened)
         if twin:
             raise UsageError(f"the suspect is the same encoder as reference {twin!r}; it cannot judge itself")
+        base = open_base(config, suspect, stack, progress)
         precisions: dict[str, str] = {}
         with progress.step("choosing precision", len(opened) + 1) as task:
             for encoder in (suspect, *opened.values()):
@@ -238,7 +242,7 @@ def open_inputs(
         texts = _texts(config, written, trusted, source, cache, progress)
         if texts is not None:
             progress.warn(texts.trust)
-        yield Inputs(judged, checked, trusted, source, head, signature, precisions, card, texts)
+        yield Inputs(judged, checked, trusted, source, head, signature, precisions, card, texts, base)
 
 
 def _texts(

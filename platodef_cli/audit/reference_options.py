@@ -1,4 +1,4 @@
-"""Options of an audit about heads and about the sentences of text references."""
+"""Options of an audit about heads, the suspect's base, and references: sentences, planted backdoors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,15 @@ from platodef_cli.texts.names import check_captions, check_templates
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceOptions:
-    """The part of :class:`~platodef_cli.audit.config.AuditConfig` about heads and text references."""
+    """The part of :class:`~platodef_cli.audit.config.AuditConfig` about heads, base and references."""
 
+    base: str | None = option(
+        None,
+        "What MODEL was made from: a control that nobody trusts, which shows what drifted.",
+        "Models",
+        metavar="ID[@SHA]",
+        completion="encoders",
+    )
     preset: str = option(
         CLOSED,
         lambda: (
@@ -52,6 +59,25 @@ class ReferenceOptions:
         "Images",
         "--recaption",
     )
+    positive_controls: bool = option(
+        False,
+        "Plant backdoors into the references and say which of them the searches find: many more searches.",
+        "Result",
+        "--positive-controls",
+    )
+
+
+def check_controls(positive_controls: bool, budget: str | None) -> None:
+    """Refuse positive controls within a time budget, which would leave out nearly everything for them.
+
+    Raises:
+        UsageError: Both are asked for.
+    """
+    if positive_controls and budget is not None:
+        raise UsageError(
+            "--positive-controls makes dozens of searches of every kind, which --budget cannot shorten; give "
+            "one of them (--plan says how long an audit with positive controls takes)"
+        )
 
 
 def check_networks(detectors: Sequence[str], purifier: str) -> None:

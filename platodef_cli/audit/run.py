@@ -1,7 +1,7 @@
 """The audit, from a configuration to a report: start reading here."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 
@@ -21,7 +21,9 @@ from platodef_cli.audit.provenance import device_name, image_set, libraries, not
 from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.accused import accused_change
 from platodef_cli.audit.steps.battery import try_battery
+from platodef_cli.audit.steps.controls import power_of
 from platodef_cli.audit.steps.found import FoundTriggers, try_found
+from platodef_cli.audit.steps.lineage import lineage_of
 from platodef_cli.audit.steps.measure import OtherMeasurements, align, measure_others
 from platodef_cli.audit.steps.prepare import prepare
 from platodef_cli.audit.steps.search import chosen, run_search, search_records, settings_of
@@ -29,10 +31,18 @@ from platodef_cli.audit.verdict import Gate, Measurements, judge
 from platodef_cli.audit.verdict.evidence import stop_unless_encoder
 from platodef_cli.audit.verdict.indicators import judge_indicators
 from platodef_cli.audit.verdict.intervals import SampleSize
+from platodef_cli.audit.verdict.power import unknown_lines
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.plugins import Plugin, recording
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.records import AuditReport, ContextRecord, ProbeRecord, SearchRecord, Timing
+from platodef_cli.records import (
+    AuditReport,
+    ContextRecord,
+    ProbeRecord,
+    SearchPowerRecord,
+    SearchRecord,
+    Timing,
+)
 from platodef_cli.triggers.battery import battery
 from platodef_cli.version import __version__
 
@@ -95,25 +105,33 @@ def audit(
         with recorder.timed("search"):
             results = run_search(inputs, state.parts, config, cache, recorder, threads)
             searches = search_records(results, state.features.suspect)
+            power = power_of(inputs, state.parts, config, cache, recorder, threads)
             indicators = judge_indicators(
                 triggers,
                 searches,
                 config.limits,
                 deciding=state.defences.deciding,
                 sample=SampleSize(len(state.parts.rows), config.probe_images),
+                power=power,
             )
             found = try_found(state, tuple(results[state.features.suspect].values()), indicators)
         with recorder.timed("measure"):
             others = measure_others(state, indicators, found, alignment)
             accused = accused_change(state, indicators, found)
+            lineage = lineage_of(state, found)
     context = context_of(
         config.to_json(),
         config.limits.to_json(),
         signature=inputs.signature,
         card=inputs.card,
         accused=accused,
+        lineage=lineage,
     )
-    measurements = _measurements(state, triggers, searches, found, others, context, partial.plugins)
+    kinds = tuple(dict.fromkeys(record.kind for record in searches))
+    measurements = _measurements(
+        *(state, triggers, searches, power, found, others, context, partial.plugins),
+        unknown=unknown_lines(indicators.power, kinds),
+    )
     return judge(measurements, Gate(config.limits), indicators)
 
 
@@ -186,10 +204,13 @@ def _measurements(
     state: AuditState,
     triggers: tuple[ProbeRecord, ...],
     searches: tuple[SearchRecord, ...],
+    power: tuple[SearchPowerRecord, ...],
     found: FoundTriggers,
     others: OtherMeasurements,
     context: ContextRecord,
     plugins: set[Plugin],
+    *,
+    unknown: Sequence[str],
 ) -> Measurements:
     """Join what the steps measured with what was asked and what computed it."""
     config, inputs = state.config, state.inputs
@@ -206,13 +227,14 @@ def _measurements(
         device=device_name(config.device),
         deciding=state.defences.deciding,
         findings=(*inputs.checked.findings, *signature_findings(inputs.signature)),
-        not_examined=(*not_examined(state), *left_out),
+        not_examined=(*not_examined(state), *left_out, *unknown),
         warnings=tuple(state.recorder.messages),
         metrics=others.metrics,
         thresholds=state.defences.thresholds,
         triggers=triggers,
         found_triggers=found.probes,
         searches=searches,
+        search_power=power,
         alignment=others.alignment,
         accuracy=others.accuracy,
         found=found.evidence,

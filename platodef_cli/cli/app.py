@@ -9,14 +9,17 @@ import typer
 from platodef_cli import environment
 from platodef_cli.cli import (
     bench_calibrate,
+    bench_controls,
     bench_encoders,
     bench_run,
     bench_scale,
     bench_speed,
     bench_trigger,
     bench_zoo,
+    bench_zoo_hub,
     cache,
     heads,
+    lineage,
     policy,
 )
 from platodef_cli.cli.align import align
@@ -101,6 +104,11 @@ register(_heads, "show", heads.show)
 register(_heads, "verify", heads.verify)
 register(_heads, "pull", heads.pull)
 
+_lineage = typer.Typer(help="Models that audits look for the suspect's base in.", no_args_is_help=True)
+register(_lineage, "add", lineage.add)
+register(_lineage, "list", lineage.ls)
+register(_lineage, "remove", lineage.remove)
+
 _policy = typer.Typer(help="Write, check and explain the limits of the verdict.", no_args_is_help=True)
 register(_policy, "init", policy.init)
 register(_policy, "check", policy.check)
@@ -113,10 +121,15 @@ register(_bench, "trigger", bench_trigger.trigger)
 register(_bench, "encoders", bench_encoders.encoders)
 register(_bench, "speed", bench_speed.speed)
 register(_bench, "calibrate", bench_calibrate.calibrate)
+register(_bench, "controls", bench_controls.controls)
 register(_bench, "scale", bench_scale.scale)
-_zoo = typer.Typer(help="Build a zoo of encoders with and without backdoors.", no_args_is_help=True)
+_zoo = typer.Typer(
+    help="Build, publish and fetch zoos of encoders with and without backdoors.", no_args_is_help=True
+)
 register(_zoo, "build", bench_zoo.build)
 register(_zoo, "ls", bench_zoo.ls)
+register(_zoo, "export", bench_zoo_hub.export)
+register(_zoo, "fetch", bench_zoo_hub.fetch)
 _bench.add_typer(_zoo, name="zoo")
 
 register(app, "audit", audit, panel=_AUDIT, epilog=_EPILOG)
@@ -138,6 +151,7 @@ register(app, "schema", schema, panel=_REPORTS)
 app.add_typer(_policy, name="policy", rich_help_panel=_AUDIT)
 app.add_typer(_bench, name="bench", rich_help_panel=_BENCH)
 app.add_typer(_heads, name="heads", rich_help_panel=_KEEP)
+app.add_typer(_lineage, name="lineage", rich_help_panel=_KEEP)
 app.add_typer(_cache, name="cache", rich_help_panel=_KEEP)
 register(app, "doctor", doctor, panel=_KEEP)
 

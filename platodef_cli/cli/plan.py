@@ -19,6 +19,7 @@ _PHASES = {
     "features": "features of clean and changed images",
     "heads": "heads, thresholds, alignment",
     "search": "search of the suspect",
+    "controls": "searching planted references",
     "references": "search of the references",
     "measure": "found triggers, last measurements",
 }

@@ -12,7 +12,8 @@ from platodef_cli.cli.exits import closing_line, explain
 from platodef_cli.cli.outputs import to_stdout
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import aligned, show_json
-from platodef_cli.encoders.checks.layout import CONFIGURATIONS, PICKLES
+from platodef_cli.encoders.checks.layout import CONFIGURATIONS
+from platodef_cli.encoders.checks.nothing import PICKLES
 from platodef_cli.errors import (
     EXIT_FAIL,
     EXIT_INCOMPLETE,

@@ -1,6 +1,7 @@
 """From an id to a running encoder: resolve, check, load; in this process or in a child."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from platodef_cli.encoders.isolation.system import has_children, no_children
 from platodef_cli.encoders.pooling import AUTO, TAKEN, check_pooled, check_poolings
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, examine, resolve
-from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import TransformRecord
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from platodef_cli.encoders.interface import Encoder
     from platodef_cli.encoders.isolation.isolate import RemoteEncoder
     from platodef_cli.encoders.local import LocalEncoder, Tower
+
+
+_OTHER_SIZE = re.compile(r"doesn't match model|does not match model|Input image size|mismatch.*image size")
+"""How transformers and timm say that an image has another size than the network was made for."""
 
 
 def open_encoder(
@@ -191,13 +196,7 @@ def load_tower(
     from platodef_cli.encoders.guards import memory_guard
     from platodef_cli.encoders.local import one_line
 
-    bundle = Bundle(
-        Path(checked.directory),
-        checked.files,
-        checked.parameters,
-        follow_links=checked.follow_links,
-        pooling=pooling,
-    )
+    bundle = _bundle(checked, pooling)
     try:
         with memory_guard(checked.directory, "give a higher --memory-limit"), torch.inference_mode(False):
             tower = _build(checked.backend, bundle, device, dtype)
@@ -209,6 +208,11 @@ def load_tower(
     except PlatodefError:
         raise
     except Exception as error:
+        if _OTHER_SIZE.search(str(error)):
+            raise UsageError(
+                f"{checked.directory}: its preprocessing makes images of another size than its network takes "
+                f"({one_line(error)}); correct the size in its configuration, or get the model's own files"
+            ) from error
         # A configuration can be wrong in more ways than can be listed; none may end in a traceback.
         raise RefusedError(
             f"{checked.directory}: {checked.backend} cannot run it "
@@ -216,16 +220,32 @@ def load_tower(
         ) from error
 
 
+def _bundle(checked: Preflight, pooling: str) -> Bundle:
+    """Return what a backend builds from."""
+    return Bundle(
+        Path(checked.directory),
+        checked.files,
+        checked.parameters,
+        follow_links=checked.follow_links,
+        pooling=pooling,
+    )
+
+
 def check_supported(checked: Preflight) -> None:
-    """Check that the library of an examined folder has its architecture; of those that platodef brings.
+    """Check that the library of an examined folder has its architecture and its preprocessing.
+
+    Of those libraries that platodef brings.
 
     Raises:
         UnsupportedError: It has not; an audit could not run it.
+        UsageError: The folder does not say how images are processed.
     """
     if checked.backend == "transformers":
+        from platodef_cli.encoders.backends.processors import check_processor
         from platodef_cli.encoders.backends.transformers_models import family_of
 
         family_of(checked.architecture, ())
+        check_processor(_bundle(checked, AUTO), checked.architecture)
     elif checked.backend == "timm":
         from platodef_cli.encoders.backends.timm_tower import check_name
 
@@ -259,7 +279,10 @@ def _build(backend: str, bundle: Bundle, device: "torch.device", dtype: "torch.d
 def describe(tower: "Tower", features: "Tensor") -> EncoderDescription:
     """Describe a loaded network, given its features of one image."""
     if features.ndim != 2 or features.shape[0] != 1:
-        raise ValueError(f"it gives features {list(features.shape)}, not one vector per image")
+        raise UnsupportedError(
+            f"{tower.architecture} gives features {list(features.shape)}, not one vector per image; such an "
+            "encoder is not supported"
+        )
     geometry = tower.geometry
     return EncoderDescription(
         architecture=tower.architecture,

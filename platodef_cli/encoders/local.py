@@ -1,6 +1,6 @@
 """An encoder in this process: strict loading, normalisation, forward pass, guard against NaN."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from platodef_cli.encoders.geometry import Geometry
 from platodef_cli.encoders.guards import check_features, check_input, check_pixels, memory_guard
 from platodef_cli.encoders.interface import HeadTerms
 from platodef_cli.encoders.precision import computing_in, tuned_record
+from platodef_cli.encoders.strict import load_strictly as load_strictly  # where plug-ins look for it
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.records import EncoderRecord
 
@@ -74,6 +75,15 @@ class LocalEncoder:
         self._gradient_dtype = self._forward_dtype = "float32"
         self._mean = torch.tensor(tower.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(tower.std, device=device).view(1, 3, 1, 1)
+
+    @property
+    def network(self) -> nn.Module:
+        """The network; its weights are frozen, and whoever changes them gives them back as they were.
+
+        Raises:
+            IncompleteError: The encoder is closed.
+        """
+        return self._open().module
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Return features ``[B, D]`` float32 on the CPU of ``pixels`` ``[B, 3, H, W]`` uint8.
@@ -232,77 +242,6 @@ def check_depth(network: nn.Module, limits: Limits, where: str) -> None:
         raise RefusedError(
             f"{where}: has a stack of {longest} layers, more than {limits.layers}; do not use it"
         )
-
-
-def load_strictly(
-    network: nn.Module,
-    state: Mapping[str, Tensor],
-    where: str,
-    *,
-    ignored: Iterable[str] = (),
-) -> tuple[str, ...]:
-    """Copy a state dict into a network; every key, shape and kind of number has to fit.
-
-    Args:
-        network: Receives the weights.
-        state: Name -> tensor.
-        where: Folder, for messages.
-        ignored: Prefixes of known heads that the network is built without.
-
-    Returns:
-        The names that were left out because they belong to such a head.
-
-    Raises:
-        RefusedError: A key is missing, unexpected or mis-shaped, an integer stands for a float, or a
-            weight is not finite.
-    """
-    own = network.state_dict()
-    prefixes = tuple(f"{prefix}." for prefix in ignored)
-    heads = tuple(key for key in state if key not in own and key.startswith(prefixes)) if prefixes else ()
-    state = {key: value for key, value in state.items() if key not in heads}
-    check_keys(where, missing=own.keys() - state.keys(), unexpected=state.keys() - own.keys())
-    for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise RefusedError(
-                f"{where}: weight {key!r} has shape {list(value.shape)} instead of {list(own[key].shape)}; "
-                "do not use this model"
-            )
-        if value.is_floating_point() != own[key].is_floating_point():
-            raise RefusedError(
-                f"{where}: weight {key!r} is {value.dtype} instead of {own[key].dtype}; do not use this model"
-            )
-    bounds = [key for key, value in state.items() if _same_infinities(value, own[key])]
-    network.load_state_dict(state, strict=True)
-    check_finite(network, state.keys() - bounds, where)
-    return heads
-
-
-def _same_infinities(value: Tensor, initial: Tensor) -> bool:
-    """Tell that all of a tensor which is not finite is infinite in the untrained network too: a bound."""
-    if not value.is_floating_point() or value.numel() != 1:
-        return False
-    return bool(value.isinf().all()) and bool(value == initial)
-
-
-def check_keys(where: str, *, missing: Iterable[str], unexpected: Iterable[str]) -> None:
-    """Raise :class:`RefusedError` if a weight is missing or unexpected; a missing one would be random."""
-    for problem, keys in (
-        ("lacks the weight", sorted(missing)),
-        ("holds the unexpected weight", sorted(unexpected)),
-    ):
-        if keys:
-            more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-            raise RefusedError(f"{where}: {problem} {keys[0]!r}{more}; do not use this model")
-
-
-def check_finite(network: nn.Module, keys: Iterable[str], where: str) -> None:
-    """Raise :class:`RefusedError` if a loaded weight is NaN or infinite."""
-    own = network.state_dict()
-    for key in keys:
-        if key in own and own[key].is_floating_point() and not torch.isfinite(own[key]).all():
-            raise RefusedError(
-                f"{where}: weight {key!r} is not finite (NaN or infinity); do not use this model"
-            )
 
 
 def freeze(network: nn.Module, device: torch.device, dtype: torch.dtype, channels_last: bool) -> nn.Module:

@@ -79,6 +79,15 @@ from platodef_cli.records.judged import (
 from platodef_cli.records.judged import (
     WaiverRecord as WaiverRecord,
 )
+from platodef_cli.records.lineage import (
+    DriftRecord as DriftRecord,
+)
+from platodef_cli.records.lineage import (
+    LayerRecord as LayerRecord,
+)
+from platodef_cli.records.lineage import (
+    LineageRecord as LineageRecord,
+)
 from platodef_cli.records.measured import (
     ALIGNMENT_SHARE as ALIGNMENT_SHARE,
 )
@@ -117,6 +126,18 @@ from platodef_cli.records.measured import (
 )
 from platodef_cli.records.measured import (
     Timing as Timing,
+)
+from platodef_cli.records.power import (
+    ControlRecord as ControlRecord,
+)
+from platodef_cli.records.power import (
+    PositiveControls as PositiveControls,
+)
+from platodef_cli.records.power import (
+    ReachedRecord as ReachedRecord,
+)
+from platodef_cli.records.power import (
+    SearchPowerRecord as SearchPowerRecord,
 )
 from platodef_cli.records.probed import (
     FoundTrigger as FoundTrigger,

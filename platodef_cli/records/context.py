@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from platodef_cli.records.base import Record
+from platodef_cli.records.lineage import LineageRecord
 from platodef_cli.records.measured import Metric
 
 
@@ -103,3 +104,4 @@ class ContextRecord(Record):
     signature: SignatureRecord | None = None
     card: CardRecord | None = None
     accused: AccusedRecord | None = None
+    lineage: LineageRecord | None = None

@@ -19,6 +19,7 @@ from platodef_cli.records.measured import (
     Threshold,
     Timing,
 )
+from platodef_cli.records.power import SearchPowerRecord
 from platodef_cli.records.probed import FoundTrigger, ProbeRecord, SearchRecord, SliceRecord
 
 SCHEMA_VERSION = "2.0"
@@ -62,6 +63,9 @@ class AuditReport(Record):
     thresholds: tuple[Threshold, ...] = ()
     probes: tuple[ProbeRecord, ...] = ()
     searches: tuple[SearchRecord, ...] = ()
+    search_power: tuple[SearchPowerRecord, ...] = Field(
+        (), description="what the searches find of backdoors planted into the references (from 2.0)"
+    )
     found: FoundTrigger | None = None
     suspicious_images: tuple[SuspiciousImage, ...] = Field(
         (), description="clean images with the highest scores, highest first (from 1.1)"

@@ -7,6 +7,7 @@ from platodef_cli.records import AuditReport, Histogram, Metric, SearchRecord
 from platodef_cli.report.blocks import Block, Bullets, Column, Drawing, Grid, Section
 from platodef_cli.report.histogram import draw
 from platodef_cli.report.numbers import compact, interval, number, percent, with_interval
+from platodef_cli.report.power import power_lines, searched_kinds
 
 _MAX_CONTROLS = 4
 
@@ -132,6 +133,12 @@ def searches(report: AuditReport) -> list[Section]:
     if len(controls) > len(listed):
         note += f" {len(controls) - len(listed)} more controls are in the JSON report."
     blocks: list[Block] = [Grid(columns, tuple(rows))]
+    if report.search_power:
+        blocks.append(Bullets(power_lines(report.search_power, searched_kinds(report))))
+        note += (
+            " Below, which of the backdoors that were planted into copies of the references each search "
+            f"finds ({report.search_power[0].origin}), with 95 % intervals."
+        )
     if report.found is not None:
         place = f" at {report.found.place}" if report.found.place else ""
         blocks.append(

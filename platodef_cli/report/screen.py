@@ -8,6 +8,7 @@ from platodef_cli.records import AuditReport, ErrorRateRecord, Histogram, ProbeR
 from platodef_cli.report.blocks import Bullets, Drawing, Section
 from platodef_cli.report.histogram import draw
 from platodef_cli.report.numbers import number
+from platodef_cli.report.power import in_one_line
 from platodef_cli.report.quality import in_few_words
 from platodef_cli.report.view import ReasonLine, reasons
 
@@ -139,6 +140,9 @@ def screen(report: AuditReport, *, width: int) -> list[Section]:
         facts.append(f"against the baseline: {worse} of {len(report.changes)} differences are worse or new")
     if report.error_rate is not None:
         facts.append(false_alarms(report, report.error_rate))
+    known = in_one_line(report)
+    if known:
+        facts.append(known)
     if report.context is not None and report.context.quality.measured:
         facts.append(in_few_words(report.context.quality.measured[-1]))
     if not report.probes and report.not_examined:

@@ -11,6 +11,7 @@ from typing import Literal
 from platodef_cli.records import TEXT_TOWER, AuditReport, ImageSetRecord, Outcome
 from platodef_cli.report import context, evidence, probes
 from platodef_cli.report.blocks import Bullets, KeyValueTable, Section
+from platodef_cli.report.lineage import lineage
 from platodef_cli.report.numbers import compact, size
 
 HEADLINES: dict[Outcome, str] = {
@@ -214,7 +215,7 @@ def _images(images: ImageSetRecord | None) -> list[tuple[str, str]]:
 
 
 def _closing(report: AuditReport, *, details: bool) -> list[Section]:
-    sections = [*context.origin(report)]
+    sections = [*context.origin(report), *lineage(report)]
     if details:
         sections += [*context.taxonomies(report), *context.quality(report)]
     if report.policy and details:

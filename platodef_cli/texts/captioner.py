@@ -19,8 +19,9 @@ from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.guards import memory_guard
 from platodef_cli.encoders.load import usable_device
-from platodef_cli.encoders.local import DTYPES, check_keys, freeze, one_line
+from platodef_cli.encoders.local import DTYPES, freeze, one_line
 from platodef_cli.encoders.reference import parse
+from platodef_cli.encoders.strict import check_keys
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError, UsageError
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.temporary import TemporaryFolder

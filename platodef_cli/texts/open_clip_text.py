@@ -10,7 +10,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.local import build_on_meta, check_keys, freeze, load_strictly
+from platodef_cli.encoders.local import build_on_meta, freeze
+from platodef_cli.encoders.strict import check_keys, load_strictly, unwrapped
 from platodef_cli.errors import RefusedError, UnsupportedError
 
 _TEXT = "text."
@@ -86,7 +87,7 @@ def load_open_clip_text(
 
     build_on_meta(create, bundle, "open_clip text tower")
     tower: Any = create()
-    load_strictly(tower, _own(bundle.state_dict(), str(bundle.directory)), str(bundle.directory))
+    load_strictly(tower, _own(unwrapped(bundle.state_dict()), str(bundle.directory)), str(bundle.directory))
     tower.output_tokens = False
     frozen = freeze(tower, device, dtype, channels_last=False)
     return OpenClipText(frozen), OpenClipWords(int(text.get("context_length", _DEFAULT_LENGTH)))

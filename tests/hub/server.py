@@ -51,7 +51,7 @@ def git_blob(data: bytes) -> str:
 
 
 class HubServer:
-    """Serves model repositories; use as a context manager.
+    """Serves repositories; use as a context manager. Those of data are named ``datasets/org/name``.
 
     Attributes:
         url: For ``HF_ENDPOINT``.
@@ -158,11 +158,13 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.hub.fault_for(self.command, path, token) or Fault("")
         if fault.status is not None:
             self._answer(fault.status, b"{}", {"X-Error-Code": fault.code} if fault.code else {}, fault)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
+            return
+        path = path.replace("/api/models/", "/api/")
+        if match := re.fullmatch(r"/api/((?:datasets/)?[^/]+/[^/]+)(?:/revision/(.+))?", path):
             self._info(match[1], match[2] or "main", fault)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+        elif match := re.fullmatch(r"/api/((?:datasets/)?[^/]+/[^/]+)/tree/([^/]+)", path):
             self._tree(match[1], match[2], fault)
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(match[1], match[2], match[3], fault)
         elif match := re.fullmatch(r"/lfs/([0-9a-f]{64})", path):
             self._large(match[1], fault)
@@ -185,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
                 {"rfilename": name, "size": len(data), "blobId": git_blob(data), **_lfs(name, data, "sha256")}
                 for name, data in found[1].items()
             ]
-            body = {"id": repository, "sha": found[0], "siblings": siblings}
+            body = {"id": repository.removeprefix("datasets/"), "sha": found[0], "siblings": siblings}
             self._answer(200, json.dumps(body).encode(), {}, fault)
 
     def _tree(self, repository: str, revision: str, fault: Fault) -> None:

@@ -21,8 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from platodef_cli.features.stream import FeatureStream
+from platodef_cli.jobs.pieces import MANIFEST
 from tests.unit.images.image_fakes import png
 
 COMMIT = "a" * 40
@@ -177,7 +180,8 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     server.server.server_close()
 
 
-def open_in_child(hub: Hub, tmp_path: Path, *asked: tuple[str, int | None]) -> list[dict[str, Any]]:
+def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    """Return the environment of a process that takes the loopback hub for the Hub."""
     env = {key: value for key, value in os.environ.items() if not key.upper().endswith("_PROXY")}
     env |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server.server_address[1]}",
@@ -187,9 +191,14 @@ def open_in_child(hub: Hub, tmp_path: Path, *asked: tuple[str, int | None]) -> l
     }
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_HUB_CACHE", "HF_DATASETS_CACHE"):
         env.pop(name, None)
+    return env
+
+
+def open_in_child(hub: Hub, tmp_path: Path, *asked: tuple[str, int | None]) -> list[dict[str, Any]]:
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps(asked)], env=env, capture_output=True, text=True, timeout=200
-    )
+        [sys.executable, "-c", CHILD, json.dumps(asked)],
+        env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "it/s" not in done.stderr, "the library drew its own progress bars"
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -254,6 +263,35 @@ def test_tables_of_real_size(tmp_path: Path) -> None:
     assert whole["size"] == [256, 256]
     assert len(part["refs"]) == 10
     assert all(ref in whole["refs"] for ref in part["refs"])
+
+
+def test_a_data_set_becomes_shards_of_features(hub: Hub, tmp_path: Path) -> None:
+    """Blocks of rows of a data set of the Hub, at its commit; made once, and the same as from its files."""
+    table = tmp_path / "local.parquet"
+    table.write_bytes(hub.sets["tables"]["data/test-00000-of-00001.parquet"])
+
+    def extracted(images: str, folder: str, *more: str) -> tuple[Path, str]:
+        words = ["extract", "builtin:clean", "--images", images, "--max-broken", "0.9", *more]
+        done = subprocess.run(
+            [sys.executable, "-m", "platodef_cli.cli.app", *words, "-o", f"{tmp_path / folder}/"],
+            env=environment(hub, tmp_path), capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return tmp_path / folder, done.stderr
+
+    blocks = ("--shard-rows", "2")
+    folder, said = extracted("hf://datasets/org/tables:test", "hub", *blocks)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert [shard["counts"]["rows"] for shard in manifest["shards"]] == [2, 1]
+    assert all(f"/resolve/{COMMIT}/" in path for path in hub.requests if "/resolve/" in path)
+    before = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    _, said = extracted("hf://datasets/org/tables:test", "hub", *blocks)
+    assert "3 rows in 2 shards" in said
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == before
+    local, _ = extracted(str(table), "local", *blocks)
+    for one, other in zip(FeatureStream(folder).blocks(), FeatureStream(local).blocks(), strict=True):
+        assert torch.equal(one.source, other.source)
+        assert one.ids == other.ids
 
 
 def test_failures_are_one_line_each(hub: Hub, tmp_path: Path) -> None:

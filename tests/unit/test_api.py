@@ -81,7 +81,8 @@ def test_every_argument_reaches_the_audit(
         "plugins": ["mine"], "pooling": ["mean"], "follow_links": True, "search_precision": "float32",
         "search_controls": "all", "precision": "float32", "sample": 300, "searches": ["patch"],
         "budget": "30m", "preset": "closed", "captions": None, "caption_column": "text",
-        "templates": "photo", "captioner": "org/name", "recaption": True,
+        "templates": "photo", "captioner": "org/name", "recaption": True, "base": "org/base",
+        "positive_controls": False,
     }  # fmt: skip
     assert set(given) == set(inspect.signature(api.audit).parameters) - {"model", "progress"}
     assert platodef_cli.audit(tmp_path, **given) is golden_report

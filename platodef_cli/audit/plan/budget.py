@@ -224,20 +224,21 @@ def _words(config: AuditConfig, full: Sizes, sizes: Sizes) -> Iterator[str]:
     """Say what is left out, and what that costs in power."""
     if sizes.sample != full.sample:
         wider = (full.sample / sizes.sample) ** 0.5
-        yield f"{sizes.sample} of {full.sample} images: intervals are {wider:.1f} times as wide"
+        gone_images = full.sample - sizes.sample
+        yield f"{gone_images} of {full.sample} images: intervals are {wider:.1f} times as wide"
     if sizes.probe_images != full.probe_images:
         wider = (full.probe_images / sizes.probe_images) ** 0.5
         yield (
-            f"{sizes.probe_images} of {full.probe_images} probe images: intervals of the battery are "
-            f"{wider:.1f} times as wide"
+            f"{full.probe_images - sizes.probe_images} of {full.probe_images} probe images: intervals of the "
+            f"battery are {wider:.1f} times as wide"
         )
     if sizes.battery != full.battery:
         kept = {item.family for item in battery(sizes.battery)}
         gone = dict.fromkeys(i.family for i in battery(full.battery) if i.family not in kept)
-        yield f"known triggers not examined: {', '.join(gone)}"
+        yield f"known triggers: {', '.join(gone)} (not examined)"
     gone_kinds = [name for name in full.searches if name not in sizes.searches]
     if gone_kinds:
-        yield f"unknown triggers not examined: those of the searches {', '.join(gone_kinds)}"
+        yield f"the searches for unknown triggers: {', '.join(gone_kinds)} (not examined)"
 
 
 def _advised(seconds: float) -> str:

@@ -37,7 +37,7 @@ class Countdown:
         self._clock, self._lock = clock, threading.Lock()
         seconds = {phase.name: phase.seconds for phase in plan.phases if phase.certain}
         self._phases = {name: seconds.get(name, 0.0) for name in _ORDER}
-        self._phases["search"] += seconds.get("references", 0.0)
+        self._phases["search"] += seconds.get("references", 0.0) + seconds.get("controls", 0.0)
         self._expected = {EXTRACTING: self._phases["features"]}
         suspect = plan.encoders[0].work.name if plan.encoders else ""
         self._expected[search_title(suspect)] = seconds.get("search", 0.0)

@@ -24,7 +24,7 @@ from platodef_cli.features.sampled import Pictures, pictures_of
 from platodef_cli.progress import Progress
 from platodef_cli.triggers.battery import battery
 
-PHASES = ("features", "heads", "search", "references", "measure")
+PHASES = ("features", "heads", "search", "references", "controls", "measure")
 _CHILD_MB = 450  # libraries of the suspect's process
 # Multiplications of the steps without encoders, fitted to measured ones with 150 to 1000 images of 256
 # to 1280 features: a minute or so, which is most of an audit of small encoders.
@@ -160,7 +160,7 @@ def measure(
     """
     geometries = [encoder.geometry for encoder in inputs.encoders.values()]
     pictures = Pictures({}, 0.0)
-    needed = everything or any(work.passes or work.search.gradients for work in works)
+    needed = everything or any(work.passes or work.search.gradients or work.controls for work in works)
     share = max(1, torch.get_num_threads() // len(inputs.encoders))
     speeds: dict[str, Speed] = {}
     with progress.step("measuring speed", len(works) + 1) as task:
@@ -174,7 +174,7 @@ def measure(
             for work in works:
                 encoder = inputs.encoders[work.name]
                 forward = everything or bool(work.passes or work.search.passes)
-                gradient = everything or bool(work.search.gradients)
+                gradient = everything or bool(work.search.gradients or work.controls)
                 speed = Speed()
                 if forward:
                     torch.set_num_threads(share)
@@ -259,11 +259,13 @@ def phases_of(
     own = sum(searching[work.name] for work in works if work.role == "suspect")
     controls = [searching[work.name] for work in works if work.role == "reference"]
     certain = not any(work.only_if_needed for work in works)
+    planted = sum(work.controls * (measured.speeds[work.name].gradient or 0.0) for work in works)
     return (
         Phase("features", extraction),
         Phase("heads", heads / measured.rate),
         Phase("search", own),
         Phase("references", _shared(controls, 0.0, min(2, measured.cores)), certain),
+        *([Phase("controls", planted)] if config.positive_controls else []),
         Phase("measure", _shared(found, 0.0, measured.cores) + ending / measured.rate),
     )
 

@@ -6,9 +6,10 @@ from typing import Literal
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.audit.steps.controls import control_images
 from platodef_cli.audit.steps.prepare import requests_of
-from platodef_cli.audit.steps.search import REFERENCE_SEED, chosen, rows_of, settings_of
-from platodef_cli.audit.steps.search_store import SearchStore
+from platodef_cli.audit.steps.search import chosen, rows_of, settings_of
+from platodef_cli.audit.steps.search_store import REFERENCE_SEED, SearchStore
 from platodef_cli.audit.verdict.rules import compares_with_references
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.features.cache import FeatureCache
@@ -46,6 +47,7 @@ class Work:
         cached_searches: Searches that are.
         found: Images that the found triggers change, in the end.
         only_if_needed: Its searches wait for the suspect to give cause.
+        controls: Images with gradients of its positive controls, at most.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Work:
     cached_searches: int
     found: int
     only_if_needed: bool = False
+    controls: int = 0
 
     @property
     def passes(self) -> int:
@@ -91,6 +94,8 @@ def work_of(
     kinds = {settings.searches()[place][0].name for place in places}
     found = len(kinds) * min(len(parts.test), config.probe_images)
     always = config.search_controls == "all" or compares_with_references(config.limits)
+    always = always or config.positive_controls
+    planted = control_images(config, settings) if config.positive_controls else 0
     works = []
     for name, encoder in inputs.encoders.items():
         suspect = encoder is inputs.suspect
@@ -108,6 +113,7 @@ def work_of(
                 cached_searches=len(places) - len(left),
                 found=found,
                 only_if_needed=not suspect and not always,
+                controls=0 if suspect else planted // max(1, len(inputs.references)),
             )
         )
     return tuple(works)

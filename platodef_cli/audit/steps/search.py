@@ -15,7 +15,7 @@ from torch import Tensor
 
 from platodef_cli.audit.config import PROBE_IMAGES, AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split, split
-from platodef_cli.audit.steps.search_store import SearchStore
+from platodef_cli.audit.steps.search_store import REFERENCE_SEED, SearchStore
 from platodef_cli.audit.verdict.rules import compares_with_references
 from platodef_cli.audit.verdict.search import need_controls
 from platodef_cli.encoders.interface import Encoder
@@ -27,8 +27,6 @@ from platodef_cli.records import Metric, SearchRecord
 from platodef_cli.search.interface import SearchConfig, SearchResult, default_searches
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import EncoderSearch
-
-REFERENCE_SEED = 0  # of every audit's searches on the references: the user's seed draws those on the suspect
 
 
 class Stoppable:
@@ -86,13 +84,9 @@ def run_search(
     Returns:
         Encoder -> place of a search -> what it found; the suspect has every place that was asked for.
     """
-    settings = settings_of(config)
-    rows = rows_of(inputs, parts, config, settings)
-    store = SearchStore(cache, config, settings, inputs.images, rows)
     suspect = inputs.suspect.record.name
-    seeds = {name: config.seed if name == suspect else REFERENCE_SEED for name in inputs.encoders}
-    searches = _Searches(inputs, settings, rows, seeds, store, progress, threads)
-    needed = chosen(config, settings)
+    searches = Searches.of_audit(inputs, parts, config, cache, progress, threads)
+    needed = chosen(config, searches.settings)
     results = searches.of([suspect], needed)
     if config.search_controls == "needed" and not compares_with_references(config.limits):
         needed = [needed[place] for place in need_controls(search_records(results, suspect), config.limits)]
@@ -142,8 +136,14 @@ def chosen(config: AuditConfig, settings: SearchConfig) -> list[int]:
     return [place for place, (kind, _) in enumerate(settings.searches()) if kind.name in wanted]
 
 
-class _Searches:
-    """Searches encoders, and keeps what is finished."""
+class Searches:
+    """Searches encoders, and keeps what is finished.
+
+    Attributes:
+        settings: Kinds of search.
+        rows: Seed -> the images that are searched with.
+        store: Of finished searches.
+    """
 
     def __init__(
         self,
@@ -156,8 +156,26 @@ class _Searches:
         threads: int,
     ):
         self._threads = threads
-        self._inputs, self._settings, self._rows, self._seeds = inputs, settings, rows, seeds
-        self._store, self._progress = store, progress
+        self.settings, self.rows, self.store = settings, rows, store
+        self._inputs, self._seeds, self._progress = inputs, seeds, progress
+
+    @classmethod
+    def of_audit(
+        cls,
+        inputs: Inputs,
+        parts: Split,
+        config: AuditConfig,
+        cache: FeatureCache | None,
+        progress: Progress,
+        threads: int = 1,
+    ) -> "Searches":
+        """Return those of an audit; arguments as for :func:`run_search`."""
+        settings = settings_of(config)
+        rows = rows_of(inputs, parts, config, settings)
+        store = SearchStore(cache, config, settings, inputs.images, rows)
+        suspect = inputs.suspect.record.name
+        seeds = {name: config.seed if name == suspect else REFERENCE_SEED for name in inputs.encoders}
+        return cls(inputs, settings, rows, seeds, store, progress, threads)
 
     def of(self, names: Sequence[str], numbers: Sequence[int]) -> dict[str, dict[int, SearchResult]]:
         """Return encoder -> place -> what was found; two encoders at a time where they share the cores."""
@@ -165,7 +183,7 @@ class _Searches:
         found: dict[str, dict[int, SearchResult]] = {name: {} for name in names}
         for name, encoder in encoders.items():
             for number in numbers:
-                stored = self._store.read(encoder, number, self._seeds[name])
+                stored = self.store.read(encoder, number, self._seeds[name])
                 if stored is not None:
                     found[name][number] = stored
         open_ones = {name: [n for n in numbers if n not in found[name]] for name in names}
@@ -182,7 +200,7 @@ class _Searches:
         pixels = {}
         for seed in dict.fromkeys(self._seeds[name] for name in missing):
             geometries = [encoders[name].geometry for name in missing if self._seeds[name] == seed]
-            pixels[seed] = load_pixels(inputs.images, geometries, self._rows[seed], self._progress)
+            pixels[seed] = load_pixels(inputs.images, geometries, self.rows[seed], self._progress)
         # one encoder has all cores, two have half of them each
         share = self._threads if len(missing) == 1 else max(1, self._threads // 2)
 
@@ -216,13 +234,13 @@ class _Searches:
         self, encoder: Encoder, pixels: Tensor, numbers: Sequence[int], seed: int, progress: Progress
     ) -> dict[int, SearchResult]:
         found = {}
-        searches = EncoderSearch(encoder, pixels, self._settings, seed=seed)
-        kinds = [self._settings.searches()[number][0] for number in numbers]
+        searches = EncoderSearch(encoder, pixels, self.settings, seed=seed)
+        kinds = [self.settings.searches()[number][0] for number in numbers]
         cost = sum(kind.restarts * kind.cost() for kind in kinds)
         with progress.step(search_title(encoder.record.name), cost) as task:
             for number in numbers:
                 found[number] = searches.run(number, task)
-                self._store.write(encoder, number, seed, found[number])
+                self.store.write(encoder, number, seed, found[number])
         return found
 
 

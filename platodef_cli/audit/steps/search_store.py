@@ -20,8 +20,11 @@ from platodef_cli.features.keys import plugin_key
 from platodef_cli.images.interface import ImageSource, digest_of
 from platodef_cli.search import SEARCH_KINDS
 from platodef_cli.search.interface import SearchConfig, SearchedTrigger, SearchResult
+from platodef_cli.search.planting import PLANTING_VERSION, Planted
 from platodef_cli.search.run import SEARCH_VERSION
 from platodef_cli.search.statistics import Effect
+
+REFERENCE_SEED = 0  # of every audit's searches on the references: the user's seed draws those on the suspect
 
 
 class SearchStore:
@@ -59,6 +62,51 @@ class SearchStore:
         if self._cache is not None:
             key = self._key(encoder, number, seed)
             self._cache.keep_artifact("search", key, lambda folder: _write(folder, result))
+
+    def read_control(
+        self, encoder: Encoder, number: int, seed: int, planted: Mapping[str, object]
+    ) -> tuple[SearchResult, Planted] | None:
+        """Return what a search found in a reference with a planted backdoor, or None where nobody searched.
+
+        Args:
+            encoder: The reference.
+            number: Place of the search.
+            seed: Of the planting and of the search.
+            planted: JSON values that decide the backdoor.
+        """
+        if self._cache is None:
+            return None
+        folder = self._cache.load_artifact("search", self._control_key(encoder, number, seed, planted))
+        if folder is None:
+            return None
+        return _read(folder), Planted(**json.loads((folder / "planted.json").read_text()))
+
+    def write_control(
+        self,
+        encoder: Encoder,
+        number: int,
+        seed: int,
+        planted: Mapping[str, object],
+        found: tuple[SearchResult, Planted],
+    ) -> None:
+        """Keep what a search found in a reference with a planted backdoor, see :meth:`read_control`."""
+
+        def write(folder: Path) -> None:
+            _write(folder, found[0])
+            (folder / "planted.json").write_text(json.dumps(asdict(found[1])))
+
+        if self._cache is not None:
+            self._cache.keep_artifact("search", self._control_key(encoder, number, seed, planted), write)
+
+    def _control_key(
+        self, encoder: Encoder, number: int, seed: int, planted: Mapping[str, object]
+    ) -> dict[str, object]:
+        # the images are those that references are searched with, whatever the seed of the control
+        return {
+            **self._key(encoder, number, REFERENCE_SEED),
+            "seed": seed,
+            "planted": {"version": PLANTING_VERSION, **json.loads(json.dumps(planted))},
+        }
 
     def _key(self, encoder: Encoder, number: int, seed: int) -> dict[str, object]:
         record, config = encoder.record, self._config

@@ -34,7 +34,7 @@ class Case(Measurements):
         findings = (*measurements.findings, *indicators.findings)
         findings = (*findings, *_slices(measurements), *_local(measurements))
         values["findings"] = waivers.findings(findings, indicators.topics())
-        values["searches"] = indicators.searches
+        values |= {"searches": indicators.searches, "search_power": indicators.power}
         probes = (*indicators.marked(measurements.found_triggers), *indicators.triggers)
         return cls(**values, probes=probes, policy=policy.to_json())
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.battery import battery_findings, judge_battery
 from platodef_cli.audit.verdict.intervals import SampleSize
+from platodef_cli.audit.verdict.power import judge_power
 from platodef_cli.audit.verdict.references import judge_references, reference_findings
 from platodef_cli.audit.verdict.search import judge_search, search_findings
-from platodef_cli.records import Finding, ProbeRecord, Reason, SearchRecord
+from platodef_cli.records import Finding, ProbeRecord, Reason, SearchPowerRecord, SearchRecord
+from platodef_cli.report.power import powerless
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Indicators:
         searches: The searches, with their scores.
         reasons: About the battery, the searches and the references, in this order.
         findings: What the reader should act on.
+        power: What the searches find of planted backdoors.
     """
 
     policy: Policy
@@ -28,6 +31,7 @@ class Indicators:
     searches: tuple[SearchRecord, ...]
     reasons: tuple[Reason, ...]
     findings: tuple[Finding, ...]
+    power: tuple[SearchPowerRecord, ...] = ()
 
     def marked(self, found_triggers: Sequence[ProbeRecord]) -> tuple[ProbeRecord, ...]:
         """Return found triggers, suspicious where a search of their kind accuses the suspect."""
@@ -55,6 +59,7 @@ def judge_indicators(
     *,
     deciding: str,
     sample: SampleSize,
+    power: Sequence[SearchPowerRecord] = (),
 ) -> Indicators:
     """Hold the battery and the searches against the limits of a policy.
 
@@ -64,11 +69,13 @@ def judge_indicators(
         policy: The limits.
         deciding: Detector that decides.
         sample: How many images there were.
+        power: What the searches find of planted backdoors, as measured.
 
     Raises:
         UsageError: The limits do not fit the searches.
     """
-    scored, about_search = judge_search(searches, policy)
+    known = judge_power(power, policy)
+    scored, about_search = judge_search(searches, policy, powerless(known))
     battery, about_battery = judge_battery(triggers, policy, deciding, sample)
     about_references = judge_references(battery, scored, policy)
     return Indicators(
@@ -81,4 +88,5 @@ def judge_indicators(
             *search_findings(scored, about_search),
             *reference_findings(about_references),
         ),
+        power=known,
     )

@@ -15,6 +15,7 @@ from platodef_cli.audit.verdict.evidence import evidence_of
 from platodef_cli.audit.verdict.indicators import Indicators, judge_indicators
 from platodef_cli.audit.verdict.intervals import SampleSize
 from platodef_cli.audit.verdict.measurements import Measurements
+from platodef_cli.audit.verdict.power import missed_lines
 from platodef_cli.audit.verdict.rules import judge_rules
 from platodef_cli.audit.verdict.signature import signed
 from platodef_cli.audit.verdict.waivers import Waiver, Waivers, line
@@ -81,6 +82,8 @@ def judge(measurements: Measurements, gate: Gate, indicators: Indicators | None 
         policy=case.policy,
         probes=case.probes,
         searches=case.searches,
+        search_power=case.search_power,
+        not_examined=(*case.not_examined, *missed_lines(case.search_power, case.searches)),
         context=in_taxonomies(measurements.context, reasons, case.findings),
     )
 
@@ -117,6 +120,7 @@ def _examine(
             policy,
             deciding=measurements.deciding,
             sample=sample,
+            power=measurements.search_power,
         )
     assert indicators.policy == policy
     case = Case.made_of(measurements, indicators, policy, waivers)

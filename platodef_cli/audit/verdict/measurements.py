@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from platodef_cli.audit.verdict.complete import images_of, target_of
+from platodef_cli.audit.verdict.power import without_missed
 from platodef_cli.records import (
     AlignmentRecord,
     AuditReport,
@@ -20,6 +21,7 @@ from platodef_cli.records import (
     ProbeAccuracy,
     ProbeRecord,
     RocCurve,
+    SearchPowerRecord,
     SearchRecord,
     SliceRecord,
     SuspiciousImage,
@@ -56,6 +58,7 @@ class Measurements:
         triggers: What known triggers and benign controls did; not marked as suspicious.
         found_triggers: What the triggers that the search found did; not marked either.
         searches: What the searches reached, without scores.
+        search_power: What they reach on references with planted backdoors.
         alignment: CKA and CKNNA of every pair of encoders.
         accuracy: Linear-probe accuracies under the worst trigger.
         found: The best found trigger, as pictures; None where no search accuses the suspect.
@@ -86,6 +89,7 @@ class Measurements:
     triggers: tuple[ProbeRecord, ...]
     found_triggers: tuple[ProbeRecord, ...]
     searches: tuple[SearchRecord, ...]
+    search_power: tuple[SearchPowerRecord, ...]
     alignment: tuple[AlignmentRecord, ...]
     accuracy: tuple[ProbeAccuracy, ...]
     found: FoundTrigger | None
@@ -109,6 +113,7 @@ class Measurements:
             "target": target_of(report),
             "images": images_of(report),
             "findings": tuple(finding for finding in report.findings if not _is_derived(finding)),
+            "not_examined": without_missed(report.not_examined),
             "triggers": tuple(probe for probe in probes if probe.kind != "found"),
             "found_triggers": tuple(probe for probe in probes if probe.kind == "found"),
             "searches": tuple(record.model_copy(update={"score": 0.0}) for record in report.searches),
@@ -118,7 +123,10 @@ class Measurements:
 
     def recorded(self) -> dict[str, Any]:
         """Return what a report takes over as it is."""
-        judged = ("findings", "triggers", "found_triggers", "searches", "context")
+        judged = (
+            *("findings", "not_examined", "triggers", "found_triggers", "searches", "search_power"),
+            "context",
+        )
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in judged}
 
 

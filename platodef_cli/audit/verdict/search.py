@@ -16,11 +16,16 @@ def search_key(record: SearchRecord) -> SearchKey:
 
 
 def judge_search(
-    searches: Sequence[SearchRecord], policy: Policy
+    searches: Sequence[SearchRecord], policy: Policy, missed: Mapping[str, str] | None = None
 ) -> tuple[tuple[SearchRecord, ...], list[Reason]]:
     """Return the searches with their scores, and a reason per budget that is over its limit or undecided.
 
-    Where none is, one reason says that.
+    Where none is, one reason says that of the searches that could have accused the suspect.
+
+    Args:
+        searches: On the suspect and on the references.
+        policy: The limits.
+        missed: Kind of search -> how many planted backdoors it finds, for kinds that find too few of them.
 
     Raises:
         UsageError: There are more budgets of a kind than limits.
@@ -39,7 +44,13 @@ def judge_search(
             Reason(id="search", outcome="inconclusive", message="the suspect was not searched for a trigger")
         )
     blind = [record for record in suspects if is_saturated(record, scored, limits, policy)]
-    seen = [record for record in suspects if record not in blind]
+    accused = {reason.id.removeprefix("search-") for reason in reasons}
+    weak = [
+        record
+        for record in suspects
+        if record.kind in (missed or {}) and record.kind not in accused and record not in blind
+    ]
+    seen = [record for record in suspects if record not in blind and record not in weak]
     if seen and not reasons:
         worst = max(seen, key=lambda record: record.score)
         score = score_of(worst, scored, limits, policy)
@@ -58,6 +69,8 @@ def judge_search(
         )
     if blind:
         reasons.append(_not_examined(blind, suspects, policy))
+    if weak and missed:
+        reasons.append(_powerless(weak, missed, nothing_left=not seen))
     return scored, reasons
 
 
@@ -86,6 +99,18 @@ def _not_examined(blind: Sequence[SearchRecord], suspects: Sequence[SearchRecord
         + ("; use references that are harder to fool" if most else ""),
         metric="searches not examined",
         value=len(blind),
+    )
+
+
+def _powerless(weak: Sequence[SearchRecord], missed: Mapping[str, str], *, nothing_left: bool) -> Reason:
+    kinds = list(dict.fromkeys(record.kind for record in weak))
+    return Reason(
+        id="search-powerless",
+        outcome="inconclusive" if nothing_left else "pass",
+        message="not examined, unknown triggers of these kinds, since their search misses backdoors that "
+        "were planted into the references: " + "; ".join(f"{kind} (found {missed[kind]})" for kind in kinds),
+        metric="kinds of search without power",
+        value=len(kinds),
     )
 
 

@@ -19,6 +19,8 @@ CONTESTS = Registry(
         "P7": "platodef_cli.bench.speed.images:three_encoders",
         "P8": "platodef_cli.bench.speed.images:resuming",
         "P10": "platodef_cli.bench.speed.images:in_kernels",
+        "guard-1": "platodef_cli.bench.speed.guarding:one_image",
+        "guard-64": "platodef_cli.bench.speed.guarding:many_images",
     },
 )
 SIZES = ("small", "usual", "real")

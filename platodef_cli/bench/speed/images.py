@@ -9,29 +9,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from platodef_cli.bench.speed.contest import Contest
-from platodef_cli.encoders.geometry import Geometry
+from platodef_cli.bench.speed.networks_of_timm import NETWORK, as_encoder, random_network
 from platodef_cli.encoders.interface import Encoder
-from platodef_cli.encoders.local import LocalEncoder, Tower
 from platodef_cli.encoders.precision import compare, may_be_faster
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import Extraction, Request, extract
 from platodef_cli.images.open import open_source
 from platodef_cli.progress import SILENT, Task
-from platodef_cli.records import EncoderRecord, TransformRecord
 
-_NETWORK = "vit_small_patch16_224"
 # images, pixels of a side of them, layers of the networks
 _EXTRACTED = {"small": (4, 256, 1), "usual": (12, 800, 12), "real": (500, 2000, 12)}
 _RESUMED = {"small": (24, 96, 1), "usual": (16, 500, 6), "real": (256, 800, 12)}
@@ -51,13 +46,13 @@ class _Scene:
 
     def __post_init__(self) -> None:
         self.paths = _photographs(self.folder / "images", self.images, self.side)
-        self.networks = [_network(seed, self.depth) for seed in range(_NETWORKS)]
+        self.networks = [random_network(NETWORK, seed, self.depth) for seed in range(_NETWORKS)]
 
     def encoders(self, *, fast: bool) -> dict[str, Encoder]:
         """Return the networks as encoders, in bfloat16 where that is faster and the same."""
         made: dict[str, Encoder] = {}
         for number, network in enumerate(self.networks):
-            encoder = _encoder(network, f"network-{number}")
+            encoder = as_encoder(network, f"network-{number}")
             if fast and may_be_faster("cpu", encoder.geometry):
                 few = torch.randint(0, 256, (4, 3, 224, 224), dtype=torch.uint8)
                 found = compare(encoder, few)
@@ -88,7 +83,7 @@ def three_encoders(size: str) -> Contest:
         return f"cosine at least {float(cosine):.5f} ({precision})"
 
     return Contest(
-        work=f"three {_NETWORK} ({depth} layers) over {images} JPEGs of {side} x {side * 3 // 4}",
+        work=f"three {NETWORK} ({depth} layers) over {images} JPEGs of {side} x {side * 3 // 4}",
         peer="three passes of a plain timm loop",
         goal=3,
         ours=ours,
@@ -117,7 +112,7 @@ def in_kernels(size: str) -> Contest:
                 encoder.embed(ready[start : start + _BATCH])
 
     return Contest(
-        work=f"extraction by three {_NETWORK} ({depth} layers), {images} JPEGs of {side} pixels",
+        work=f"extraction by three {NETWORK} ({depth} layers), {images} JPEGs of {side} pixels",
         peer="the encoders alone on ready batches: the share of time that is not wasted",
         goal=0.5,
         ours=lambda: extract(source, encoders, [Request()], batch_size=_BATCH),
@@ -227,39 +222,6 @@ def _plain_loop(network: nn.Module, paths: list[Path]) -> Tensor:
             batch = [transform(Image.open(path).convert("RGB")) for path in paths[start : start + _BATCH]]
             parts.append(network(torch.stack(batch)))
     return torch.cat(parts).clone()
-
-
-def _network(seed: int, depth: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        made: nn.Module = timm.create_model(_NETWORK, num_classes=0, depth=depth)
-    return made.eval().requires_grad_(False)
-
-
-def _encoder(network: nn.Module, name: str) -> LocalEncoder:
-    """Return a network as an encoder, with the preprocessing that timm names for it."""
-    config = resolve_model_data_config(network)
-    side = config["input_size"][-1]
-    resize = int(side / config["crop_pct"])
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    geometry = Geometry((side, side), resize, config["interpolation"])
-    weights = sum(parameter.numel() for parameter in network.parameters())
-    dim = int(network.num_features)  # type: ignore[arg-type]
-    transform = TransformRecord(
-        size=(side, side), resize=resize, interpolation=config["interpolation"], mean=mean, std=std
-    )
-    record = EncoderRecord(
-        name=name, uri=name, backend="timm", architecture=_NETWORK, commit=None, dim=dim,
-        parameters=weights, pooling="token", dtype="float32", transform=transform, files=(), digest=name,
-        isolated=False,
-    )  # fmt: skip
-    tower = Tower(network, partial(_call, network), geometry, mean, std, _NETWORK, "token")
-    return LocalEncoder(tower, record, torch.device("cpu"), torch.float32)
-
-
-def _call(network: nn.Module, pixels: Tensor) -> Tensor:
-    features: Tensor = network(pixels)
-    return features
 
 
 def _photographs(folder: Path, count: int, side: int) -> list[Path]:

@@ -10,4 +10,5 @@ How one is built, in the order of the files:
 4. ``making``: one encoder, in a folder that appears only when it is whole, and what was measured on it:
    its ``card``.
 5. ``build``: the whole zoo, one process per core, finished encoders never again; ``manifest`` opens it.
+6. ``hub``: a zoo as a repository of a model hub, laid out and read back.
 """

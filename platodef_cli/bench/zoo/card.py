@@ -21,6 +21,7 @@ from platodef_cli.metrics.linear_probe import LinearProbe
 from platodef_cli.records import FileRecord, Metric, Record
 
 CARD = "card.json"
+README = "README.md"  # of a published encoder: the card for people
 TRIGGER = "trigger"  # sub-folder of a planted encoder
 
 
@@ -107,17 +108,22 @@ def read_card(folder: Path) -> ZooCard:
         raise UsageError(f"{path} is damaged ({error.error_count()} errors); build the zoo again") from None
 
 
-def write_card(folder: Path, card: ZooCard) -> None:
-    """Write the card, with numbers rounded to 6 digits."""
+def card_text(card: ZooCard) -> str:
+    """Return ``card.json``, with numbers rounded to 6 digits."""
     values = json.loads(card.model_dump_json(), parse_float=lambda text: round(float(text), 6))
-    write_atomically(folder / CARD, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
+def write_card(folder: Path, card: ZooCard) -> None:
+    """Write the card of an encoder's folder."""
+    write_atomically(folder / CARD, card_text(card).encode())
 
 
 def files_of(folder: Path) -> tuple[FileRecord, ...]:
-    """Return the hash of every file of an encoder's folder except its card."""
+    """Return the hash of every file of an encoder's folder except its cards."""
     records = []
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != CARD:
+        if path.is_file() and path.name not in (CARD, README):
             content = path.read_bytes()
             records.append(
                 FileRecord(

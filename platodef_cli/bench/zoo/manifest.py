@@ -107,7 +107,11 @@ def read_manifest(root: Path) -> Manifest | None:
         ) from None
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """Return ``zoo.json``."""
+    return json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+
+
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Write the manifest."""
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
-    write_atomically(root / MANIFEST, text.encode())
+    write_atomically(root / MANIFEST, manifest_text(manifest).encode())

@@ -10,7 +10,8 @@ from torch import Tensor
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.transformers_loading import configuration, load
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.local import Tower, check_keys, freeze
+from platodef_cli.encoders.local import Tower, freeze
+from platodef_cli.encoders.strict import check_keys
 from platodef_cli.errors import RefusedError
 
 _PREFIXES = ("model.visual.", "visual.")

@@ -12,8 +12,9 @@ from platodef_cli.encoders.backends.grid_towers import build_grid_tower, merged_
 from platodef_cli.encoders.backends.processors import Preprocessing
 from platodef_cli.encoders.backends.transformers_loading import configuration, load
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.local import Tower, check_keys, freeze, one_line
+from platodef_cli.encoders.local import Tower, freeze, one_line
 from platodef_cli.encoders.pooling import LAST, POOLINGS
+from platodef_cli.encoders.strict import check_keys
 from platodef_cli.errors import RefusedError, UsageError
 
 _IMAGE = "<|image_pad|>"

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import Geometry
-from platodef_cli.encoders.local import (
-    Tower,
-    build_on_meta,
-    check_keys,
-    freeze,
-    is_convolutional,
-    load_strictly,
-)
+from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional
+from platodef_cli.encoders.strict import check_keys, load_strictly, unwrapped
 from platodef_cli.errors import RefusedError, UsageError
 
 _PREPROCESSING = ("size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color")
@@ -60,7 +54,7 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
 
     build_on_meta(create, bundle, "open_clip vision tower")
     tower: Any = create()
-    load_strictly(tower, _own(bundle.state_dict(), str(bundle.directory)), str(bundle.directory))
+    load_strictly(tower, _own(unwrapped(bundle.state_dict()), str(bundle.directory)), str(bundle.directory))
     tower.output_tokens = False
     convolutional = is_convolutional(tower)
     tower = freeze(tower, device, dtype, convolutional)

@@ -89,6 +89,17 @@ def read_preprocessing(bundle: Bundle, model_type: str) -> Preprocessing:
     return Preprocessing(fitted.geometry, fitted.mean, fitted.std, notes, settings, fitted.flipped)
 
 
+def check_processor(bundle: Bundle, model_type: str) -> None:
+    """Check that a repository has an image processor of a known class, without running it.
+
+    Raises:
+        UsageError: It has none, or one of another class.
+        RefusedError: A file is malformed.
+    """
+    raw, where = _raw(bundle)
+    _class_of(raw, model_type, where)
+
+
 def _class_of(raw: Mapping[str, Any], model_type: str, where: str) -> tuple[str, Any]:
     """Return the class of transformers that processes images, as its own loader chooses it."""
     stated = str(raw.get("image_processor_type") or raw.get("feature_extractor_type") or "")
@@ -112,13 +123,16 @@ def _usable(raw: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     values = {key: value for key, value in raw.items() if key in known and value is not None}
     if isinstance(values.get("resample"), str):
         names = {"box": 4, "hamming": 5, **{name: number for number, name in INTERPOLATIONS.items()}}
-        named = values["resample"].lower()
+        named = values["resample"].rpartition(".")[2].lower()  # PILImageResampling.BICUBIC
         if named not in names:
             raise ValueError(f"resample = {named[:40]!r} is the name of no interpolation")
         values["resample"] = names[named]
     for key in ("image_mean", "image_std"):
-        if isinstance(values.get(key), int | float):
-            values[key] = [float(values[key])] * 3
+        stated = values.get(key)
+        if isinstance(stated, list | tuple) and len(stated) == 1:
+            stated = stated[0]
+        if isinstance(stated, int | float):
+            values[key] = [float(stated)] * 3
     return values
 
 
@@ -166,7 +180,8 @@ def _geometry(name: str, settings: Mapping[str, Any], where: str) -> Geometry:
     if set(size) == {"shortest_edge"}:
         if crop is None:
             raise UnsupportedError(
-                f"{where}: size.shortest_edge without do_center_crop gives inputs of any size; not supported"
+                f"{where}: size.shortest_edge without do_center_crop gives inputs of any size; not supported "
+                "(a copy with do_center_crop and crop_size has one size)"
             )
         target: tuple[int, int] | int = int(size["shortest_edge"])
     elif set(size) == {"height", "width"}:

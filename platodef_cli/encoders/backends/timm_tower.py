@@ -1,8 +1,9 @@
 """Networks of timm: constructor arguments, weights of older versions, evaluation transform."""
 
 import math
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import fields
 from difflib import get_close_matches
@@ -17,13 +18,16 @@ from torch import Tensor, nn
 
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import INTERPOLATIONS, Geometry
-from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional, load_strictly
+from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional
 from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, POOLINGS, taken
+from platodef_cli.encoders.strict import load_strictly, unwrapped, with_shared
 from platodef_cli.errors import RefusedError, UnsupportedError
 
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _OPTIONS = {f.name for f in fields(PretrainedCfg)} - _SOURCES
 _WRAPPER = "timm_model."  # prefix of weights that transformers saved
+_NO_POOLING = "the folder asks for no pooling (global_pool)"
+_LAYER_SCALE = re.compile(r"blocks\.\d+\.ls[12]\.gamma")
 AS_PRETRAINED: dict[str, dict[str, Any]] = {"fbnetc_100": {"bn_eps": 1e-3}}
 """Architecture -> arguments that timm gives it only where it loads weights itself, and no weight shows.
 
@@ -47,9 +51,11 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
     The network is made with its own number of classes, because timm loads any other number loosely.
 
     Raises:
+        UnsupportedError: timm cannot build it from what the folder says.
         RefusedError: The configuration or the weights do not fit, or name what is never loaded.
     """
     name, options, arguments = _read(bundle)
+    state = _own_names(bundle.state_dict())
     arguments = {**AS_PRETRAINED.get(name, {}), **arguments}
 
     def create() -> nn.Module:
@@ -59,15 +65,26 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
         return network
 
     meta = build_on_meta(create, bundle, f"timm {name}")
+    implied = _implied(state, meta.state_dict().keys())
+    if implied:
+        arguments |= implied
+        meta = build_on_meta(create, bundle, f"timm {name}")
     if getattr(meta, "in_chans", 3) != 3 or options.get("input_size", (3,))[0] != 3:
         raise RefusedError(
             f"{bundle.directory}: takes {options['input_size'][0]} channels; only RGB is supported"
         )
     network = create()
+    if _gated(state, network):
+        raise UnsupportedError(
+            f"{bundle.directory}: its weights are of gated layers (SwiGLU), which its model card "
+            "builds with mlp_layer=...; config.json does not say so, and timm reads no such layer there; "
+            "not supported"
+        )
+    state = with_shared(network, state)
     heads = options.get("classifier") or ()
     load_strictly(
         network,
-        _converted(_unwrapped(bundle.state_dict()), network, str(bundle.directory)),
+        _converted(state, network, str(bundle.directory)),
         str(bundle.directory),
         ignored=(heads,) if isinstance(heads, str) else heads,
     )
@@ -82,20 +99,57 @@ def build(bundle: Bundle, device: torch.device, dtype: torch.dtype) -> Tower:
         module=network,
         forward=forward,
         geometry=geometry,
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
+        mean=_three(settings["mean"], str(bundle.directory)),
+        std=_three(settings["std"], str(bundle.directory)),
         architecture=name,
         pooling=chosen or str(stated)[:40],
-        notes=(taken("the folder asks for no pooling (global_pool)", chosen),) if chosen else (),
+        notes=(*_told(implied), *((taken(_NO_POOLING, chosen),) if chosen else ())),
         channels_last=convolutional,
     )
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights under timm's own names where transformers saved them."""
+def _told(implied: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say which arguments were taken from the weights."""
+    if not implied:
+        return ()
+    return (f"{', '.join(implied)}: not stated in config.json, taken from the weights",)
+
+
+def _own_names(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return weights under timm's own names where transformers or distributed training saved them."""
+    state = unwrapped(state)
     if not state or not all(key.startswith(_WRAPPER) for key in state):
         return state
     return {key.removeprefix(_WRAPPER): value for key, value in state.items()}
+
+
+def _implied(state: Mapping[str, Tensor], own: Collection[str]) -> dict[str, Any]:
+    """Return constructor arguments that the folder does not state and its weights show.
+
+    Model cards tell users to pass them (``create_model(..., init_values=1e-5)``). Layer scale and register
+    tokens are weights themselves, so that nothing but their presence has to be known.
+
+    Args:
+        state: The weights.
+        own: Names of the weights of the network as it is configured.
+    """
+    found: dict[str, Any] = {}
+    if any(_LAYER_SCALE.fullmatch(key) for key in state if key not in own):
+        found["init_values"] = 1.0
+    registers = state.get("reg_token")
+    if "reg_token" not in own and registers is not None and registers.ndim == 3:
+        found["reg_tokens"] = int(registers.shape[1])
+    return found
+
+
+def _gated(state: Mapping[str, Tensor], network: nn.Module) -> bool:
+    """Tell that the weights are of gated layers (SwiGLU) where the network, as configured, has plain ones."""
+    key = "blocks.0.mlp.fc2.weight"
+    mine, theirs = network.state_dict().get(key), state.get(key)
+    first = state.get("blocks.0.mlp.fc1.weight")
+    if mine is None or theirs is None or first is None or min(theirs.ndim, first.ndim) != 2:
+        return False
+    return mine.shape != theirs.shape and first.shape[0] == 2 * theirs.shape[1]
 
 
 def _pooled(network: Any, size: tuple[int, int], wanted: str) -> tuple[Callable[[Tensor], Tensor], str]:
@@ -217,6 +271,15 @@ def _converted(state: Mapping[str, Tensor], network: nn.Module, where: str) -> M
     return converted
 
 
+def _three(value: Any, where: str) -> tuple[float, ...]:
+    """Return one number per channel; one number stands for all, as in timm."""
+    values = tuple(float(v) for v in (value if isinstance(value, list | tuple) else [value]))
+    values = values * 3 if len(values) == 1 else values
+    if len(values) != 3:
+        raise RefusedError(f"{where}: mean and std need three values; only RGB is supported")
+    return values
+
+
 def _geometry(settings: Mapping[str, Any], where: str) -> Geometry:
     """Express timm's evaluation transform (``timm.data.create_transform``)."""
     height, width = (int(v) for v in settings["input_size"][1:])
@@ -230,7 +293,8 @@ def _geometry(settings: Mapping[str, Any], where: str) -> Geometry:
     if mode == "squash":
         return Geometry(size, scaled, interpolation)
     if mode == "border":
-        red, green, blue = (max(0, min(255, round(255 * value))) for value in settings["mean"])
+        means = _three(settings["mean"], where)
+        red, green, blue = (max(0, min(255, round(255 * value))) for value in means)
         return Geometry(size, scaled, interpolation, fill=(red, green, blue), fit="contain")
     if scaled[0] == scaled[1]:
         return Geometry(size, scaled[0], interpolation)

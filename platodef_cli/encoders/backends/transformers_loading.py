@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, Bundle
-from platodef_cli.encoders.local import build_on_meta, check_finite, check_keys, one_line
+from platodef_cli.encoders.local import build_on_meta, one_line
+from platodef_cli.encoders.strict import check_finite, check_keys
 from platodef_cli.errors import RefusedError
 
 _OWN_KEYS = ("auto_map", "architectures", "dtype", "torch_dtype", "_name_or_path", "transformers_version")

@@ -17,8 +17,9 @@ from platodef_cli.encoders.backends.transformers_pooling import (
     choose_pooling,
 )
 from platodef_cli.encoders.checks.weights import Bundle
-from platodef_cli.encoders.local import Tower, check_keys, freeze, is_convolutional, one_line
+from platodef_cli.encoders.local import Tower, freeze, is_convolutional, one_line
 from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN, taken
+from platodef_cli.encoders.strict import check_keys
 from platodef_cli.errors import UnsupportedError
 
 _CANNOT = (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError)

@@ -9,12 +9,15 @@ from platodef_cli.disk import check_json_size
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.errors import IncompleteError, RefusedError
 
+_QUANTISED = (
+    "says that the weights are quantised, which other loading code would undo (give the model they are of)"
+)
 FORBIDDEN = {
     "auto_map": "would run Python code of the repository",
     "custom_pipelines": "would run Python code of the repository",
     "trust_remote_code": "would run Python code of the repository",
-    "quantization_config": "would choose other loading code",
-    "hf_quantizer": "would choose other loading code",
+    "quantization_config": _QUANTISED,
+    "hf_quantizer": _QUANTISED,
     "kernel_config": "would download and run kernels",
     "use_kernels": "would download and run kernels",
     "hub_kernels": "would download and run kernels",
@@ -47,6 +50,8 @@ _DIMENSION = re.compile(
     r"size|dim|width|height|channels|chans|heads|features|hidden|intermediate|patch|embed|stride|groups|num_|ratio"
 )
 _HUGE = 2**40
+_BEGUN = re.compile(r"-?|t(ru?)?|f(a(ls?)?)?|n(ul?)?|\\?")
+"""What is left of a value in the middle of which a text ends."""
 _TEXT_TOWER = (("model_cfg", "text_cfg", "hf_model_name"), ("text_cfg", "hf_model_name"))
 """Where open_clip names the text tower, which is never built."""
 
@@ -84,7 +89,8 @@ def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, 
 
 def _ends_early(error: json.JSONDecodeError) -> bool:
     """Return whether a text was valid until it ended."""
-    return error.msg.startswith("Unterminated string") or error.pos >= len(error.doc.rstrip())
+    rest = error.doc[error.pos :].rstrip()
+    return error.msg.startswith("Unterminated string") or bool(_BEGUN.fullmatch(rest))
 
 
 def check_configuration(value: dict[str, Any], name: str, limits: Limits) -> None:
@@ -107,13 +113,31 @@ def check_configuration(value: dict[str, Any], name: str, limits: Limits) -> Non
 
 
 def _is_native(value: dict[str, Any]) -> bool:
-    """Tell whether transformers itself has the architecture, so that code beside it is not needed."""
+    """Tell whether transformers itself has the architecture, so that code beside it is not needed.
+
+    The same for an image processor: its own class is built, whatever a file says about others.
+    """
     kind = value.get("model_type")
-    if not value.get("auto_map") or not isinstance(kind, str):
+    if not value.get("auto_map"):
         return False
+    if not isinstance(kind, str):
+        inner = value.get("image_processor")
+        holder = inner if isinstance(inner, dict) else value
+        return _is_native_processor(
+            holder.get("image_processor_type") or holder.get("feature_extractor_type")
+        )
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     return kind in CONFIG_MAPPING_NAMES
+
+
+def _is_native_processor(kind: Any) -> bool:
+    """Tell whether transformers has an image processor of a name."""
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    name = str(kind).removesuffix("Fast").replace("FeatureExtractor", "ImageProcessor")
+    known: Any = IMAGE_PROCESSOR_MAPPING_NAMES.values()
+    return any(name in classes.values() for classes in known)
 
 
 def _check_key(name: str, path: tuple[str, ...], item: Any) -> None:

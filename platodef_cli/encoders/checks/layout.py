@@ -6,18 +6,17 @@ from typing import Any
 
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.backends.interface import Backend, RepositoryLayout
-from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UsageError
+from platodef_cli.encoders.checks.nothing import nothing
+from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.plugins import blaming
 
 CONFIGURATIONS = ("config.json", "open_clip_config.json", "preprocessor_config.json", "processor_config.json")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".msgpack", ".h5")
-_PARTIAL = (".incomplete", ".crdownload", ".part", ".partial", ".aria2", ".download", ".tmp")
-"""How the names of unfinished downloads end: of huggingface_hub, browsers, wget and aria2."""
-_VARIANT = re.compile(r"\.[\w-]+\.safetensors$", re.ASCII)
-SHARD = re.compile(r"^[\w-][\w.-]*\.safetensors$", re.ASCII)
+SHARD = re.compile(r"^[\w-][\w.-]*\.safetensors\Z", re.ASCII)
 
 
-def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> tuple[str, RepositoryLayout]:
+def choose(
+    config: Mapping[str, Any], names: Collection[str], where: str, inner: Collection[str] = ()
+) -> tuple[str, RepositoryLayout]:
     """Decide by ``config.json`` and the file names.
 
     ``model_type`` means transformers; else ``open_clip_config.json`` means open_clip; else
@@ -27,12 +26,14 @@ def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> tup
         config: Content of ``config.json``, or empty.
         names: Files at the top of the repository.
         where: The folder or repository, for messages.
+        inner: Paths of files in its folders, for messages.
 
     Returns:
         The row of :data:`platodef_cli.encoders.BACKENDS`, and the files that it reads.
 
     Raises:
         UsageError: It holds no model.
+        IncompleteError: Its weights were not downloaded to their end.
         RefusedError: Its weights exist only in formats that can run code.
     """
     configured, broken = False, ""
@@ -49,7 +50,7 @@ def choose(config: Mapping[str, Any], names: Collection[str], where: str) -> tup
             configured = True
             if layout.weights in names:
                 return name, layout
-    raise _nothing(names, where, configured, broken)
+    raise nothing(names, where, configured, broken, inner)
 
 
 def _layouts(name: str, config: Mapping[str, Any], names: Collection[str]) -> Iterable[RepositoryLayout]:
@@ -84,40 +85,12 @@ def _check_files(backend: str, layout: RepositoryLayout) -> None:
         )
 
 
-def _nothing(names: Collection[str], where: str, configured: bool, broken: str) -> PlatodefError:
-    """Say why nothing in the repository can be loaded."""
-    partial = sorted(name for name in names if name.endswith(_PARTIAL))
-    if partial:
-        return IncompleteError(
-            f"{where}: {partial[0]} is an unfinished download and there are no other weights that can be "
-            "read; download the model again, e.g. with `hf download`"
-        )
-    unsafe = sorted(name for name in names if name.endswith(PICKLES))
-    if unsafe:
-        return RefusedError(
-            f"{where}: its weights are only in {', '.join(unsafe[:3])}, a format that can run code; "
-            "ask the authors for safetensors"
-        )
-    variants = sorted(name for name in names if _VARIANT.search(name))
-    if configured and variants:
-        return UsageError(
-            f"{where}: has a configuration but no model.safetensors; loaders take {variants[0]} only where "
-            "they are told so (variant=...); copy the folder with that file as model.safetensors, and "
-            "give the copy"
-        )
-    if configured:
-        return UsageError(f"{where}: has a configuration but no model.safetensors; get the weights too")
-    return UsageError(
-        f"{where}: holds no model: expected config.json (with model_type or architecture) or "
-        f"open_clip_config.json, beside safetensors weights{broken}"
-    )
-
-
 def shards(index: str, content: Mapping[str, Any], names: Collection[str]) -> list[str]:
     """Return the weight files that an index names, after checking every name.
 
     Raises:
-        RefusedError: A name is a path or not ``*.safetensors``, or the file is missing.
+        RefusedError: A name is a path or not ``*.safetensors``.
+        IncompleteError: A file is missing.
     """
     mapping = content.get("weight_map")
     if not isinstance(mapping, dict) or not mapping or not all(isinstance(v, str) for v in mapping.values()):
@@ -127,5 +100,7 @@ def shards(index: str, content: Mapping[str, Any], names: Collection[str]) -> li
         if not SHARD.match(shard):
             raise RefusedError(f"{index}: names the shard {shard!r}; only plain *.safetensors names are read")
         if shard not in names:
-            raise RefusedError(f"{index}: names the shard {shard!r}, which is missing; download it again")
+            raise IncompleteError(
+                f"{index}: names the shard {shard!r}, which is missing; download the model again"
+            )
     return found

@@ -12,6 +12,7 @@ from typing import Any
 from platodef_cli.disk import read_at_most
 from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.limits import Limits
+from platodef_cli.encoders.checks.nothing import variants
 from platodef_cli.errors import PlatodefError, RefusedError, UnsupportedError
 from platodef_cli.records import Finding
 
@@ -94,7 +95,17 @@ def other_loaders(
                 "trust_remote_code=True would run it",
             )
         )
-    return (*findings, *_sentence_transformers(directory, names))
+    return (*findings, *_variants(used, names), *_sentence_transformers(directory, names))
+
+
+def _variants(used: Collection[str], names: Collection[str]) -> tuple[Finding, ...]:
+    """Return which weights a loader takes that is told a variant."""
+    found = [name for name in variants(names) if name not in used]
+    if not found:
+        return ()
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    message = f"loaders that are told a variant would load {found[0]}{more}, which was not examined"
+    return (Finding(id="other-loader", severity="low", message=message),)
 
 
 def _sentence_transformers(directory: Path, names: Collection[str]) -> tuple[Finding, ...]:

@@ -1,6 +1,8 @@
 """Static checks of a model folder: nothing is loaded, built or executed, and torch is not needed."""
 
+import contextlib
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,30 +14,17 @@ from pydantic import Field
 from platodef_cli.disk import open_regular, resolve_inside
 from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.configuration import check_configuration, parse_json
-from platodef_cli.encoders.checks.layout import PICKLES, choose, shards
+from platodef_cli.encoders.checks.layout import choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.loaders import other_loaders, refuse_adapters
+from platodef_cli.encoders.checks.nothing import PICKLES
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
-from platodef_cli.encoders.checks.substitutes import refuse_substitute
+from platodef_cli.encoders.checks.substitutes import refuse_substitute, signature
 from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, files_digest
 from platodef_cli.encoders.hub.hub_cache import place_in_cache
-from platodef_cli.errors import RefusedError, UsageError
+from platodef_cli.errors import RefusedError, UnsupportedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.records import FileRecord, Finding, Record
-
-_SIGNATURES = (
-    (b"PK\x03\x04", "a zip archive (PyTorch weights or TorchScript)"),
-    (b"\x80\x02", "a pickle"),
-    (b"\x80\x03", "a pickle"),
-    (b"\x80\x04", "a pickle"),
-    (b"\x80\x05", "a pickle"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x7fELF", "a program"),
-    (b"#!", "a script"),
-    (b"\x93NUMPY", "a numpy array"),
-    (b"\x89HDF", "an HDF5 file"),
-)
-
 
 _NAMED = 50  # files that are named one by one
 
@@ -85,7 +74,7 @@ def preflight(
     config = _read_json(folder, "config.json")[1] if "config.json" in names else {}
     absent = {name: size for name, size in (listing or {}).items() if name not in kinds}
     refuse_adapters({*names, *absent}, str(directory))
-    backend, layout = choose(config, names, str(directory))
+    backend, layout = choose(config, names, str(directory), _inner(folder, kinds, absent))
     files, parsed = _read_configurations(folder, layout.configurations)
     index, weights = None, [layout.weights]
     if layout.weights.endswith(".index.json"):
@@ -160,16 +149,23 @@ def _entries(folder: _Folder) -> dict[str, str]:
         else:
             with open_regular(path) as (descriptor, _):
                 head = os.read(descriptor, 16)
-            kinds[entry.name] = _signature(head, entry.name)
+            kinds[entry.name] = signature(head, entry.name)
     return kinds
 
 
-def _signature(head: bytes, name: str) -> str:
-    """Tell by its first bytes what a file is, whatever its name says."""
-    if name.endswith(".safetensors") and head[8:9] == b"{":
-        # A header length may happen to start with the bytes of another format (0x0280 is a pickle's).
-        return "file"
-    return next((kind for magic, kind in _SIGNATURES if head.startswith(magic)), "file")
+def _inner(folder: _Folder, kinds: Mapping[str, str], absent: Iterable[str]) -> list[str]:
+    """Return paths below the folder, so far as they say where a model lies: at most two folders down."""
+    found = [name for name in absent if "/" in name]
+    level = [name for name, kind in kinds.items() if kind == "folder"]
+    for _ in range(2):
+        names = sorted(level)[:_NAMED]
+        level = []
+        for name in names:
+            with contextlib.suppress(OSError), os.scandir(folder.directory / name) as entries:
+                for entry in itertools.islice(entries, folder.limits.files):
+                    path = f"{name}/{entry.name}"
+                    (level if entry.is_dir(follow_symlinks=False) else found).append(path)
+    return found
 
 
 def _read_configurations(
@@ -238,10 +234,11 @@ def _read_header(folder: _Folder, name: str) -> tuple[FileRecord, dict[str, Tens
         if size > limits.total_bytes:
             raise RefusedError(f"{directory / name}: has {size} bytes, more than {limits.total_bytes}")
         with os.fdopen(os.dup(descriptor), "rb") as stream:
-            refuse_substitute(stream.peek(256)[:256], directory / name)
-            kind = _signature(stream.peek(16)[:16], name)
+            head = stream.peek(256)[:256]
+            kind = signature(head[:16], name)
             if kind != "file":
                 raise RefusedError(f"{directory / name}: is {kind}, not safetensors; do not use this model")
+            refuse_substitute(head, directory / name)
             prefix = stream.read(8)
             header = stream.read(header_length(prefix, size, name, limits))
             digest = hashlib.sha256(prefix + header)
@@ -252,11 +249,16 @@ def _read_header(folder: _Folder, name: str) -> tuple[FileRecord, dict[str, Tens
 
 
 def _check_tensor(name: str, key: str, entry: TensorEntry) -> None:
-    """Refuse element types that a load would silently convert."""
+    """Refuse element types that a load would silently convert, and those that nothing here computes with."""
     if entry.dtype not in FLOATS and not INTEGER_BUFFER.search(key):
+        if entry.dtype.startswith("F"):
+            raise UnsupportedError(
+                f"{name}: tensor {key!r} has the element type {entry.dtype}, which is not supported "
+                f"({', '.join(FLOATS)} are); give the model that it was quantised from"
+            )
         raise RefusedError(
             f"{name}: tensor {key!r} has the element type {entry.dtype}; weights must be floating point "
-            f"({', '.join(FLOATS)})"
+            f"({', '.join(FLOATS)}); of a quantised model, give the one that it was made from"
         )
 
 

@@ -3,10 +3,10 @@
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
@@ -31,6 +31,7 @@ _INDEX = "model.safetensors.index.json"
 _TOKENIZER = "tokenizer.json"
 
 Sleep = Callable[[float], None]
+Kind = Literal["model", "dataset"]
 
 
 def download(
@@ -41,6 +42,7 @@ def download(
     progress: Progress,
     limits: Limits | None = None,
     files: tuple[str, ...] | None = None,
+    kind: Kind = "model",
     sleep: Sleep = time.sleep,
 ) -> tuple[Path, str]:
     """Return the snapshot folder of a Hub repository and its commit.
@@ -54,7 +56,9 @@ def download(
         offline: Use only what the cache holds.
         progress: Receives the bytes.
         limits: Bounds; nothing is downloaded past ``total_bytes``.
-        files: Exactly these files; None takes those that a load of the encoder reads.
+        files: Exactly these files, which may lie in folders; None takes those that a load of the encoder
+            reads.
+        kind: Of the repository; a data set needs ``files``.
         sleep: Waits between attempts.
 
     Raises:
@@ -67,7 +71,7 @@ def download(
     cache = (
         Path(cache_dir or os.environ.get("HF_HUB_CACHE") or constants.HF_HUB_CACHE).expanduser().absolute()
     )
-    folder = hub_cache.repository_folder(cache, reference.repository)
+    folder = hub_cache.repository_folder(cache, reference.repository, kind)
     offline = offline or constants.is_offline_mode() or _true(os.environ.get("HF_HUB_OFFLINE", ""))
     pinned = reference.revision is not None and hub_cache.COMMIT.match(reference.revision) is not None
     found = _from_cache(folder, reference, limits, files) if offline or pinned else None
@@ -77,7 +81,7 @@ def download(
     if offline:
         raise not_cached(reference.repository, reference.revision)
     try:
-        return _Download(reference, cache, folder, progress, limits, files, sleep).run()
+        return _Download(reference, cache, folder, progress, limits, files, kind, sleep).run()
     except HubError as error:
         if found is None or error.__cause__ is None:  # without a cause it is not the network that failed
             raise
@@ -98,6 +102,7 @@ def _from_cache(
     snapshot = folder / "snapshots" / commit / reference.subfolder
     try:
         present = {entry.name for entry in os.scandir(snapshot) if entry.is_file()}
+        present |= {name for name in files or () if "/" in name and (snapshot / name).is_file()}
     except OSError:
         return None
     try:
@@ -117,7 +122,12 @@ def _configurations(names: set[str]) -> list[str]:
 
 
 def _needed(
-    snapshot: Path, names: set[str], where: str, limits: Limits, files: tuple[str, ...] | None
+    snapshot: Path,
+    names: set[str],
+    where: str,
+    limits: Limits,
+    files: tuple[str, ...] | None,
+    inner: Collection[str] = (),
 ) -> list[str]:
     """Return the files that a load of this repository reads, once its small files are there."""
     if files is not None:
@@ -128,7 +138,7 @@ def _needed(
     config = {}
     if "config.json" in names:
         config = parse_json((snapshot / "config.json").read_bytes(), f"{where}/config.json", limits)
-    _, layout = choose(config, names, where)
+    _, layout = choose(config, names, where, inner)
     weights = [layout.weights]
     if layout.weights.endswith(".index.json"):
         index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
@@ -148,11 +158,12 @@ class _Download:
         progress: Progress,
         limits: Limits,
         files: tuple[str, ...] | None,
+        kind: Kind,
         sleep: Sleep,
     ):
         assert reference.repository is not None
         self._repository, self._revision, self._uri = reference.repository, reference.revision, reference.uri
-        self._subfolder = reference.subfolder
+        self._subfolder, self._kind = reference.subfolder, kind
         self._cache, self._folder = cache, folder
         self._progress, self._limits, self._files, self._sleep = progress, limits, files, sleep
         self._endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -175,7 +186,7 @@ class _Download:
         configurations = _configurations(names) if self._files is None else []
         if configurations:
             self._fetch(commit, snapshot, configurations)
-        needed = _needed(snapshot, names, self._uri, self._limits, self._files)
+        needed = _needed(snapshot, names, self._uri, self._limits, self._files, self._inner())
         for name in set(needed) & set(configurations) - {_INDEX, _TOKENIZER}:
             # what they tell shall not cost gigabytes of weights first
             place = f"{self._uri}/{name}"
@@ -191,8 +202,12 @@ class _Download:
         """Ask once what the revision is and what it holds."""
         api = HfApi(endpoint=self._endpoint)
         info = self._retried(
-            lambda: api.model_info(
-                self._repository, revision=self._revision, files_metadata=True, timeout=30.0
+            lambda: api.repo_info(
+                self._repository,
+                repo_type=self._kind,
+                revision=self._revision,
+                files_metadata=True,
+                timeout=30.0,
             )
         )
         commit = str(info.sha)
@@ -209,12 +224,19 @@ class _Download:
                 )
             self._listing[sibling.rfilename] = size
             name = sibling.rfilename.removeprefix(prefix)
-            if sibling.rfilename.startswith(prefix) and _NAME.match(name):
+            wanted = _NAME.match(name) or name in (self._files or ())
+            if sibling.rfilename.startswith(prefix) and wanted:
                 self._sizes[name] = size
                 self._oids[name] = sibling.lfs.sha256 if sibling.lfs else sibling.blob_id
         if self._subfolder and not self._sizes:
             raise UsageError(f"{self._uri}: the repository has no folder {self._subfolder!r}; check the id")
         return commit
+
+    def _inner(self) -> list[str]:
+        """Return the paths of the files in folders below the one that is wanted."""
+        prefix = f"{self._subfolder}/" if self._subfolder else ""
+        found = (name.removeprefix(prefix) for name in self._listing if name.startswith(prefix))
+        return [name for name in found if "/" in name]
 
     def _fetch(self, commit: str, snapshot: Path, names: list[str]) -> None:
         """Download files of the commit and check them; a wrong one is dropped and fetched once more."""
@@ -247,6 +269,7 @@ class _Download:
         """Let huggingface_hub download the named files of one commit."""
         snapshot_download(
             self._repository,
+            repo_type=self._kind,
             revision=commit,
             cache_dir=self._cache,
             allow_patterns=[f"{self._subfolder}/{name}" if self._subfolder else name for name in names],
@@ -264,6 +287,8 @@ class _Download:
                 raise
             except Exception as error:
                 if attempt == _ATTEMPTS - 1 or not may_recover(error):
-                    raise explain(error, self._repository, self._revision, self._endpoint) from error
+                    raise explain(
+                        error, self._repository, self._revision, self._endpoint, self._kind
+                    ) from error
                 self._sleep(_FIRST_DELAY_S * 2**attempt)
         raise AssertionError("unreachable")

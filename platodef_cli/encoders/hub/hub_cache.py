@@ -16,9 +16,9 @@ _MOST_FILES = 200_000
 _OID = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})$")
 
 
-def repository_folder(cache: Path, repository: str) -> Path:
-    """Return the folder of a model repository in the cache."""
-    return cache / f"models--{repository.replace('/', '--')}"
+def repository_folder(cache: Path, repository: str, kind: str = "model") -> Path:
+    """Return the folder of a repository (``model`` or ``dataset``) in the cache."""
+    return cache / f"{kind}s--{repository.replace('/', '--')}"
 
 
 def cached_commit(folder: Path, revision: str | None) -> str | None:

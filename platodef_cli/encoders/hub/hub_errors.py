@@ -36,12 +36,14 @@ def may_recover(error: BaseException) -> bool:
     return isinstance(error, DROPPED) or "Consistency check failed" in str(error)
 
 
-def explain(error: BaseException, repository: str, revision: str | None, endpoint: str) -> HubError:
+def explain(
+    error: BaseException, repository: str, revision: str | None, endpoint: str, kind: str = "model"
+) -> HubError:
     """Return the message for the user."""
     error = cause_of(error)
     where = f"{repository}@{revision}" if revision else repository
     if isinstance(error, HfHubHTTPError):
-        return HubError(f"{where}: {_status(error, repository, revision, endpoint)}")
+        return HubError(f"{where}: {_status(error, repository, revision, endpoint, kind)}")
     if isinstance(error, OfflineModeIsEnabled):
         return not_cached(repository, revision)
     if isinstance(error, httpx2.ConnectError):
@@ -84,8 +86,9 @@ def not_cached(repository: str, revision: str | None) -> HubError:
     )
 
 
-def _status(error: HfHubHTTPError, repository: str, revision: str | None, endpoint: str) -> str:
+def _status(error: HfHubHTTPError, repository: str, revision: str | None, endpoint: str, kind: str) -> str:
     """Explain an HTTP status."""
+    kind = {"dataset": "data set"}.get(kind, kind)
     code = error.response.status_code
     if isinstance(error, GatedRepoError):
         return (
@@ -96,14 +99,16 @@ def _status(error: HfHubHTTPError, repository: str, revision: str | None, endpoi
         return f"has no revision {revision or 'main'!r} ({code}); give an existing branch, tag or full commit"
     if code == 401:
         return (
-            f"access was denied (401) by {endpoint}; check the id, and set HF_TOKEN if the model is private"
+            f"access was denied (401) by {endpoint}; check the id, and set HF_TOKEN if the {kind} is private"
         )
     if isinstance(error, RemoteEntryNotFoundError):
         return f"a file vanished from {endpoint} during the download ({code}); run it again"
     if isinstance(error, RepositoryNotFoundError):
-        return f"no such model on {endpoint} ({code}); check the id, and set HF_TOKEN if the model is private"
+        return (
+            f"no such {kind} on {endpoint} ({code}); check the id, and set HF_TOKEN if the {kind} is private"
+        )
     if code == 404:
-        return f"{endpoint} lost a file of the model during the download (404); run it again"
+        return f"{endpoint} lost a file of the {kind} during the download (404); run it again"
     if code == 403:
         return f"{endpoint} forbids access (403); check what the token in HF_TOKEN may read"
     if code == 429:

@@ -11,7 +11,7 @@ import pytest
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.duration import in_words, parse_duration
 from platodef_cli.audit.inputs import open_inputs, split
-from platodef_cli.audit.plan.budget import CORE, Sizes, choose, fitted
+from platodef_cli.audit.plan.budget import CORE, Sizes, _words, choose, fitted
 from platodef_cli.audit.plan.countdown import Countdown
 from platodef_cli.audit.plan.plan import Phase, Plan, planned
 from platodef_cli.audit.plan.work import work_of
@@ -158,6 +158,16 @@ def test_a_budget_takes_what_loses_least() -> None:
     least = Sizes(343, 100, "quick", CORE)
     assert choose(FULL, 343, seconds(least), seconds, COSTS) == least
     assert choose(FULL, 343, seconds(least) - 0.1, seconds, COSTS) is None
+
+
+def test_a_budget_says_what_it_leaves_out() -> None:
+    sizes = Sizes(500, 100, "quick", CORE)
+    images, probed, known, unknown = _words(AuditConfig("m"), FULL, sizes)
+    assert images == "1500 of 2000 images: intervals are 2.0 times as wide"
+    assert probed == "300 of 400 probe images: intervals of the battery are 2.0 times as wide"
+    assert "wanet" in known
+    assert unknown == "the searches for unknown triggers: wave, warp, corners (not examined)"
+    assert not list(_words(AuditConfig("m"), FULL, FULL))
 
 
 def test_what_does_not_help_is_not_shortened() -> None:

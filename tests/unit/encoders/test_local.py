@@ -148,7 +148,10 @@ def test_a_file_that_is_swapped_for_a_link_is_refused(model: Path, tmp_path: Pat
         ({"pretrained_cfg": {"crop_pct": 1e-9}}, "out of range"),
         ({"pretrained_cfg": {"interpolation": "hamming"}}, "interpolation 'hamming'"),
         ({"pretrained_cfg": {"mean": "grey"}}, "cannot run it"),
-        ({"pretrained_cfg": {"input_size": [3, 64, 64], "fixed_input_size": False}}, "cannot run it"),
+        (
+            {"pretrained_cfg": {"input_size": [3, 64, 64], "fixed_input_size": False}},
+            "images of another size",
+        ),
         ({"pretrained_cfg": 3}, "must be objects|cannot run it"),
     ],
 )

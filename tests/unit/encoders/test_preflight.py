@@ -310,7 +310,6 @@ def _changed(name: str, **entry: Any) -> dict[str, Any]:
         ((2**60).to_bytes(8, "little") + b"{}", "longer than the file"),
         (safetensors(b"{" + b" " * 2**24 + b"}", 0), "more than 16777216"),
         (safetensors(header({"a.weight": ("I32", [2])})), "must be floating point"),
-        (safetensors(header({"a.weight": ("F8_E4M3", [2])})), "must be floating point"),
     ],
 )  # fmt: skip
 def test_hostile_weight_files(data: bytes, message: str, tmp_path: Path) -> None:
@@ -377,7 +376,6 @@ def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
         ({"a": "one.bin"}, {"one": ONE}, "names the shard"),
         ({"a": "one.safetensors\n"}, {"one": ONE}, "names the shard"),
         ({"a": "..safetensors/../x.safetensors"}, {"one": ONE}, "names the shard"),
-        ({"a": "missing.safetensors"}, {"one": ONE}, "missing"),
         ({"a": 3}, {"one": ONE}, "no weight_map"),
         ([], {"one": ONE}, "no weight_map"),
         ({"a": "one.safetensors"}, {"one": safetensors(header({"z": ("F32", [1])}))}, "disagree"),
@@ -483,7 +481,8 @@ def _messages(tmp_path: Path, files: dict[str, Any]) -> list[str]:
 
 def test_who_would_load_other_bytes_is_said(tmp_path: Path) -> None:
     both = {"config.json": TRANSFORMERS, "open_clip_config.json": {"model_cfg": {}}}
-    assert _messages(tmp_path / "a", {"config.json": TRANSFORMERS, "model.fp16.safetensors": WEIGHTS}) == []
+    (message,) = _messages(tmp_path / "a", {"config.json": TRANSFORMERS, "model.fp16.safetensors": WEIGHTS})
+    assert message.startswith("loaders that are told a variant would load model.fp16.safetensors")
     (message,) = _messages(tmp_path / "b", {**both, "open_clip_model.safetensors": WEIGHTS})
     assert message.startswith("open_clip would load open_clip_model.safetensors, which was not examined")
     pipeline = [{"idx": 0, "path": ""}, {"idx": 2, "path": "2_Dense"}]

@@ -46,6 +46,20 @@ def test_old_sizes_of_one_number(tmp_path: Path) -> None:
     assert clip.geometry == Geometry((32, 32), 48, "bicubic", crop="floor")
 
 
+def test_one_number_stands_for_all_channels(tmp_path: Path) -> None:
+    for mean, std in ((0.5, 0.25), ([0.5], [0.25]), ([0.5] * 3, [0.25] * 3)):
+        found = read(tmp_path, {**VIT, "image_mean": mean, "image_std": std})
+        assert found.mean == pytest.approx((0.5,) * 3)
+        assert found.std == pytest.approx((0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    "name", ["bicubic", "BICUBIC", "PILImageResampling.BICUBIC", "Resampling.BICUBIC", 3]
+)
+def test_names_of_interpolations(name: str | int, tmp_path: Path) -> None:
+    assert read(tmp_path, {**VIT, "size": 48, "resample": name}).geometry.interpolation == "bicubic"
+
+
 def test_steps_that_are_off(tmp_path: Path) -> None:
     base = {**VIT, "image_mean": [0.1] * 3, "image_std": [0.2] * 3}
     plain = read(tmp_path, base)
@@ -90,7 +104,7 @@ def test_the_fixed_square_of_networks_of_any_size_is_noted(tmp_path: Path) -> No
             UsageError,
             "size = ",
         ),
-        ({**VIT, "image_std": [0.2]}, UsageError, "three colour channels"),
+        ({**VIT, "image_std": [0.2, 0.2]}, UsageError, "three colour channels"),
         ({**VIT, "rescale_factor": 0}, UsageError, "rescale_factor"),
         ({**VIT, "image_mean": "x"}, RefusedError, "malformed"),
         ({**VIT, "size": "large"}, RefusedError, "malformed"),
