@@ -125,6 +125,19 @@ def read_at_most(path: Path, most: int) -> bytes:
         return stream.read(most + 1)
 
 
+def holder_of(path: Path) -> str:
+    """Return who holds the lock of a file, as words: ``process 123``, or ``another process``."""
+    try:
+        number = path.stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()  # 1: FLOCK ADVISORY WRITE 123 08:01:4567 0 EOF
+            if len(words) > 5 and words[1] == "FLOCK" and words[5].split(":")[-1] == str(number):
+                return f"process {words[4]}" if int(words[4]) > 0 else "another process"
+    except (OSError, ValueError):
+        pass  # no Linux, or a container that hides others
+    return "another process"
+
+
 def real_path(path: Path) -> Path:
     """Return where a path leads; a link that leads to itself is returned as it is, and is no file."""
     # Path.resolve raises a RuntimeError for it (before Python 3.13)

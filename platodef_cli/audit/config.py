@@ -81,7 +81,7 @@ class AuditConfig(ReferenceOptions):
     model: str | Path = field(
         metadata={
             "option": Option(
-                "Folder, org/name, org/name@revision, hf://org/name or builtin:NAME.",
+                "Folder, org/name[@revision], s3://, gs://, models:/name/version or builtin:NAME.",
                 metavar="MODEL",
                 completion="encoders",
                 argument=True,

@@ -12,6 +12,7 @@ from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
 from platodef_cli.audit.base import open_base
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
+from platodef_cli.audit.free_memory import check_room
 from platodef_cli.audit.precision import choose_precision
 from platodef_cli.encoders.bounded import bounded
 from platodef_cli.encoders.checks.card import read_card
@@ -184,10 +185,11 @@ def open_inputs(
                         "give different references"
                     )
                 opened[name] = encoder
+                check_room(len(opened), len(references) + 1)
                 task.advance()
             suspect = open_encoder(
                 # the commit that was checked, whatever the branch says by now
-                target.at(resolved.commit) if resolved.commit else model,
+                target.at(resolved.commit) if resolved.commit else resolved.uri if target.store else model,
                 name=_free_name(target.short_name, opened, "suspect"),
                 offline=config.offline,
                 device=config.device,

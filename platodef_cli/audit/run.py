@@ -11,6 +11,7 @@ from platodef_cli.attestation.publisher import signature_findings
 from platodef_cli.audit.calibration import shipped
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.context import context_of
+from platodef_cli.audit.free_memory import free_memory
 from platodef_cli.audit.inputs import Inputs, open_inputs, split
 from platodef_cli.audit.partial_report import PartialReport
 from platodef_cli.audit.plan.budget import fitted
@@ -89,6 +90,7 @@ def audit(
         partial.note(inputs)
         config, plan = _planned(config, inputs, cache, threads, recorder)
         partial.config = config
+        _warn_of_memory(plan, progress)
         countdown = Countdown(plan)
         recorder.count_down(countdown.enter, countdown.watching(progress.step))
         if told is not None:
@@ -149,6 +151,16 @@ def plan(config: AuditConfig, *, progress: Progress = SILENT) -> Plan:
         cache = FeatureCache(config.cache_dir, progress=recorder) if config.use_cache else None
         with open_inputs(config, recorder, cache=cache) as inputs:
             return _planned(config, inputs, cache, threads, recorder)[1]
+
+
+def _warn_of_memory(plan: Plan, progress: Progress) -> None:
+    """Say where an audit needs more than is free; not in the report, which tells nothing of the moment."""
+    free = free_memory()
+    if free is not None and plan.memory_mb * 2**20 > free:
+        progress.warn(
+            f"this audit takes about {plan.memory_mb / 1024:.1f} GB of memory and {free / 2**30:.1f} GB are "
+            "free; a smaller --memory-limit or --batch-size takes fewer images at once"
+        )
 
 
 def _planned(

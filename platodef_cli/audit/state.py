@@ -52,7 +52,9 @@ class ProgressRecorder:
         self._entered: Callable[[str], None] = lambda name: None
 
     def warn(self, message: str) -> None:
-        """Keep and forward."""
+        """Keep and forward, each once: what holds for the suspect holds for its base as well."""
+        if message in self.messages:
+            return
         self.messages.append(message)
         self._progress.warn(message)
 

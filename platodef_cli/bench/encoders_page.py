@@ -36,8 +36,7 @@ The {count} configurations of `open_clip.list_models()`: `encode_image`, not nor
 the text tower is another repository's architecture (`hf_model_name`), the vision tower is built alone.
 """
 _UNTESTED = """
-Run by the same rule, but without a test against the library (exit code 2 where no output is one vector
-per image): {kinds}.
+Run by the same rule, but not compared with the library (exit code 2 where something is refused):
 """
 
 
@@ -81,11 +80,18 @@ def _transformers(known: Catalogue) -> Iterable[str]:
     yield from (f"{len(others)} more, towers and whole models:", "")
     yield from _table(others)
     yield ""
-    yield from _paragraph(_UNTESTED.format(kinds=_listed(known.untested)))
-    yield from ("### What is left out", "", "| why | types |", "|---|---|")
-    for why, kinds in sorted(_by_reason(known.left_out).items()):
-        yield f"| {why} | {_listed(kinds)} |"
+    yield from _paragraph(_UNTESTED)
+    yield from _reasons(known.untested)
+    yield from ("", "### What is left out", "")
+    yield from _reasons(known.left_out)
     yield ""
+
+
+def _reasons(kinds: Mapping[str, str]) -> Iterable[str]:
+    """Yield a table of reasons."""
+    yield from ("| why | types |", "|---|---|")
+    for why, some in sorted(_by_reason(kinds).items()):
+        yield f"| {why} | {_listed(some)} |"
 
 
 def _by_reason(left_out: Mapping[str, str]) -> dict[str, list[str]]:

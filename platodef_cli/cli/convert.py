@@ -8,23 +8,35 @@ import typer
 from platodef_cli.cli import options
 from platodef_cli.cli.session import Session
 from platodef_cli.cli.tables import show_rows
+from platodef_cli.errors import UsageError
 
 
 def convert(
     session: Session,
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="STATE_DICT", help="Checkpoint: .pth, .pt, .ckpt, .bin or .safetensors.")
+        Path,
+        typer.Argument(
+            metavar="STATE_DICT|ADAPTER",
+            help="Checkpoint: .pth, .pt, .ckpt, .bin or .safetensors; or the folder of a LoRA adapter.",
+        ),
     ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model folder to write.")],
     architecture: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--architecture",
             "-a",
             metavar="timm/NAME",
             help="Network of timm that the weights are of, as in timm/resnet18.",
         ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Model folder to write.")],
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID[@COMMIT]",
+            help="Model that a LoRA adapter belongs to: a folder, or org/name at a full commit.",
+        ),
+    ] = None,
     prefix: Annotated[
         str | None,
         typer.Option(help="What stands before the weights' names (module.encoder.). Default: it is found."),
@@ -39,7 +51,17 @@ def convert(
 
     A pickle is read in an isolated process that builds tensors only. Every weight of the network must be
     there; what is left over, as a classifier or a projection head, is dropped and named.
+
+    With --base a LoRA adapter of PEFT (VLM2Vec) is merged into its model, without code of peft.
     """
+    if (architecture is None) == (base is None):
+        raise UsageError("give --architecture for a checkpoint, or --base for a LoRA adapter")
+    if base is not None:
+        if prefix is not None or input_size is not None:
+            raise UsageError("--prefix and --input-size are for checkpoints, not for LoRA adapters")
+        _merge(session, checkpoint, base, output, force)
+        return
+    assert architecture is not None
     from platodef_cli.encoders.convert import convert as run
 
     with session.progress.step("converting"):
@@ -64,3 +86,27 @@ def convert(
     if done.by_order:
         session.warn("the names are not the network's own: weights were matched by their order and shape")
     session.finish(f"{done.architecture} in {done.folder}; audit it with: platodef audit {done.folder}")
+
+
+def _merge(session: Session, adapter: Path, base: str, output: Path, force: bool) -> None:
+    """Merge a LoRA adapter."""
+    from platodef_cli.encoders.adapters import FILES, merge
+    from platodef_cli.encoders.hub.hub_cache import COMMIT
+    from platodef_cli.encoders.reference import parse
+    from platodef_cli.encoders.resolve import examine, resolve
+
+    reference = parse(base)
+    if reference.repository is not None and not COMMIT.match(reference.revision or ""):
+        raise UsageError(f"--base {base} is not pinned; give the full commit, org/name@<40 hex digits>")
+    if not adapter.is_dir():
+        raise UsageError(f"{adapter}: no such folder; give one with {' and '.join(FILES)}")
+    resolved = resolve(reference, progress=session.progress)
+    with session.progress.step("checking the base"):
+        checked = examine(resolved)
+    with session.progress.step("merging"):
+        name = reference.uri if reference.repository else reference.short_name
+        done = merge(adapter, checked, output, base_uri=name, force=force)
+    session.finish(
+        f"LoRA of rank {done.rank} (scale {done.scale:g}) merged into {done.layers} weights of {name}; audit "
+        f"it with: platodef audit {done.folder} (embedding models: --pooling last)"
+    )

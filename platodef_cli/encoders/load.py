@@ -9,7 +9,7 @@ from platodef_cli.encoders import BACKENDS
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.description import EncoderDescription, make_record
-from platodef_cli.encoders.isolation.system import has_children, no_children
+from platodef_cli.encoders.isolation.system import has_children, has_sandbox, no_children, no_sandbox
 from platodef_cli.encoders.pooling import AUTO, TAKEN, check_pooled, check_poolings
 from platodef_cli.encoders.reference import parse
 from platodef_cli.encoders.resolve import ResolvedModel, examine, resolve
@@ -88,6 +88,8 @@ def open_encoder(
     else:
         # Examined once more, files that were exchanged meanwhile would stand beside findings about others.
         resolved, checked = examined
+    # an alias of a registry may be another version tomorrow
+    uri = reference.uri if reference.store is None else resolved.uri
     with progress.step(f"loading {name}"):
         encoder: LocalEncoder | RemoteEncoder
         if isolate and not has_children():
@@ -95,12 +97,14 @@ def open_encoder(
                 raise IncompleteError(f"isolation is required, and {no_children()}")
             progress.warn(no_children())
             isolate = False
+        elif isolate and not has_sandbox() and not require_isolation:
+            progress.warn(no_sandbox())
         if isolate:
             encoder = _open_isolated(
                 resolved,
                 checked,
                 name=name,
-                uri=reference.uri,
+                uri=uri,
                 device=device,
                 dtype=dtype,
                 memory_limit_gb=memory_limit_gb,
@@ -109,7 +113,7 @@ def open_encoder(
                 pooling=pooling,
             )
         else:
-            own = {"name": name, "uri": reference.uri, "device": device, "dtype": dtype, "pooling": pooling}
+            own = {"name": name, "uri": uri, "device": device, "dtype": dtype, "pooling": pooling}
             encoder = _open_here(resolved, checked, **own)
     for note in encoder.notes if pooling == AUTO else ():
         if note.startswith(TAKEN):

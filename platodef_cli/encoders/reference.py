@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
+from platodef_cli.encoders.stores.address import StoreAddress, parse_address
 from platodef_cli.errors import UnknownNameError, UsageError
 from platodef_cli.resources import data_dir
 
@@ -38,7 +39,10 @@ _ONE_PART = re.compile(r"^[A-Za-z0-9_][\w.-]{0,95}$", re.ASCII)
 _FILE = re.compile(r"^file:(?://(?:localhost(?=/))?)?(.+)$")
 _REVISION = re.compile(r"^[A-Za-z0-9_][\w./-]{0,199}$")
 
-_HELP = "give a folder, org/name[/folder][@revision], hf://org/name[@revision] or builtin:NAME"
+_HELP = (
+    "give a folder, org/name[/folder][@revision], hf://org/name[@revision], s3:// or gs://bucket/folder, "
+    "models:/name/version or builtin:NAME"
+)
 _STATE_DICTS = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".tar", ".safetensors")
 
 DEFAULT_REFERENCES: tuple[str, ...] = (
@@ -54,10 +58,11 @@ class ModelReference:
 
     Attributes:
         uri: What the user wrote, with the revision.
-        directory: The local folder, or None for a Hub repository.
-        repository: ``org/name`` on the Hub, or None for a folder.
+        directory: The local folder, or None for what has to be downloaded.
+        repository: ``org/name`` on the Hub, or None.
         revision: Branch, tag or commit that was asked for, or None for the default branch.
         subfolder: Folder of the model in the repository; empty for its top.
+        store: Address in an object store or registry, or None.
     """
 
     uri: str
@@ -65,6 +70,7 @@ class ModelReference:
     repository: str | None
     revision: str | None
     subfolder: str = ""
+    store: StoreAddress | None = None
 
     def at(self, commit: str) -> str:
         """Return the id of the same model at a commit."""
@@ -73,6 +79,8 @@ class ModelReference:
     @property
     def short_name(self) -> str:
         """Last part of the id, for tables."""
+        if self.store is not None:
+            return self.store.name
         return (self.subfolder or self.repository or str(self.directory)).rstrip("/").rpartition("/")[
             2
         ] or "model"
@@ -91,6 +99,11 @@ def parse(uri: str, revision: str | None = None) -> ModelReference:
         raise UsageError(f"model id {uri!r} is empty or has stray spaces; {_HELP}")
     if uri.startswith("builtin:"):
         return _builtin(uri, revision)
+    address = parse_address(uri)
+    if address is not None:
+        if revision is not None:
+            raise UsageError(f"{uri!r} takes no --revision; pin it with @sha256:DIGEST, or by its version")
+        return ModelReference(address.pinned, None, None, None, store=address)
     if not uri.startswith("hf://"):
         folder = Path(uri).expanduser()
         if _is_folder(folder):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from platodef_cli.encoders.checks.preflight import Preflight, preflight
 from platodef_cli.encoders.reference import ModelReference
-from platodef_cli.errors import UsageError
+from platodef_cli.encoders.stores.address import StoreAddress
+from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.progress import SILENT, Progress
 
 
@@ -21,7 +22,8 @@ class ResolvedModel:
         commit: Full commit on the Hub, or None for a local folder.
         files: Names of its entries, sorted.
         listing: Of a Hub repository, all files of the commit below the folder that was asked for, with their
-            sizes; None where it is not known, or for a folder outside the Hub's cache.
+            sizes; of a store likewise; None where it is not known, or for a folder outside the Hub's cache.
+        pin: Digest that the examined files must have, or None.
     """
 
     uri: str
@@ -29,6 +31,7 @@ class ResolvedModel:
     commit: str | None
     files: tuple[str, ...]
     listing: Mapping[str, int] | None = None
+    pin: str | None = None
 
 
 def resolve(
@@ -53,6 +56,8 @@ def resolve(
     """
     from platodef_cli.encoders.hub.hub_cache import cached_listing
 
+    if reference.store is not None:
+        return _stored(reference.store, offline=offline, progress=progress)
     commit = None
     if reference.directory is not None:
         directory = reference.directory
@@ -67,6 +72,17 @@ def resolve(
     return ResolvedModel(reference.uri, directory, commit, names, cached_listing(directory))
 
 
+def _stored(address: StoreAddress, *, offline: bool, progress: Progress) -> ResolvedModel:
+    """Return a model of an object store or registry; its version, where the address has an alias."""
+    from platodef_cli.encoders.stores.fetch import fetch
+
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "ON", "YES", "TRUE")
+    directory, uri, listing = fetch(address, offline=offline, progress=progress)
+    names = tuple(sorted(os.listdir(directory)))
+    uri = uri if address.pin is None else f"{uri}@sha256:{address.pin}"
+    return ResolvedModel(uri, directory, None, names, listing, address.pin)
+
+
 def examine(resolved: ResolvedModel, *, follow_links: bool = False) -> Preflight:
     """Check the files of a model on this machine, as :func:`platodef_cli.encoders.checks.preflight` does.
 
@@ -76,7 +92,13 @@ def examine(resolved: ResolvedModel, *, follow_links: bool = False) -> Preflight
 
     Raises:
         UsageError: There is no model.
-        RefusedError: Something is unsafe.
+        RefusedError: Something is unsafe, or other files are there than the address is pinned to.
     """
     own = resolved.commit is None
-    return preflight(resolved.directory, listing=resolved.listing, follow_links=follow_links and own)
+    checked = preflight(resolved.directory, listing=resolved.listing, follow_links=follow_links and own)
+    if resolved.pin is not None and checked.digest != resolved.pin:
+        raise RefusedError(
+            f"{resolved.uri}: its files have the sha256 {checked.digest}, which the address denies; "
+            "do not use this model"
+        )
+    return checked

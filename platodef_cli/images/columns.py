@@ -28,19 +28,27 @@ class Columns:
     caption: str | None = None
     captions: bool = False
 
-    def image_of(self, names: Sequence[str], where: str) -> str:
+    def image_of(self, names: Sequence[str], where: str, holders: Sequence[str] = ()) -> str:
         """Return the name of the image column among those of a table.
+
+        Args:
+            names: Of all columns.
+            where: The table, for messages.
+            holders: Columns that hold bytes, for messages.
 
         Raises:
             UsageError: There is none, or two of that name.
         """
         listed = ", ".join(names) or "none"
-        found = self.image or next((name for name in IMAGE_NAMES if name in names), None)
+        found = self.image or _usual(IMAGE_NAMES, names)
         if found is None or found not in names:
             asked = (
                 f"no column {found!r}" if found else f"no column of images ({', '.join(IMAGE_NAMES[:3])} ...)"
             )
-            raise UsageError(f"{where} has {asked}; its columns are {listed}; name it with --image-column")
+            hint = f" {holders[0]}" if len(holders) == 1 else ""
+            raise UsageError(
+                f"{where} has {asked}; its columns are {listed}; name it with --image-column{hint}"
+            )
         if list(names).count(found) > 1:
             raise UsageError(
                 f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
@@ -57,7 +65,7 @@ class Columns:
             return None
         if self.label is not None and self.label not in names:
             raise UsageError(f"{where} has no column {self.label!r}; its columns are {', '.join(names)}")
-        found = self.label or next((name for name in LABEL_NAMES if name in names), None)
+        found = self.label or _usual(LABEL_NAMES, names)
         if found is not None and list(names).count(found) > 1:
             raise UsageError(
                 f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
@@ -74,12 +82,18 @@ class Columns:
             return None
         if self.caption is not None and self.caption not in names:
             raise UsageError(f"{where} has no column {self.caption!r}; its columns are {', '.join(names)}")
-        found = self.caption or next((name for name in CAPTION_NAMES if name in names), None)
+        found = self.caption or _usual(CAPTION_NAMES, names)
         if found is not None and list(names).count(found) > 1:
             raise UsageError(
                 f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
             )
         return found
+
+
+def _usual(usual: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the first of the usual names that a table has, else the first in capitals (``Image``)."""
+    found = next((name for name in usual if name in names), None)
+    return found or next((own for name in usual for own in names if own.lower() == name), None)
 
 
 def caption_cell(cell: object) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import tempfile
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ class DatasetsSource:
         """
         stored, ref = self._stored[index], self.refs[index]
         try:
-            return decode(os.pread(self._spool, stored.size, stored.start), ref.id)
+            return decode(self._read(stored), ref.id)
         except ImageError as error:
             self.skipped.append((ref.id, error.reason))
             raise
@@ -135,7 +136,7 @@ class DatasetsSource:
         with tempfile.TemporaryFile() as file:
             self._spool = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._spool)
-        self._end = 0
+        self._end, self._turn = 0, threading.Lock()
         self.skipped: Skipped = []
         rows: list[tuple[int, str, _Stored, Any]] = []
         for row, record in _draw(enumerate(dataset), limit, seed):
@@ -163,10 +164,18 @@ class DatasetsSource:
                 f"the data set holds more than {MAX_SPOOL_BYTES:,} bytes of images; take a part with --limit"
             )
         written = 0
-        while written < len(data):
-            written += os.pwrite(self._spool, data[written:], stored.start + written)
+        with self._turn:
+            os.lseek(self._spool, stored.start, os.SEEK_SET)
+            while written < len(data):
+                written += os.write(self._spool, data[written:])
         self._end += len(data)
         return stored
+
+    def _read(self, stored: _Stored) -> bytes:
+        """Return the bytes of an image; threads take turns, because Windows cannot read at a place."""
+        with self._turn:
+            os.lseek(self._spool, stored.start, os.SEEK_SET)
+            return os.read(self._spool, stored.size)
 
 
 def _draw(rows: Iterable[tuple[int, Any]], limit: int | None, seed: int) -> Iterator[tuple[int, Any]]:

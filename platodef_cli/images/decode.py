@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from platodef_cli.errors import UsageError
+from platodef_cli.images.stubs import stub
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")
 """What is decoded; AVIF is read by Pillow 11.3 and newer, if it was built with libavif, as its wheels are."""
@@ -69,6 +70,9 @@ def decode(
     # Pillow warns (about bombs above a limit of its own, odd EXIF blocks) where we give errors. This
     # filter is process-wide because ``catch_warnings`` is not safe with the threads that decode.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    found = stub(data[:256])
+    if found:
+        raise ImageError(name, f"it is {found}")
     with _one_line_errors(name), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         if width * height > max_pixels:

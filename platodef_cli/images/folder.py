@@ -16,6 +16,11 @@ from platodef_cli.images.metadata import read_metadata
 from platodef_cli.images.rows import Skipped, digest, label_notes, labelled_refs, subset
 
 OUTSIDE = "it is a link to a folder outside the given one"
+_UNREAD = frozenset(
+    ".heic .heif .jp2 .j2k .jxl .svg .tga .ico .psd .cr2 .nef .arw .dng .dcm .exr .hdr .eps .pdf".split()
+)
+"""Formats of images that are not decoded."""
+_PACKED = frozenset(".zip .gz .tgz .7z .rar .xz .zst .bz2".split())
 _SPLITS = frozenset({"train", "training", "test", "val", "valid", "validation", "dev"})
 
 
@@ -45,13 +50,14 @@ class FolderSource:
         self._root = Path(path).absolute()
         self.uri = str(self._root)
         columns = columns or Columns()
-        names, self.skipped = _listing(self._root)
-        self.notes = _notes(self.skipped, self._root)
+        names, self.skipped, unread = _listing(self._root)
+        self.notes = (*_notes(self.skipped, self._root), *unread)
         self.classes: tuple[str, ...] | None = None
+        self._inside = ""
         chosen = [names[i] for i in subset(len(names), limit, seed)]
         self.caption_column: str | None = None
-        said = self._captions(columns) if columns.captions else {}
-        table = read_metadata(self._root, columns) if columns.labels else None
+        said = self._captions(columns, names) if columns.captions else {}
+        table = read_metadata(self._root, columns, images=names) if columns.labels else None
         if table is not None:
             found = [(ref.id, ref.digest) for ref in map(self._ref, chosen) if ref is not None]
             cells = [table.get(name) for name, _ in found]
@@ -59,7 +65,8 @@ class FolderSource:
             self.classes, refs, _ = labelled_refs(found, cells, None, self.skipped)
             self.refs: Sequence[ImageRef] = refs
         else:
-            self.classes = _classes(names, self._root) if columns.labels else None
+            self._inside = _around(names)
+            self.classes = _classes(names, self._inside, self._root) if columns.labels else None
             self.refs = [ref for ref in map(self._ref, chosen) if ref is not None]
         if not self.refs:
             name, reason = self.skipped[0]
@@ -67,7 +74,7 @@ class FolderSource:
         if said:
             self.refs = [replace(ref, captions=caption_cell(said.get(ref.id))) for ref in self.refs]
 
-    def _captions(self, columns: Columns) -> dict[str, Any]:
+    def _captions(self, columns: Columns, names: Sequence[str]) -> dict[str, Any]:
         """Return path -> caption of the metadata tables."""
 
         def pick(names: Sequence[str], where: str) -> str | None:
@@ -75,7 +82,7 @@ class FolderSource:
             self.caption_column = found or self.caption_column
             return found
 
-        return read_metadata(self._root, columns, pick) or {}
+        return read_metadata(self._root, columns, pick, names) or {}
 
     def open(self, index: int) -> Image.Image:
         """Decode image ``index`` to RGB.
@@ -96,7 +103,7 @@ class FolderSource:
     def _ref(self, name: str) -> ImageRef | None:
         label = None
         if self.classes is not None:
-            folder, separator, _ = name.partition("/")
+            folder, separator, _ = name.removeprefix(self._inside).partition("/")
             if not separator:
                 self.skipped.append((name, "it lies beside the class folders, not in one"))
                 return None
@@ -113,19 +120,23 @@ def _notes(skipped: Skipped, root: Path) -> tuple[str, ...]:
     links = [name for name, reason in skipped if reason == OUTSIDE]
     if not links:
         return ()
-    more = f" and {len(links) - 1} more" if len(links) > 1 else ""
-    return (
-        f"{root}: {links[0]}{more} are links to folders outside of it, which are not followed; give a folder "
-        "that holds them, or copy them",
-    )
+    if len(links) > 1:
+        what = f"{links[0]} and {len(links) - 1} more links lead out of it and are not followed"
+    else:
+        what = f"{links[0]}, a link, leads out of it and is not followed"
+    return (f"{root}: {what}; give a folder that holds what it leads to, or copy that",)
 
 
-def _listing(root: Path) -> tuple[list[str], Skipped]:
-    """Return the relative paths of all image files, with forward slashes, sorted; and links that lead out."""
+def _listing(root: Path) -> tuple[list[str], Skipped, tuple[str, ...]]:
+    """Return the relative paths of all image files, links that lead out, and a note of unread formats.
+
+    Paths have forward slashes and are sorted.
+    """
     if not root.is_dir():
         raise UsageError(f"image folder {root} does not exist; give a folder of images")
     found = []
     others = 0
+    unread: list[str] = []
     outside: Skipped = []
     real = root.resolve()
     for folder, folders, files in os.walk(root, onerror=_cannot_list, followlinks=True):
@@ -145,21 +156,48 @@ def _listing(root: Path) -> tuple[list[str], Skipped]:
                 found.append(path.relative_to(root).as_posix())
             else:
                 others += 1
+                unread.append(path.suffix.lower())
     if not found:
         held = f"{others} other files" if others else "nothing"
         held += f", {len(outside)} links to folders outside of it" if outside else ""
+        kinds = _unread(unread)
+        held += f": {kinds}" if kinds else ""
+        packed = sorted({suffix for suffix in unread if suffix in _PACKED})
+        hint = f"; unpack the {packed[0]} first" if packed else ""
         raise UsageError(
             f"{root} holds no image ({held}); give a folder of .jpg, .png, .webp, .avif ... files, "
-            "or a .parquet file itself"
+            f"or a .parquet file itself{hint}"
         )
-    return sorted(found), outside
+    kinds = _unread(unread)
+    notes = (f"{root}: {kinds}, which are not read; convert them, e.g. to PNG",) if kinds else ()
+    return sorted(found), outside, notes
+
+
+def _unread(suffixes: Sequence[str]) -> str:
+    """Return in words how many images are of formats that are not decoded; empty where none are."""
+    found = [suffix for suffix in suffixes if suffix in _UNREAD]
+    return f"{len(found)} {'/'.join(sorted(set(found)))} files" if found else ""
+
+
+def _around(names: Sequence[str]) -> str:
+    """Return the folders, one in another, that hold all images and are no classes themselves: ``images/``."""
+    inside = ""
+    while True:
+        tops = {name.removeprefix(inside).partition("/")[0] for name in names}
+        below = all("/" in name.removeprefix(inside) for name in names)
+        if len(tops) != 1 or not below:
+            return inside
+        inside += f"{tops.pop()}/"
 
 
 def _cannot_list(error: OSError) -> None:
     raise UsageError(f"cannot list {error.filename}: {error.strerror}; make the folder readable") from None
 
 
-def _classes(names: Sequence[str], root: Path) -> tuple[str, ...] | None:
+def _classes(names: Sequence[str], inside: str, root: Path) -> tuple[str, ...] | None:
+    """Return the names of the class folders, which lie in ``inside``."""
+    root = root / inside
+    names = [name.removeprefix(inside) for name in names]
     folders = sorted({name.partition("/")[0] for name in names if "/" in name})
     if len(folders) < 2:
         return None

@@ -8,20 +8,25 @@ from typing import Any
 
 from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
+from platodef_cli.images.rows import number_or_text
 
-_NAMES = ("metadata.jsonl", "metadata.csv")
+_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 _FILE = ("file_name", "filename", "file")
 _LARGEST = 512 * 2**20
 
 
 def read_metadata(
-    root: Path, columns: Columns, pick: Callable[[Sequence[str], str], str | None] | None = None
+    root: Path,
+    columns: Columns,
+    pick: Callable[[Sequence[str], str], str | None] | None = None,
+    images: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """Return relative path -> label of the tables in a folder and in the folders at its top.
+    """Return relative path -> label of the tables in a folder and in all folders above its images.
 
     Args:
         root: The folder.
         columns: The column of the labels.
+        images: Relative paths of its images.
         pick: Chooses among the columns of a table, given its name; by default that of the labels.
 
     Returns:
@@ -31,7 +36,8 @@ def read_metadata(
         UsageError: A table is damaged, or lacks the column that was asked for.
     """
     found: dict[str, Any] = {}
-    for place in (root, *sorted(entry for entry in root.iterdir() if entry.is_dir())):
+    inner = {parent.as_posix() for name in images for parent in PurePosixPath(name).parents} - {"."}
+    for place in (root, *(root / name for name in sorted(inner))):
         for name in _NAMES:
             path = place / name
             if not path.is_file():
@@ -44,7 +50,7 @@ def read_metadata(
                 continue
             prefix = place.relative_to(root)
             found |= {
-                (PurePosixPath(prefix.as_posix()) / str(record[file])).as_posix(): record.get(label)
+                (PurePosixPath(prefix.as_posix()) / _path(record[file])).as_posix(): record.get(label)
                 for record in records
                 if record.get(file)
             }
@@ -54,12 +60,17 @@ def read_metadata(
 def _records(path: Path) -> list[dict[str, Any]]:
     if path.stat().st_size > _LARGEST:
         raise UsageError(f"{path} has more than {_LARGEST:,} bytes; leave it out, or give --no-labels")
+    if path.suffix == ".parquet":
+        return _of_parquet(path)
     try:
         text = path.read_text("utf-8-sig")
         if path.suffix == ".csv":
-            rows: list[dict[str, Any]] = [dict(row) for row in csv.DictReader(text.splitlines())]
+            head = text.partition("\n")[0]
+            delimiter = next((mark for mark in (",", ";", "\t") if mark in head), ",")
+            rows = [dict(row) for row in csv.DictReader(text.splitlines(), delimiter=delimiter)]
             return [
-                {k: int(v) if isinstance(v, str) and v.isdecimal() else v for k, v in r.items()} for r in rows
+                {k: number_or_text(v) if isinstance(v, str) and k not in _FILE else v for k, v in r.items()}
+                for r in rows
             ]
         lines = [json.loads(line) for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, csv.Error, RecursionError) as error:
@@ -69,5 +80,21 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict)]
 
 
-def _number(cell: Any) -> Any:
-    return int(cell) if isinstance(cell, str) and cell.isdecimal() else cell
+def _path(cell: Any) -> PurePosixPath:
+    """Return the path in a cell; tables that were written on Windows have backslashes."""
+    text = str(cell)
+    return PurePosixPath(text.replace("\\", "/") if "/" not in text else text)
+
+
+def _of_parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+        plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
+        records: list[dict[str, Any]] = pq.read_table(path, columns=plain).to_pylist()
+    except (pa.ArrowException, OSError, RecursionError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())[:120]
+        raise UsageError(f"{path} cannot be read: {text}; repair it, or give --no-labels") from None
+    return records

@@ -1,5 +1,6 @@
 """From what the user writes to an image source."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,23 +81,53 @@ def _open(uri: str, limit: int | None, seed: int, offline: bool, columns: Column
         kind = "shards" if _only_shards(Path(uri)) else "folder"
         source = SOURCES.load(kind)(uri, limit=limit, seed=seed, columns=columns)
     elif not Path(uri).exists():
-        raise UsageError(f"image source {uri!r} does not exist; give {KINDS}")
+        raise UsageError(f"image source {uri!r} does not exist{_pattern(uri)}; give {KINDS}")
     elif Path(uri).suffix.lower() == ".parquet":
         source = SOURCES.load("parquet")(uri, limit=limit, seed=seed, columns=columns)
     elif Path(uri).suffix.lower() == ".tar":
         source = SOURCES.load("tar")(uri, limit=limit, seed=seed, columns=columns)
     else:
-        raise UsageError(f"image source {uri!r} is neither a folder nor a .parquet or .tar; give {KINDS}")
+        raise UsageError(
+            f"image source {uri!r} is neither a folder nor a .parquet or .tar{_single(Path(uri))}; "
+            f"give {KINDS}"
+        )
     return source
 
 
-def _only_shards(folder: Path) -> bool:
-    """Tell whether a folder holds shards at its top and no images there."""
+def _pattern(uri: str) -> str:
+    """Return a hint where a path that does not exist is a pattern of shells and of webdataset."""
+    found = any(mark in uri for mark in "*?{[")
+    return (
+        f", and patterns are not expanded: give the folder of the shards, {str(Path(uri).parent)!r}"
+        if found
+        else ""
+    )
+
+
+def _single(path: Path) -> str:
+    """Return a hint for a file that holds images in another way."""
     from platodef_cli.images.decode import SUFFIXES
-    from platodef_cli.images.shards import shards_of
+
+    if path.suffix.lower() in SUFFIXES:
+        return f" but one image (give its folder, {str(path.parent)!r})"
+    if path.suffix.lower() in (".zip", ".gz", ".tgz", ".7z", ".rar", ".xz", ".zst", ".bz2"):
+        return " but packed (unpack it first)"
+    if path.suffix.lower() in (".arrow", ".feather", ".npz", ".npy", ".h5", ".csv", ".json", ".jsonl"):
+        return " (write the encoded images into a parquet file, e.g. with datasets' to_parquet)"
+    return ""
+
+
+def _only_shards(folder: Path) -> bool:
+    """Tell whether a folder holds shards, and no images where they lie or below."""
+    from platodef_cli.images.decode import SUFFIXES
+    from platodef_cli.images.shards import shards_below, shards_of
 
     try:
-        return bool(shards_of(folder)) and not any(e.suffix.lower() in SUFFIXES for e in folder.iterdir())
+        if shards_of(folder):
+            return not any(entry.suffix.lower() in SUFFIXES for entry in folder.iterdir())
+        return bool(shards_below(folder)) and not any(
+            Path(name).suffix.lower() in SUFFIXES for _, _, names in os.walk(folder) for name in names
+        )
     except OSError:
         return False  # the folder source says what is wrong
 

@@ -18,8 +18,17 @@ from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import ImageError, decode
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.images.rows import Skipped, cell_bytes, digest, label_notes, labelled_refs, row_id, subset
+from platodef_cli.images.stubs import refuse_stub
 
 MAX_GROUP_BYTES = 4 * 2**30
+MAX_ROWS = 10_000_000
+"""Rows that are listed without ``--limit``: every one takes some hundred bytes of memory."""
+MAX_LABEL_BYTES = 2**30
+MAX_EXPANSION = 1000
+"""Times that cells may be larger than the file: encoded images do not shrink any more."""
+_FREE_EXPANSION = 2**30  # bytes below which any share is allowed: the same image a few times
+_BATCH_BYTES = 2**28
+_BATCH_ROWS = 64
 
 
 class ParquetSource:
@@ -56,7 +65,18 @@ class ParquetSource:
             self._image, self._label = _columns(schema, self._path, columns)
             self.caption_column = columns.caption_of(schema.names, str(self._path))
         metadata = self._file.metadata
+        if metadata.num_rows > MAX_ROWS and limit is None:
+            raise UsageError(
+                f"{self._path} says that it has {metadata.num_rows:,} rows, more than {MAX_ROWS:,}; take "
+                "some of them with --limit"
+            )
+        self._unpacked: dict[int, int] = {}
         sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        if min(sizes, default=0) < 0 or sum(sizes) != metadata.num_rows:
+            raise UsageError(
+                f"cannot read {self._path} as parquet: it says that it has {metadata.num_rows} rows, and its "
+                f"row groups say {sum(sizes)}"
+            )
         self._starts = [0, *accumulate(sizes)]
         self._lock = threading.Lock()
         self._group: tuple[int, pa.ChunkedArray] | None = None
@@ -110,9 +130,11 @@ class ParquetSource:
         """Return all cells of a column of labels or captions."""
         if name is None:
             return None
-        with _read_errors(self._path):
-            column: list[Any] = self._file.read(columns=[name]).column(0).to_pylist()
-        return column
+        cells: list[Any] = []
+        for number in range(self._file.metadata.num_row_groups):
+            column = self._unpack(number, name, MAX_LABEL_BYTES)
+            cells += column.to_pylist()
+        return cells
 
     def _cells(self, rows: list[int]) -> Iterator[tuple[int, Any]]:
         for row in rows:
@@ -134,8 +156,54 @@ class ParquetSource:
                 f"row group {group} of {self._path} unpacks to {size:,} bytes, more than "
                 f"{MAX_GROUP_BYTES:,}; write the file with smaller row groups"
             )
+        here = self._path.stat().st_size
+        others = sum(size for number, size in self._unpacked.items() if number != group)
+        left = max(_FREE_EXPANSION, MAX_EXPANSION * here) - others
+        if left < MAX_GROUP_BYTES:
+            advice = (
+                f"{MAX_EXPANSION} times its {here:,} bytes, which encoded images do not; store the images"
+            )
+            column = self._unpack(group, self._image, left, advice)
+        else:
+            column = self._unpack(group, self._image, MAX_GROUP_BYTES)
+        self._unpacked[group] = column.nbytes
+        return column
+
+    def _unpack(self, group: int, name: str, most: int, than: str = "") -> pa.ChunkedArray:
+        """Read a column of a row group a few rows at a time: what the file says of its size may be wrong.
+
+        A cell that is stored once and used by every row counts once in the file, and in memory each time.
+
+        Args:
+            group: The row group.
+            name: The column.
+            most: Bytes.
+            than: What that is and what to do, where it is not the limit of a row group.
+
+        Raises:
+            UsageError: It takes more than ``most`` bytes, has other rows than announced, or is damaged.
+        """
+        metadata = self._file.metadata.row_group(group)
+        stored = max(1, metadata.total_byte_size)
+        rows = max(1, min(_BATCH_ROWS, _BATCH_BYTES // stored))
+        chunks: list[pa.Array] = []
+        size = 0
         with _read_errors(self._path):
-            return self._file.read_row_group(group, columns=[self._image]).column(0)
+            for batch in self._file.iter_batches(rows, row_groups=[group], columns=[name]):
+                size += batch.nbytes
+                if size > most:
+                    than = than or f"{most:,} bytes; write the file with smaller row groups"
+                    raise UsageError(
+                        f"column {name!r} of {self._path} unpacks to more than {than} (row group {group})"
+                    )
+                chunks.append(batch.column(0))
+        column = pa.chunked_array(chunks) if chunks else pa.chunked_array([], pa.null())
+        if len(column) != metadata.num_rows:
+            raise UsageError(
+                f"cannot read {self._path} as parquet: row group {group} holds {len(column)} of its "
+                f"{metadata.num_rows} rows"
+            )
+        return column
 
 
 def rows_of(path: Path) -> int:
@@ -163,13 +231,15 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
         raise UsageError(
             f"image file {path} does not exist; give a folder, a .parquet file or builtin:shapes"
         )
+    refuse_stub(path)
     with _read_errors(path):
         return pq.ParquetFile(path)
 
 
 def _columns(schema: pa.Schema, path: Path, columns: Columns) -> tuple[str, str | None]:
     """Return the names of the image column and of the label column."""
-    image = columns.image_of(schema.names, str(path))
+    holders = [field.name for field in schema if _holds_bytes(field.type)]
+    image = columns.image_of(schema.names, str(path), holders)
     if not _holds_bytes(schema.field(image).type):
         kind = str(schema.field(image).type)
         raise UsageError(
@@ -182,7 +252,7 @@ def _columns(schema: pa.Schema, path: Path, columns: Columns) -> tuple[str, str 
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:

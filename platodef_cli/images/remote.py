@@ -14,10 +14,10 @@ REMOTE = re.compile(r"(?:s3|gs|gcs)://[^/]+/.+")
 _SUFFIXES = (".parquet", ".tar")
 _BLOCK = 8 * 2**20
 _EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
-_IDENTITY = ("ETag", "etag", "md5Hash", "crc32c", "generation", "VersionId", "checksum")
+IDENTITY = ("ETag", "etag", "md5Hash", "crc32c", "generation", "VersionId", "checksum")
 
 
-def _filesystem(uri: str) -> tuple[Any, str]:
+def filesystem(uri: str) -> tuple[Any, str]:
     """Return the file system of an address, and the path in it.
 
     Raises:
@@ -33,7 +33,7 @@ def _filesystem(uri: str) -> tuple[Any, str]:
             f"{uri}: {scheme}:// needs the package {_EXTRAS[scheme]}; install platodef[cloud]"
         ) from None
     except Exception as error:
-        raise UsageError(f"{uri}: {_line(error)}") from None
+        raise UsageError(f"{uri}: {line(error)}") from None
     return found[0], found[1]
 
 
@@ -48,7 +48,7 @@ def listed(uri: str) -> list[tuple[str, str]]:
         IncompleteError: The store does not answer.
     """
     scheme = uri.partition("://")[0]
-    system, path = _filesystem(uri)
+    system, path = filesystem(uri)
     try:
         if any(sign in path for sign in "*?["):
             entries = system.glob(path, detail=True)
@@ -59,12 +59,12 @@ def listed(uri: str) -> list[tuple[str, str]]:
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such folder or file") from None
     except Exception as error:
-        raise IncompleteError(f"{uri}: cannot be listed ({_line(error)})") from None
+        raise IncompleteError(f"{uri}: cannot be listed ({line(error)})") from None
     found = []
     for name, entry in sorted(entries.items()):
         if entry.get("type") == "directory" or not name.lower().endswith(_SUFFIXES):
             continue
-        identity = next((str(entry[key]) for key in _IDENTITY if entry.get(key)), str(entry.get("mtime", "")))
+        identity = next((str(entry[key]) for key in IDENTITY if entry.get(key)), str(entry.get("mtime", "")))
         found.append((f"{scheme}://{name.removeprefix('/')}", f"{name}:{entry.get('size')}:{identity}"))
     if not found:
         raise UsageError(f"{uri}: there is no {' or '.join(_SUFFIXES)} file")
@@ -83,7 +83,7 @@ def fetched(uri: str, key: str) -> Iterator[Path]:
         IncompleteError: The store does not give it.
         UsageError: It changed since it was listed.
     """
-    system, path = _filesystem(uri)
+    system, path = filesystem(uri)
     with TemporaryFolder("shard") as folder:
         # the name is part of the ids of its images
         target = folder / PurePosixPath(path).name
@@ -92,14 +92,15 @@ def fetched(uri: str, key: str) -> Iterator[Path]:
                 while block := source.read(_BLOCK):
                     sink.write(block)
         except OSError as error:
-            raise IncompleteError(f"{uri}: cannot be read ({_line(error)})") from None
+            raise IncompleteError(f"{uri}: cannot be read ({line(error)})") from None
         except Exception as error:
-            raise IncompleteError(f"{uri}: the store does not give it ({_line(error)})") from None
+            raise IncompleteError(f"{uri}: the store does not give it ({line(error)})") from None
         size = key.split(":")[-2] if key.count(":") >= 2 else ""
         if size.isdecimal() and target.stat().st_size != int(size):
             raise UsageError(f"{uri}: {target.stat().st_size} bytes came of {size}; list it again")
         yield target
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """Return the message of an error on one line."""
     return " ".join(str(error).split())[:160] or type(error).__name__

@@ -104,7 +104,20 @@ def _plain(cell: Any) -> int | str | None:
         cell = cell.decode("utf-8", "replace")
     if isinstance(cell, int):
         return cell if cell >= 0 else None
-    return cell if isinstance(cell, str) else None
+    return cell if isinstance(cell, str) and cell.strip() else None
+
+
+def number_or_text(text: str) -> int | float | str | None:
+    """Return what the text of a label means: a number where it is one, None where it is empty."""
+    text = text.strip()
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text) if text[:1] in "+-.0123456789" else text or None
+    except ValueError:
+        return text or None
 
 
 def no_classes(cells: Sequence[Any]) -> str:
@@ -114,6 +127,8 @@ def no_classes(cells: Sequence[Any]) -> str:
             return f"its labels are numbers such as {cell:g}, not classes"
         if isinstance(cell, list | dict | tuple) or hasattr(cell, "tolist"):
             return "its labels are lists, not one class per image"
+        if cell is not None and not isinstance(cell, str | bytes | int | float):
+            return f"its labels are of the type {type(cell).__name__}, not classes"
     lacking = sum(_plain(cell) is None for cell in cells)
     if _MOST_UNLABELLED * len(cells) < lacking < len(cells):
         return f"{lacking} of its {len(cells)} labels are missing"

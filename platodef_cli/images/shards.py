@@ -1,5 +1,6 @@
 """Images of several files, as data sets are stored: parquet or tar shards, in the order of their names."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
@@ -16,6 +17,7 @@ from platodef_cli.images.rows import Skipped, subset
 from platodef_cli.images.tar import TarSource, members_of
 
 SUFFIXES = (".parquet", ".tar")
+_SPLITS = ("train", "training", "test", "val", "valid", "validation", "dev")
 
 
 class ShardsSource:
@@ -40,20 +42,24 @@ class ShardsSource:
         """
         root = Path(path).absolute()
         self.uri = str(root)
-        files = shards_of(root)
+        files = shards_of(root) or shards_below(root)
         if not files:
             raise UsageError(f"{root} holds no {' or '.join(SUFFIXES)} file")
         self.skipped: Skipped = []
         self._shards: list[ImageSource] = []
         refs: list[ImageRef] = []
+        notes: list[str] = _splits(files, root)
         for file, part in zip(files, _parts(files, limit, seed), strict=True):
             if part == 0:
                 continue
             kind = ParquetSource if file.suffix.lower() == ".parquet" else TarSource
             shard: ImageSource = kind(file, limit=part, seed=seed, columns=columns)
             self._shards.append(shard)
-            self.skipped += [(f"{file.name}/{name}", reason) for name, reason in shard.skipped]
-            refs += [replace(ref, id=f"{file.name}/{ref.id}") for ref in shard.refs]
+            name = file.relative_to(root).as_posix()
+            self.skipped += [(f"{name}/{row}", reason) for row, reason in shard.skipped]
+            refs += [replace(ref, id=f"{name}/{ref.id}") for ref in shard.refs]
+            notes += [note.replace(file.name, name, 1) for note in getattr(shard, "notes", ())]
+        self.notes = (*notes[:3], *([f"{len(notes) - 3} more shards say so"] if len(notes) > 3 else []))
         self.classes, labels = _joined(self._shards, root)
         self.refs: Sequence[ImageRef] = [
             replace(ref, label=label) for ref, label in zip(refs, labels, strict=True)
@@ -79,6 +85,32 @@ def shards_of(folder: Path) -> list[Path]:
         for entry in folder.iterdir()
         if entry.suffix.lower() in SUFFIXES and not entry.name.startswith(".") and entry.is_file()
     )
+
+
+def shards_below(folder: Path) -> list[Path]:
+    """Return the shards in the folders below a folder, as the Hub stores data sets (``data/``), by path."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place, name)
+            for name in names
+            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+        ]
+    return sorted(found)
+
+
+def _splits(files: Sequence[Path], root: Path) -> list[str]:
+    """Return a note where the files are of several splits, as their names or folders say."""
+    parts = {
+        part
+        for file in files
+        for word in file.relative_to(root).with_suffix("").parts
+        if (part := word.lower().partition("-")[0]) in _SPLITS
+    }
+    if len(parts) < 2:
+        return []
+    return [f"{root}: takes the images of all its splits ({', '.join(sorted(parts))}); give a folder of one"]
 
 
 def _parts(files: Sequence[Path], limit: int | None, seed: int) -> list[int | None]:

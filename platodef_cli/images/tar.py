@@ -14,7 +14,8 @@ from platodef_cli.errors import UsageError
 from platodef_cli.images.columns import Columns
 from platodef_cli.images.decode import MAX_BYTES, SUFFIXES, ImageError, decode
 from platodef_cli.images.interface import ImageRef
-from platodef_cli.images.rows import Skipped, digest, label_notes, labelled_refs, subset
+from platodef_cli.images.rows import Skipped, digest, label_notes, labelled_refs, number_or_text, subset
+from platodef_cli.images.stubs import refuse_stub
 
 _MOST_MEMBERS = 2_000_000
 _MOST_LABEL_BYTES = 64 * 1024
@@ -46,6 +47,7 @@ class TarSource:
         self.uri = str(self._path)
         self.skipped: Skipped = []
         self._lock = threading.Lock()
+        refuse_stub(self._path)
         try:
             self._stream = self._path.open("rb")
             weakref.finalize(self, self._stream.close)
@@ -102,9 +104,12 @@ class TarSource:
     def _label(self, name: str, sides: dict[str, tuple[int, int]], columns: Columns) -> Any:
         """Return the label beside an image."""
         key = _key(name)
-        if f"{key}.cls" in sides:
-            text = self._read(name, *sides[f"{key}.cls"]).decode("utf-8", "replace").strip()
-            return int(text) if text.lstrip("-").isdecimal() else text or None
+        place = next((sides[f"{key}{end}"] for end in (".cls", ".cls.txt") if f"{key}{end}" in sides), None)
+        if place:
+            try:
+                return number_or_text(self._read(name, *place).decode("utf-8"))
+            except UnicodeDecodeError:
+                return None  # a pickle, as older writers store numbers
         return self._record(name, sides).get(columns.label or "label")
 
     def _caption(self, name: str, sides: dict[str, tuple[int, int]], columns: Columns) -> Any:
@@ -162,5 +167,6 @@ def _members(stream: BinaryIO, path: Path) -> tuple[list[tuple[str, int, int]], 
             if suffix in SUFFIXES:
                 images.append((member.name, member.offset_data, member.size))
             elif suffix in (".cls", ".json", ".txt") and member.size <= _MOST_LABEL_BYTES:
-                sides[member.name] = (member.offset_data, member.size)
+                ends = PurePosixPath(member.name).name.partition(".")[2].lower()
+                sides[f"{_key(member.name)}.{ends}"] = (member.offset_data, member.size)
     return images, sides

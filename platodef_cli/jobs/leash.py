@@ -14,7 +14,7 @@ def main() -> None:
     parent = int(sys.argv.pop(1))
     try:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):
         pass  # not Linux: it works on, and its result is overwritten
     if os.getppid() != parent:
         sys.exit(130)

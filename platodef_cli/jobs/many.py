@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from platodef_cli.audit.policy.sources import effective_policy
 from platodef_cli.audit.policy.waiver_file import read_waivers
-from platodef_cli.disk import explaining
+from platodef_cli.disk import explaining, holder_of
 from platodef_cli.errors import (
     EXIT_INCOMPLETE,
     IncompleteError,
@@ -165,8 +165,9 @@ def _one(
     warn: Callable[[str], None],
 ) -> tuple[Ended, bool]:
     """Audit one suspect unless an earlier run did; return how it ended, and whether that was before."""
+    lock = place.folder / LOCKS / f"{suspect.name}.lock"
     try:
-        with FileLock(place.folder / LOCKS / f"{suspect.name}.lock", timeout=0):
+        with FileLock(lock, timeout=0):
             task = plan(manifest, suspect, place, extra, states)
             if task.note:
                 warn(f"{suspect.name}: {task.note}")
@@ -179,7 +180,9 @@ def _one(
             return ended, False
     except Timeout:
         return Ended(
-            EXIT_INCOMPLETE, "ERROR (3): another run is at work on it; wait for that one", 0.0
+            EXIT_INCOMPLETE,
+            f"ERROR (3): another run is at work on it ({holder_of(lock)}); wait for that one",
+            0.0,
         ), False
     except PlatodefError as error:
         return Ended(error.exit_code, f"({error.exit_code}): {error}", 0.0), False

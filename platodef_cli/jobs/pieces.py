@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from platodef_cli.disk import TEMPORARY, canonical_json, explaining, write_atomically
+from platodef_cli.disk import TEMPORARY, canonical_json, explaining, holder_of, write_atomically
 from platodef_cli.errors import IncompleteError, PlatodefError, UsageError
 from platodef_cli.features.cache import key_digest
 from platodef_cli.jobs.inputs import file_digest
@@ -206,7 +206,8 @@ class Folder:
                 self._lock.acquire()
             except Timeout:
                 raise UsageError(
-                    f"another run works in {path}; wait for it, or choose another folder"
+                    f"another run works in {path} ({holder_of(path / LOCK)}); wait for it, or choose another "
+                    "folder"
                 ) from None
         self._known = dict(self._read())
 

@@ -101,7 +101,7 @@ class Processes:
             try:
                 child.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _send(child, signal.SIGKILL)
+                child.kill()
 
 
 def _send(child: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
@@ -115,7 +115,7 @@ def _ended(code: int, log: Path, seconds: float) -> Ended:
         return Ended(code, last or "interrupted", seconds, interrupted=True)
     if code < 0:
         name = signal.Signals(-code).name if -code in list(signal.Signals) else str(-code)
-        hint = ", perhaps for want of memory" if -code == signal.SIGKILL else ""
+        hint = ", perhaps for want of memory" if -code == getattr(signal, "SIGKILL", None) else ""
         return Ended(
             EXIT_INCOMPLETE, f"ERROR (3): signal {name} ended its process{hint}; see {log.name}", seconds
         )

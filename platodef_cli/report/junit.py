@@ -43,8 +43,11 @@ def _status(report: AuditReport, outcome: Outcome) -> _Status | None:
 def _cases(report: AuditReport) -> Iterator[_Case]:
     yield _Case("verdict", "audit", report.summary, _status(report, report.verdict), report.verdict)
     for line in reasons(report):
-        status: _Status | None = "skipped" if line.excuse else _status(report, line.outcome)
-        yield _Case(line.id, "check", line.text, status, line.outcome)
+        status: _Status | None = (
+            "skipped" if line.excuse or not line.examined else _status(report, line.outcome)
+        )
+        kind = line.outcome if line.examined else "not examined"
+        yield _Case(line.id, "check", line.text, status, kind)
     for finding in report.findings:
         status = "skipped" if finding.waived else None
         yield _Case(finding.id, "finding", f"{finding.severity}: {finding.message}", status, "waived")

@@ -88,7 +88,7 @@ def render(report: AuditReport, options: RenderOptions) -> str:
     title = f"# {MARKS[report.verdict]} platodef: {verdict_line(report)} – {name}"
     subtitle = f"**{escape(headline(report))}**"
     deciding = [
-        f"- {MARKS[reason.outcome]} {escape(reason.text)} \\[{escape(cut(reason.id, 100))}\\]"
+        f"- {reason.mark} {escape(reason.text)} \\[{escape(cut(reason.id, 100))}\\]"
         for reason in reasons(report)
     ]
     kept = _within(deciding, _MAX_COMMENT // 2, "\n")

@@ -20,6 +20,12 @@ def weakest(power: Sequence[SearchPowerRecord], kind: str) -> SearchPowerRecord 
     return best
 
 
+def found_from(power: Sequence[SearchPowerRecord]) -> dict[str, str]:
+    """Return kind of search -> the smallest strength at which it has power, in words."""
+    found = {kind: weakest(power, kind) for kind in dict.fromkeys(record.kind for record in power)}
+    return {kind: record.change for kind, record in found.items() if record is not None}
+
+
 def powerless(power: Sequence[SearchPowerRecord]) -> dict[str, str]:
     """Return kind of search -> what it missed, for those that have power at no strength that was tried."""
     found = {}
@@ -70,9 +76,9 @@ def power_lines(power: Sequence[SearchPowerRecord], kinds: Sequence[str]) -> tup
 
 def in_one_line(report: AuditReport) -> str:
     """Return the smallest planted backdoors that are found with power, for one screen; empty without any."""
-    found = [(kind, weakest(report.search_power, kind)) for kind in searched_kinds(report)]
-    known = [f"{kind} {record.change}" for kind, record in found if record is not None]
-    missed = [kind for kind in powerless(report.search_power) if kind in searched_kinds(report)]
+    kinds, found = searched_kinds(report), found_from(report.search_power)
+    known = [f"{kind} {found[kind]}" for kind in kinds if kind in found]
+    missed = [kind for kind in powerless(report.search_power) if kind in kinds]
     if not known and not missed:
         return ""
     parts = [f"would have found planted {', '.join(known)}"] if known else []

@@ -28,9 +28,12 @@ def short_reasons(report: AuditReport) -> tuple[list[ReasonLine], str]:
     rest = [line for line in lines if line not in shown]
     parts = []
     more = [line for line in rest if line.outcome != "pass"]
-    quiet = [line for line in rest if line.outcome == "pass"]
+    quiet = [line for line in rest if line.outcome == "pass" and line.examined]
+    silent = [line for line in rest if not line.examined]
     if more:
         parts.append(f"{len(more)} more: {_ids(more)}")
+    if silent:
+        parts.append(f"without power: {_ids(silent)}")
     if quiet:
         parts.append(f"passed: {_ids(quiet)}")
     return [_cut(line) for line in shown], "; ".join(parts)[:140]

@@ -14,12 +14,12 @@ from platodef_cli.report.blocks import Block, Bullets, Drawing, Grid, KeyValueTa
 from platodef_cli.report.escaping import ascii_only, plain, wrap
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.screen import audited, screen, short_reasons
-from platodef_cli.report.view import MARKS, STYLES, headline, reasons, sections, target_name, verdict_line
+from platodef_cli.report.view import STYLES, headline, reasons, sections, target_name, verdict_line
 
 _INDENT = 2
 _GAP = 2
 _NARROWEST = 8
-_COLORS = {"pass": "bold green", "fail": "bold red", "warn": "bold yellow"}
+_COLORS = {"pass": "bold green", "fail": "bold red", "warn": "bold yellow", "none": "dim"}
 
 
 def _banner(report: AuditReport, *, details: bool) -> Panel:
@@ -33,7 +33,7 @@ def _banner(report: AuditReport, *, details: bool) -> Panel:
     for reason in shown:
         text = Text(plain(reason.text))
         text.append(f" [{plain(reason.id, 60)}]", style="dim")
-        grid.add_row(Text(MARKS[reason.outcome], style=_COLORS[STYLES[reason.outcome]]), text)
+        grid.add_row(Text(reason.mark, style=_COLORS[reason.style]), text)
     if rest:
         grid.add_row(Text(" "), Text(plain(rest), style="dim"))
     title = Text(f" {plain(target_name(report), 50)} ")

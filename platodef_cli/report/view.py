@@ -22,6 +22,8 @@ HEADLINES: dict[Outcome, str] = {
     "error": "the audit could not be completed",
 }
 MARKS: dict[Outcome, str] = {"pass": "✓", "fail": "✗", "inconclusive": "?", "refused": "✗", "error": "!"}
+UNEXAMINED = frozenset({"battery-saturated", "search-powerless", "search-saturated"})
+"""Ids of reasons that name tests without power: they do not accuse, and are no passed checks either."""
 _ORDER: tuple[Outcome, ...] = ("refused", "error", "inconclusive", "fail", "pass")
 
 _LONG_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
@@ -33,7 +35,7 @@ MEANING = (
     "A failure means that a small change of the images collapses or moves the features far more than "
     "the references and the benign controls allow. Look at the evidence before you conclude intent.",
 )
-Style = Literal["pass", "fail", "warn"]
+Style = Literal["pass", "fail", "warn", "none"]
 STYLES: dict[Outcome, Style] = {
     "pass": "pass",
     "fail": "fail",
@@ -48,7 +50,7 @@ class ReasonLine:
     """One reason of the verdict, as it is shown on top.
 
     Attributes:
-        outcome: Decides its mark and colour.
+        outcome: Decides its mark and colour, where it was examined.
         id: Stable name of the check.
         text: The message, with value and limit where the message itself does not carry them.
         excuse: Why it does not decide: a waiver, or the baseline; empty where it does.
@@ -60,6 +62,21 @@ class ReasonLine:
     text: str
     excuse: str = ""
     subject: str = ""
+
+    @property
+    def examined(self) -> bool:
+        """Whether its tests could have found something."""
+        return self.outcome != "pass" or self.id not in UNEXAMINED
+
+    @property
+    def mark(self) -> str:
+        """A sign for its outcome."""
+        return MARKS[self.outcome] if self.examined else "–"
+
+    @property
+    def style(self) -> Style:
+        """The colour of the sign."""
+        return STYLES[self.outcome] if self.examined else "none"
 
 
 def verdict_line(report: AuditReport) -> str:

@@ -134,10 +134,10 @@ _FAMILIES: Mapping[
     str, tuple[tuple[float, ...], Callable[[float, tuple[int, int], torch.Generator], dict[str, Any]]]
 ] = {
     "patch": ((5 / 32, 7 / 32), _patch),
-    "universal": ((4.0, 8.0), _universal),
-    "wave": ((20.0, 30.0), _wave),
-    "warp": ((3 / 32, 4 / 32), _warp),
-    "corners": ((3 / 32, 5 / 32), _corners),
+    "universal": ((8.0,), _universal),
+    "wave": ((30.0,), _wave),
+    "warp": ((4 / 32,), _warp),
+    "corners": ((5 / 32,), _corners),
 }
 """Kind -> strengths of its positive controls, and what draws a trigger of one of them."""
 

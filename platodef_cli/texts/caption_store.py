@@ -17,6 +17,9 @@ from platodef_cli.texts.captioner import MOST_TOKENS, Captioner
 
 CAPTION_VERSION = 1  # part of the cache key: raise it when the same image gets another caption
 CAPTION_BATCH = 8
+_APPENDING = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+for _name in ("O_CLOEXEC", "O_BINARY"):  # Windows has other flags than POSIX
+    _APPENDING |= getattr(os, _name, 0)
 _LARGEST = 2**30
 
 
@@ -98,7 +101,7 @@ class CaptionStore:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # one write to a file opened for appending: runs beside each other do not mix their lines
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._path, _APPENDING, 0o600)
             try:
                 os.write(descriptor, lines.encode())
             finally:

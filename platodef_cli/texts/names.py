@@ -42,12 +42,21 @@ def check_captions(value: str | Path | None) -> str | None:
     return str(value)
 
 
+MOST_REFERENCES = 100
+"""References of an audit; each costs its memory and its time."""
+
+
 def check_references(references: Sequence[str]) -> None:
-    """Check that an audit has a reference that sees pixels.
+    """Check that an audit has a reference that sees pixels, and no more references than it can hold.
 
     Raises:
-        UsageError: All references are text towers.
+        UsageError: All references are text towers, or there are very many.
     """
+    if len(references) > MOST_REFERENCES:
+        raise UsageError(
+            f"{len(references)} references are more than {MOST_REFERENCES}: all are held in memory, and each "
+            "sees every changed image; give a few of different origin, two are usual"
+        )
     if references and all(map(is_text, references)):
         raise UsageError(
             "all references are text towers, and a sentence does not change with the image, so that none "

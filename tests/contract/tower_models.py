@@ -111,10 +111,16 @@ def _whole(kind: str) -> Made:
         ),
         "got_ocr2": (sam, "qwen2", t.GotOcr2ImageProcessor(size=SQUARE), {"image_token_index": 7}),
         "paligemma": (siglip, "gemma", t.SiglipImageProcessor(size=SQUARE), {"image_token_index": 7}),
+        "gemma3": (
+            siglip,
+            "gemma3_text",
+            t.Gemma3ImageProcessor(size=SQUARE),
+            {"image_token_index": 7, "mm_tokens_per_image": 4},
+        ),
     }[kind]
     if kind == "paligemma":
         more |= {"projection_dim": 32}
-    decoder = {**DECODER, "model_type": text, **({"head_dim": 16} if text == "gemma" else {})}
+    decoder = {**DECODER, "model_type": text, **({"head_dim": 16} if "gemma" in text else {})}
     config = t.CONFIG_MAPPING[kind](vision_config=vision, text_config=decoder, **more)
     network = t.AutoModelForImageTextToText.from_config(config)
     return network, processor, lambda n, x: _means(n.model.get_image_features(pixel_values=x["pixel_values"]))
@@ -157,7 +163,7 @@ QWEN = [f"{name}{end}" for name in ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "q
         for end in ("", "_vision")]  # fmt: skip
 MAKERS: dict[str, Callable[[str], Made]] = {
     **dict.fromkeys(QWEN, _qwen),
-    **dict.fromkeys(("internvl", "llava", "vipllava", "got_ocr2", "paligemma"), _whole),
+    **dict.fromkeys(("internvl", "llava", "vipllava", "got_ocr2", "paligemma", "gemma3"), _whole),
     **dict.fromkeys(("metaclip_2", "altclip", "chinese_clip", "blip"), _pair),
     **dict.fromkeys(("internvl_vision", "chinese_clip_vision_model"), _alone),
 }

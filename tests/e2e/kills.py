@@ -35,6 +35,18 @@ class Ended:
     orphans: int
 
 
+def environment_of(home: Path, temporary: Path) -> dict[str, str]:
+    """Return the environment of a user without network whose folders are these."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HF_"))}
+    return others | {
+        "HOME": str(home),
+        "TMPDIR": str(temporary),
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
 @contextmanager
 def reaping() -> Iterator[None]:
     """Become the parent of what killed runs leave running, so that none of it can hide."""
@@ -54,11 +66,13 @@ class Place:
         folder: Holds the cache, the folder for temporary files, and the results.
         words: Of the audit, after ``platodef audit``.
         home: Of its user, where libraries keep what they make once (matplotlib its list of fonts).
+        shared: A cache elsewhere, or None.
     """
 
     folder: Path
     words: tuple[str, ...]
     home: Path
+    shared: Path | None = None
 
     @property
     def report(self) -> Path:
@@ -68,7 +82,18 @@ class Place:
     @property
     def cache(self) -> Path:
         """The cache."""
-        return self.folder / "cache"
+        return self.shared or self.folder / "cache"
+
+    def make(self) -> None:
+        """Make the folders that a user has before anything runs."""
+        for path in (self.home, self.folder / "tmp", self.folder / "results"):
+            path.mkdir(parents=True, exist_ok=True)
+
+    def command(self, *, plan: bool = False) -> list[str]:
+        """Return the words that start the audit."""
+        outputs = ["--plan"] if plan else ["-o", f"json={self.report}"]
+        start = [sys.executable, "-m", "platodef_cli.cli.app", "audit"]
+        return [*start, *self.words, *outputs, "--cache-dir", str(self.cache)]
 
     def run(self, kill_after: float | None = None, *, plan: bool = False) -> Ended:
         """Run the audit, or only plan it, and wait for all that it started.
@@ -77,25 +102,14 @@ class Place:
             kill_after: Kill its process after so many seconds, unless it has ended by then.
             plan: Write no report.
         """
-        for path in (self.home, self.folder / "tmp", self.folder / "results"):
-            path.mkdir(parents=True, exist_ok=True)
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HF_"))},
-            "HOME": str(self.home),
-            "TMPDIR": str(self.folder / "tmp"),
-            "HF_HUB_OFFLINE": "1",
-            "NO_COLOR": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-        outputs = ["--plan"] if plan else ["-o", f"json={self.report}"]
-        command = [sys.executable, "-m", "platodef_cli.cli.app", "audit", *self.words, *outputs]
+        self.make()
         with (self.folder / "stderr").open("w+") as errors:
             process = subprocess.Popen(
-                [*command, "--cache-dir", str(self.cache)],
+                self.command(plan=plan),
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
-                env=environment,
+                env=environment_of(self.home, self.folder / "tmp"),
                 cwd=self.folder,
                 start_new_session=True,
             )

@@ -8,7 +8,7 @@ from platodef_cli.bench.encoders_page import COMMAND, versions
 from platodef_cli.cli.app import main
 from platodef_cli.encoders.backends.transformers_catalogue import ALSO_TESTED
 from platodef_cli.encoders.backends.transformers_models import FAMILIES, LEFT_OUT
-from tests.contract import encoder_models, tower_models
+from tests.contract import common_models, encoder_models, tower_models
 from tests.contract.test_transformers_mapping import ELSEWHERE, KINDS
 
 PAGE = Path(__file__).parents[2] / "examples" / "ENCODERS.md"
@@ -30,7 +30,14 @@ def test_the_page_is_what_the_libraries_say(tmp_path: Path) -> None:
 
 
 def test_every_type_that_the_page_calls_supported_has_a_test() -> None:
-    tested = {*KINDS, *encoder_models.MAKERS, "qwen2_vl", *tower_models.MAKERS, *ELSEWHERE}
+    tested = {
+        *KINDS,
+        *encoder_models.MAKERS,
+        "qwen2_vl",
+        *tower_models.MAKERS,
+        *common_models.KINDS,
+        *ELSEWHERE,
+    }
     assert {*FAMILIES, *ALSO_TESTED} <= tested
     assert rows(PAGE.read_text()).keys() <= tested
 

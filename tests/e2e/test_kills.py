@@ -1,8 +1,8 @@
 """Kill -9 at any moment: the next run goes on where the killed one was, and tells the same.
 
-``PLATODEF_KILLS=N pytest -n 0 -m slow -s tests/e2e/test_kills.py`` kills N times, ``PLATODEF_KILLS_EACH`` times
-before an audit may end, ``PLATODEF_KILLS_SEED`` draws other moments, ``PLATODEF_KILLS_WORDS`` audits something
-else; it prints what the interruptions cost.
+``PLATODEF_KILLS=N pytest -n 0 -m slow -s tests/e2e/test_kills.py`` kills N times, ``PLATODEF_KILLS_EACH``
+times before an audit may end, ``PLATODEF_KILLS_SEED`` draws other moments, ``PLATODEF_KILLS_WORDS`` audits
+something else; it prints what the interruptions cost.
 """
 
 import json
@@ -77,8 +77,8 @@ def test_killed_audits_go_on_and_tell_the_same(tmp_path: Path, capsys: pytest.Ca
             with capsys.disabled():
                 print(
                     f"\naudit {number}: killed after {', '.join(f'{moment:.1f}' for moment in moments)} s, "
-                    f"{len(kept)} entries kept, {resumed.seconds:.1f} s more, of {done.seconds:.1f} s without "
-                    f"kills: {costs[-1]:+.0%} for each",
+                    f"{len(kept)} entries kept, {resumed.seconds:.1f} s more, of {done.seconds:.1f} s "
+                    f"without kills: {costs[-1]:+.0%} for each",
                     end="",
                 )
             shutil.rmtree(place.folder)

@@ -33,9 +33,16 @@ MACOS = _COMMON
 WINDOWS = (
     _COMMON
     + """
-for name in ("killpg", "readv", "set_blocking", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "sysconf"):
+import signal
+for name in (
+    "killpg", "readv", "set_blocking", "O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "sysconf", "pread", "pwrite",
+    "mkfifo", "setsid", "getpgid", "fork", "getloadavg",
+):
     if hasattr(os, name):
         delattr(os, name)
+for name in ("SIGHUP", "SIGALRM", "SIGURG", "SIGUSR1", "setitimer", "alarm"):
+    if hasattr(signal, name):
+        delattr(signal, name)
 """
 )
 SYSTEMS = {"macos": MACOS, "windows": WINDOWS}
@@ -125,3 +132,25 @@ def test_features_are_scored_and_purified(system: dict[str, str], tmp_path: Path
     purified = platodef(system, tmp_path, "purify", features, "--head", "builtin-clean", "-o", clean)
     assert purified.returncode == 0, purified.stderr
     assert clean.stat().st_size > 0
+
+
+def test_an_audit_runs_to_its_end(system: dict[str, str], tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = platodef(
+        system, tmp_path, "audit", "builtin:backdoored", "--base", "builtin:clean", "--battery", "quick",
+        "-r", "builtin:reference-vit", "-r", "builtin:reference-cnx", "--probe-images", "60",
+        "-i", "builtin:shapes?seed=5&count=900", "--search", "patch",
+        "-o", f"json={report}", "-o", f"html={tmp_path / 'page.html'}", "-o", "terminal",
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    told = {"macos": "there is no sandbox on", "windows": "the suspect runs in platodef's own process"}
+    said = " ".join(done.stderr.split()).count(told[system["SYSTEM"]])
+    assert said == 1, done.stderr
+    value = json.loads(report.read_text())
+    assert value["verdict"] == "fail"
+    assert value["target"]["isolated"] is (system["SYSTEM"] == "macos")
+    assert sum(told[system["SYSTEM"]] in line for line in value["warnings"]) == 1
+    assert value["context"]["lineage"]["base"] == "clean"
+    assert "<html" in (tmp_path / "page.html").read_text()
+    # the report is judged there as well
+    assert platodef(system, tmp_path, "gate", report, "-q").returncode == 1

@@ -182,6 +182,18 @@ def test_every_file_is_read_or_ends_in_the_error_tree(kind: str, tmp_path: Path)
     assert any(ends)
 
 
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("table", 41493), ("report", 46093), ("report", 59295), ("report", 90977)],
+)
+def test_files_that_once_left_the_error_tree(
+    kind: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More rows than row groups hold; numbers in quotes that are none."""
+    monkeypatch.setitem(globals(), "SEED", 0)
+    assert read(kind, number, tmp_path) == "UsageError"
+
+
 @pytest.mark.slow
 def test_many_files(tmp_path: Path) -> None:
     count = int(os.environ.get("PLATODEF_FUZZ", "100000"))

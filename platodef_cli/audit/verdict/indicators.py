@@ -10,7 +10,7 @@ from platodef_cli.audit.verdict.power import judge_power
 from platodef_cli.audit.verdict.references import judge_references, reference_findings
 from platodef_cli.audit.verdict.search import judge_search, search_findings
 from platodef_cli.records import Finding, ProbeRecord, Reason, SearchPowerRecord, SearchRecord
-from platodef_cli.report.power import powerless
+from platodef_cli.report.power import found_from, powerless
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def judge_indicators(
         UsageError: The limits do not fit the searches.
     """
     known = judge_power(power, policy)
-    scored, about_search = judge_search(searches, policy, powerless(known))
+    scored, about_search = judge_search(searches, policy, powerless(known), found_from(known))
     battery, about_battery = judge_battery(triggers, policy, deciding, sample)
     about_references = judge_references(battery, scored, policy)
     return Indicators(

@@ -21,6 +21,7 @@ from platodef_cli.bench.zoo.entries import Embedded, Entry, Plant, Scratch
 from platodef_cli.bench.zoo.making import BuildJob, entry_digest, finished, make
 from platodef_cli.bench.zoo.manifest import Manifest, Planned, read_manifest, write_manifest
 from platodef_cli.bench.zoo.recipe import expand, known_attacks, recipe
+from platodef_cli.disk import holder_of
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress, Task
 
@@ -175,7 +176,8 @@ def _lock(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UsageError(
-            f"another build is at work in {folder}; wait for it or choose another folder"
+            f"another build is at work in {folder} ({holder_of(folder / '.build.lock')}); wait for it or "
+            "choose another folder"
         ) from None
     try:
         yield

@@ -68,6 +68,7 @@ def read_preprocessing(bundle: Bundle, model_type: str) -> Preprocessing:
         for key, value in raw.items():
             if (key.startswith("do_") and key not in _STEPS and value) or (key == "pad_size" and value):
                 raise UnsupportedError(f"{where}: {key} = {value!r} is a step that platodef cannot reproduce")
+    made = None
     try:
         made = kind(**_usable(raw, kind))
         settings = {key: getattr(made, key, None) for key in _SETTINGS}
@@ -85,6 +86,10 @@ def read_preprocessing(bundle: Bundle, model_type: str) -> Preprocessing:
         ) from None
     except (TypeError, ValueError, KeyError, AttributeError, ZeroDivisionError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        if made is not None and name not in (*PLAIN, *PATCHED):
+            raise UnsupportedError(
+                f"{where}: {name} does not turn a plain image into one input ({reason}); it is not supported"
+            ) from None
         raise RefusedError(f"{where}: malformed preprocessing ({reason}); do not use this model") from None
     return Preprocessing(fitted.geometry, fitted.mean, fitted.std, notes, settings, fitted.flipped)
 

@@ -12,17 +12,43 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_MAPPING_NAMES
 
 from platodef_cli.encoders.backends.transformers_models import FAMILIES, LEFT_OUT, family_of
 from platodef_cli.encoders.backends.transformers_pooling import possible_poolings
+from platodef_cli.encoders.pooling import CLASS_TOKEN, MEAN
 from platodef_cli.errors import UnsupportedError
 
-ALSO_TESTED = (
-    "altclip",
-    "blip",
-    "chinese_clip",
-    "chinese_clip_vision_model",
-    "internvl_vision",
-    "metaclip_2",
-)
-"""Types outside the mapping of image features and without a row that tests hold to the library."""
+_PER_TOKEN = "mean of image features"
+ALSO_TESTED: Mapping[str, str] = {
+    **dict.fromkeys(("altclip", "blip", "chinese_clip", "chinese_clip_vision_model", "internvl_vision"), ""),
+    "metaclip_2": "",
+    **dict.fromkeys(("align", "blip-2", "clipseg", "groupvit", "owlvit", "tipsv2"), "image features"),
+    "vision-text-dual-encoder": "image features",
+    **dict.fromkeys(("aya_vision", "flava", "florence2", "gemma3", "kosmos-2", "ovis2"), _PER_TOKEN),
+    "qianfan_ocr": _PER_TOKEN,
+    **dict.fromkeys(("cvt", "pvt_v2", "radio", "sam3_vision_model", "sam3_vit_model"), MEAN),
+    **dict.fromkeys(("sam_hq_vision_model", "sam_vision_model"), MEAN),
+    **dict.fromkeys(("maskformer-swin", "sapiens2"), "pooler_output"),
+    "qianfan_ocr_vision": CLASS_TOKEN,
+}
+"""Types outside the mapping and without a row that tests hold to the library -> the feature.
+
+Empty where a network of the usual configuration is asked; that of some types cannot be built.
+"""
+_TILES = "its processor cuts an image into tiles or patches with places of their own, which is refused"
+_PADS = "its processor pads images or turns them, which is refused; it loads with a plain processor"
+_ANY_SIZE = "its processor gives inputs of any size; it loads where one size is set"
+_LARGE = "its tower is a network of timm with more than 100 million parameters, whatever the configuration"
+_NO_FEATURE = "no output of it is one vector per image, which is refused"
+NOT_COMPARED = {
+    **dict.fromkeys(("aria", "deepseek_ocr2", "fuyu", "idefics2", "idefics3", "inkling_mm_model"), _TILES),
+    **dict.fromkeys(("modernvbert", "neomme", "perception_lm", "smolvlm", "step3p7", "ultravbert"), _TILES),
+    **dict.fromkeys(("embedding_gemma2", "gemma4", "gemma4_unified", "unlimited_ocr"), _TILES),
+    **dict.fromkeys(("minicpm_ocr_vision", "minicpmv4_7_vision"), _TILES),
+    **dict.fromkeys(("deepseek_vl", "donut-swin", "janus", "owlv2"), _PADS),
+    **dict.fromkeys(("pixtral", "textnet"), _ANY_SIZE),
+    **dict.fromkeys(("fast_vlm", "gemma3n", "gemma3n_vision"), _LARGE),
+    **dict.fromkeys(("chameleon", "hgnet_v2"), _NO_FEATURE),
+    "video_llava": "its processor gives frames of videos, which is refused",
+}
+"""Types that are run by the same rule, but that no test compares -> why."""
 NEEDS = {"dinat": "natten"}
 """Type -> library that its class needs."""
 _ELSEWHERE = "timm_wrapper"
@@ -56,19 +82,20 @@ class Catalogue:
 
     Attributes:
         supported: Those that load, with a test of each.
-        untested: Those that are run by the same rule, but that no test compares.
+        untested: Those that are run by the same rule, but that no test compares -> why.
         left_out: Type -> why it does not load.
     """
 
     supported: tuple[SupportedType, ...]
-    untested: tuple[str, ...]
+    untested: Mapping[str, str]
     left_out: Mapping[str, str]
 
 
 def catalogue() -> Catalogue:
     """Return what loads, from this installation of transformers; classes are built without weights."""
     tested = sorted({*MODEL_FOR_IMAGE_MAPPING_NAMES, *FAMILIES, *ALSO_TESTED} - {*LEFT_OUT, _ELSEWHERE})
-    untested, left_out = [], dict(LEFT_OUT)
+    untested: dict[str, str] = {}
+    left_out = dict(LEFT_OUT)
     for kind in sorted({*MODEL_MAPPING_NAMES} - {*tested, *LEFT_OUT, _ELSEWHERE}):
         try:
             family_of(kind, ())
@@ -77,8 +104,8 @@ def catalogue() -> Catalogue:
                 wanted = str(error).rpartition("(")[2].rstrip(")")
                 left_out[kind] = f"it takes more than pixels: {wanted}"
         else:
-            untested.append(kind)
-    return Catalogue(tuple(_supported(kind) for kind in tested), tuple(untested), left_out)
+            untested[kind] = NOT_COMPARED.get(kind, "it is new in this transformers")
+    return Catalogue(tuple(_supported(kind) for kind in tested), untested, left_out)
 
 
 def _supported(kind: str) -> SupportedType:
@@ -89,6 +116,8 @@ def _supported(kind: str) -> SupportedType:
         otherwise = "pooler_output" if kind.startswith("clip") else ""
         otherwise = "mean of patches" if kind.startswith("siglip2") else otherwise
         return SupportedType(kind, row.network, row.pooling, otherwise, mapped=mapped)
+    if stated := ALSO_TESTED.get(kind):
+        return SupportedType(kind, row.network, stated, mapped=mapped)
     needs = NEEDS.get(kind, "")
     if needs and importlib.util.find_spec(needs) is None:
         return SupportedType(kind, row.network, "", needs=needs, mapped=mapped)

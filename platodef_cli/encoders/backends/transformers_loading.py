@@ -109,7 +109,7 @@ def load(
     if info["mismatched_keys"] or info.get("error_msgs"):
         raise RefusedError(f"{where}: a weight has the wrong shape; do not use this model")
     dropped = sorted(info["unexpected_keys"])
-    heads = _heads_of(tasks, config) if dropped else set()
+    heads = _heads_of(tasks, config, loaded) if dropped else set()
     check_keys(where, missing=(), unexpected=[key for key in dropped if not _belongs(key, heads)])
     missing = sorted(info["missing_keys"])
     own = loaded.state_dict()
@@ -128,8 +128,12 @@ def load(
     return Loaded(module, tuple(missing), tuple(dropped))
 
 
-def _heads_of(tasks: Sequence[str], config: Any) -> set[str]:
-    """Return the names of the weights of the classes that a configuration names."""
+def _heads_of(tasks: Sequence[str], config: Any, network: nn.Module) -> set[str]:
+    """Return the names of the weights of the classes that a configuration names.
+
+    And those of the parts that the network itself has not, with a dot at the end.
+    """
+    own = {name for name, _ in network.named_children()}
     names: set[str] = set()
     for task in tasks[:4]:
         kind: Any = getattr(transformers, str(task), None)
@@ -138,13 +142,18 @@ def _heads_of(tasks: Sequence[str], config: Any) -> set[str]:
             continue
         with torch.device("meta"), contextlib.suppress(Exception):
             # a head that cannot be built from it explains no weights
-            names |= set(kind(config).state_dict())
+            made = kind(config)
+            names |= set(made.state_dict())
+            # files may hold older names of the same weights, which the library renames
+            parts = {name for name, _ in made.named_children()} - own - {kind.base_model_prefix}
+            names |= {f"{name}." for name in parts}
     return names
 
 
 def _belongs(key: str, heads: set[str]) -> bool:
     """Tell whether a weight that the network does not have is known: the head of a task, or a common one."""
-    return key in heads or (not heads and key.startswith(_COMMON_HEADS))
+    own = tuple(name for name in heads if name.endswith("."))
+    return key in heads or key.startswith(own) or (not heads and key.startswith(_COMMON_HEADS))
 
 
 @contextmanager

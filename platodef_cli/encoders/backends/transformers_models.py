@@ -171,6 +171,7 @@ FAMILIES = {
     "vipllava": _whole("VipLlavaModel"),
     "got_ocr2": _whole("GotOcr2Model", "eager"),
     "paligemma": _whole("PaliGemmaModel"),
+    "gemma3": _whole("Gemma3Model"),
 }
 """``model_type`` -> row, where the common way would not do."""
 
@@ -203,6 +204,7 @@ LEFT_OUT = {
     **dict.fromkeys(("timesformer", "videomae", "videoprism_vision_model", "vivit"), _VIDEO),
     **dict.fromkeys(("llama4", "mllama", "cohere2_vision"), _TILES),
     **dict.fromkeys(("depth_pro", "dpt", "glpn"), "it predicts depth, no feature of the image"),
+    **dict.fromkeys(("sam3_lite_text_text_model", "t5gemma2_encoder"), "it encodes texts"),
     "imagegpt": "it reads an image as a sequence of colour clusters",
     "swin2sr": "it enlarges images and gives no feature of the whole image",
     "timm_backbone": "its weights are fetched from elsewhere; give the timm folder itself",
@@ -234,6 +236,7 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
             return replace(row, pooled=_naflex_mean, pooling="mean of patches")
         return row
     network = MODEL_FOR_IMAGE_MAPPING_NAMES.get(kind) or MODEL_MAPPING_NAMES.get(kind)
+    network = network or _tower_of(kind)
     found = getattr(transformers, network, None) if isinstance(network, str) else None
     if found is None or not _sees(found):
         known = sorted({*MODEL_FOR_IMAGE_MAPPING_NAMES, *FAMILIES} - {*LEFT_OUT})
@@ -251,6 +254,14 @@ def family_of(kind: str, names: Collection[str]) -> ModelFamily:
         )
     attention = "sdpa" if found._supports_sdpa else "eager"
     return ModelFamily(found.__name__, attention=attention, tried=kind in MODEL_FOR_IMAGE_MAPPING_NAMES)
+
+
+def _tower_of(kind: str) -> str | None:
+    """Return the class of a vision tower that no mapping of transformers has, by its configuration's name."""
+    if not kind.endswith("_vision_model") or kind not in transformers.CONFIG_MAPPING:
+        return None
+    name: str = transformers.CONFIG_MAPPING[kind].__name__
+    return f"{name.removesuffix('Config')}Model"
 
 
 def _more_than_pixels(network: Any) -> str:

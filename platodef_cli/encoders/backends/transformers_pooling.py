@@ -20,6 +20,7 @@ class NoFeature(Exception):
 
 
 Pooled = Callable[[Any, Tensor], Tensor]
+TOWER_POOLED = "pooler_output of the vision tower"
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _OTHER_TOKENS = ("distillation_token", "register_tokens")
 
@@ -67,7 +68,13 @@ def _mean_past(prefix: int, network: Any, pixels: Tensor) -> Tensor:
     return tokens[:, prefix:].mean(1)
 
 
+def tower_pooled(network: Any, pixels: Tensor) -> Tensor:
+    """Return the pooled output ``[B, D]`` of the vision tower inside an image-text network."""
+    return pooler_output(network.vision_model, pixels)
+
+
 _NAMES: dict[str, Pooled] = {
+    TOWER_POOLED: tower_pooled,
     "image features": image_features,
     "mean of image features": mean_of_image_features,
     "image_embeds": image_embeds,
@@ -87,6 +94,8 @@ def possible_poolings(network: nn.Module, pixels: Tensor) -> list[str]:
     with torch.inference_mode():
         if hasattr(network, "get_image_features"):
             names = ["image features", "mean of image features"]
+            # a captioner (BLIP) has no projection of its own
+            names += [TOWER_POOLED] if isinstance(getattr(network, "vision_model", None), nn.Module) else []
         else:
             output = network(pixel_values=pixels)
             token = any(name.endswith(_CLASS_TOKENS) for name, _ in network.named_parameters())

@@ -40,7 +40,7 @@ def refuse_adapters(names: Collection[str], where: str) -> None:
     if _ADAPTER in names and not {"config.json", "open_clip_config.json"} & {*names}:
         raise UnsupportedError(
             f"{where}: is an adapter (LoRA) without the model that it belongs to; merge it into that model "
-            "(peft: merge_and_unload(), then save_pretrained) and examine the result"
+            "(platodef convert ADAPTER --base MODEL -o FOLDER) and examine the result"
         )
     if _ADAPTER in names:
         weights = [name for name in _ADAPTER_WEIGHTS if name in names]

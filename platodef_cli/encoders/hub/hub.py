@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 from huggingface_hub import HfApi, constants, snapshot_download
 
-from platodef_cli.attestation.oms import SIGNATURE
-from platodef_cli.encoders.checks.configuration import parse_json
-from platodef_cli.encoders.checks.layout import CONFIGURATIONS, choose, shards
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.loaders import refuse_adapters
 from platodef_cli.encoders.hub import hub_cache
 from platodef_cli.encoders.hub.hub_errors import explain, may_recover, not_cached
 from platodef_cli.encoders.hub.hub_guard import guarded, meter
+from platodef_cli.encoders.hub.hub_locks import wait_for_others
+from platodef_cli.encoders.hub.needed import check_told, configurations_of, needed_files
 from platodef_cli.encoders.reference import ModelReference
 from platodef_cli.errors import HubError, PlatodefError, RefusedError, UsageError
 from platodef_cli.progress import Progress, Task
@@ -26,7 +25,6 @@ _ATTEMPTS = 5
 _FIRST_DELAY_S = 0.5
 _NAME = re.compile(r"^[\w-][\w.-]*$", re.ASCII)
 _LARGEST = 2**53  # bytes of one file
-_INDEX = "model.safetensors.index.json"
 
 Sleep = Callable[[float], None]
 Kind = Literal["model", "dataset"]
@@ -114,11 +112,6 @@ def _from_cache(
     return None if wrong else (snapshot, commit)
 
 
-def _configurations(names: set[str]) -> list[str]:
-    """Return the small files that decide what else is needed."""
-    return [name for name in (*CONFIGURATIONS, _INDEX) if name in names]
-
-
 def _needed(
     snapshot: Path,
     names: set[str],
@@ -133,16 +126,7 @@ def _needed(
         if missing:
             raise UsageError(f"{where}: the repository has no {missing[0]}; check the id and the revision")
         return list(files)
-    config = {}
-    if "config.json" in names:
-        config = parse_json((snapshot / "config.json").read_bytes(), f"{where}/config.json", limits)
-    _, layout = choose(config, names, where, inner)
-    weights = [layout.weights]
-    if layout.weights.endswith(".index.json"):
-        index = parse_json((snapshot / layout.weights).read_bytes(), f"{where}/{layout.weights}", limits)
-        weights += shards(layout.weights, index, names)
-    signature = [SIGNATURE] if SIGNATURE in names else []
-    return [*layout.configurations, *weights, *signature]
+    return needed_files(snapshot, names, where, limits, inner)
 
 
 class _Download:
@@ -181,10 +165,12 @@ class _Download:
         names = set(self._sizes)
         if self._files is None:
             refuse_adapters(names, self._uri)
-        configurations = _configurations(names) if self._files is None else []
+        configurations = configurations_of(names) if self._files is None else []
         if configurations:
             self._fetch(commit, snapshot, configurations)
         needed = _needed(snapshot, names, self._uri, self._limits, self._files, self._inner())
+        # what they tell shall not cost gigabytes of weights first
+        check_told(snapshot, set(needed) & set(configurations), self._uri, self._limits)
         self._fetch(commit, snapshot, needed)
         hub_cache.remember_commit(self._folder, self._revision, commit)
         hub_cache.remember_listing(self._folder, commit, self._listing)
@@ -240,6 +226,7 @@ class _Download:
             )
         wrong: list[str] = []
         largest = max((self._sizes[name] for name in names), default=0)
+        wait_for_others(self._folder, filter(None, map(self._oids.get, names)), self._uri, self._progress)
         for _ in range(2):
             with guarded(largest), self._progress.step(f"downloading {self._uri}", total) as task:
                 self._retried(partial(self._snapshot, commit, names, task, total))

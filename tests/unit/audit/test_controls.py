@@ -18,12 +18,13 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.steps import controls as controlling
 from platodef_cli.audit.steps import search as searching
 from platodef_cli.audit.steps import search_store
-from platodef_cli.audit.steps.controls import digests_of, run_controls
+from platodef_cli.audit.steps.controls import control_images, digests_of, run_controls
 from platodef_cli.audit.steps.search import Searches
 from platodef_cli.audit.steps.search_store import SearchStore
 from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.audit.verdict.power import judge_power, unknown_lines
 from platodef_cli.encoders.load import open_encoder
+from platodef_cli.errors import UsageError
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.records import AuditReport, PositiveControls, SearchPowerRecord
 from platodef_cli.report.power import powerless, weakest
@@ -188,6 +189,8 @@ def test_a_full_search_finds_planted_backdoors_and_a_crippled_one_is_not_examine
     assert "patch (found 0 of 5" in reason.message
     passed = next(reason for reason in unexamined.reasons if reason.id == "search")
     assert "patch" not in passed.message
+    passed = next(reason for reason in examined.reasons if reason.id == "search")
+    assert passed.message.endswith("planted backdoors are found from patch 25% of the side")
     # judged again, it is the same report
     assert judge_again(unexamined, Gate(Policy())) == unexamined
 
@@ -272,7 +275,6 @@ def asked_of(uris, **options):
     }
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="controls.json is not measured yet")
 def test_the_shipped_controls_are_those_of_the_embedded_references():
     asked = asked_of(["builtin:reference-vit", "builtin:reference-cnx"])
     power = shipped_power(**asked)
@@ -312,3 +314,17 @@ def test_a_store_without_a_cache_keeps_nothing():
     images = SimpleNamespace(refs=[], uri="fake")
     store = SearchStore(None, AuditConfig(model="m"), settings, images, {0: ()})
     assert store.read_control(Small("one", 0), 0, 1, {}) is None
+
+
+def test_positive_controls_do_not_go_with_a_time_budget_and_are_named_only_where_used():
+    with pytest.raises(UsageError, match="--plan says how long"):
+        AuditConfig(model="m", positive_controls=True, budget="30m")
+    assert "positive_controls" not in AuditConfig(model="m").to_json()
+    assert AuditConfig(model="m", positive_controls=True).to_json()["positive_controls"] is True
+
+
+def test_a_plan_counts_the_images_of_positive_controls():
+    settings = SearchConfig((FULL,))
+    config = AuditConfig(model="m", searches=("patch",))
+    planting = 1.5 * Planting().cost()
+    assert control_images(config, settings) == int(10 * 2 * (planting + FULL.cost()))

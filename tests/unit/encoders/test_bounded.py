@@ -188,6 +188,24 @@ def test_measuring_keeps_nothing_and_gives_the_same_in_a_child(tmp_path: Path) -
         assert here.footprint().weights == weights
 
 
+def test_a_child_that_runs_out_of_its_limit_goes_on_with_half(tmp_path: Path) -> None:
+    """Where memory was measured wrongly, the features are those of one that has enough."""
+    make.timm_model(tmp_path / "model")
+    pixels = torch.randint(0, 256, (40_000, 3, 32, 32), dtype=torch.uint8)
+    told: list[str] = []
+    with open_encoder(str(tmp_path / "model"), isolate=True, memory_limit_gb=0.5) as encoder:
+        inside = BoundedEncoder(encoder, Parts(40_000, 40_000), told.append)
+        found = inside.embed(pixels)
+        again = inside.embed(pixels[:100])
+    assert 1 <= len(told) <= 8
+    assert "ran out of memory with 40000 images at once, and goes on with 20000 at once" in told[0]
+    assert inside.parts.forward == 40_000 >> len(told)
+    with open_encoder(str(tmp_path / "model")) as here:
+        assert torch.allclose(found[:100], here.embed(pixels[:100]), atol=1e-5)
+        assert torch.allclose(found[-100:], here.embed(pixels[-100:]), atol=1e-5)
+    assert torch.allclose(again, found[:100], atol=1e-5)
+
+
 def test_a_limit_that_is_too_small_is_told_at_once_and_the_advised_one_works(tmp_path: Path) -> None:
     """At 800 pixels one image of a small ResNet needs more than the smallest limit."""
     size = (800, 800)

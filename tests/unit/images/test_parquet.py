@@ -167,6 +167,82 @@ def test_a_row_group_bomb_is_not_unpacked(tmp_path, monkeypatch):
         ParquetSource(path)
 
 
+def repeated(path, cell, rows, groups=1):
+    """A file whose rows all are one cell, which is stored once: the smallest bomb there is."""
+    kind = pa.dictionary(pa.int32(), pa.binary())
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array([cell])).cast(kind)
+    with pq.ParquetWriter(
+        path, pa.schema([("image", kind)]), compression="zstd", store_schema=False
+    ) as writer:
+        for _ in range(groups):
+            writer.write_table(pa.table({"image": column}))
+    return path
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(50_000, 1), (600, 90)])
+def test_cells_that_unpack_to_far_more_than_the_file_are_bounded(tmp_path, monkeypatch, rows, groups):
+    """50 GB in 400 bytes; what the footer says is one MB."""
+    monkeypatch.setattr("platodef_cli.images.parquet._FREE_EXPANSION", 2**26)
+    path = repeated(tmp_path / "x.parquet", bytes(2**20 - 16), rows, groups)
+    assert path.stat().st_size < 40_000
+    assert pq.ParquetFile(path).metadata.row_group(0).total_byte_size < 2**21
+    before = pa.total_allocated_bytes()
+    with pytest.raises(
+        UsageError, match="unpacks to more than 1000 times its .* bytes, which encoded images"
+    ):
+        ParquetSource(path)
+    assert pa.total_allocated_bytes() - before < 2**20
+    assert pa.default_memory_pool().max_memory() < 2**30
+
+
+def test_the_same_image_many_times_is_no_bomb(tmp_path):
+    path = repeated(tmp_path / "x.parquet", png(1), 20_000)
+    assert len(ParquetSource(path).refs) == 20_000
+
+
+def test_labels_are_bounded_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("platodef_cli.images.parquet.MAX_LABEL_BYTES", 2**20)
+    path = write(tmp_path / "x.parquet", cells(1) * 3000, ["a" * 1000] * 3000)
+    with pytest.raises(UsageError, match="column 'label' .* unpacks to more than 1,048,576 bytes"):
+        ParquetSource(path)
+
+
+def test_more_rows_than_can_be_listed_need_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr("platodef_cli.images.parquet.MAX_ROWS", 20)
+    path = write(tmp_path / "x.parquet", cells(21))
+    with pytest.raises(UsageError, match="has 21 rows, more than 20; take some of them with --limit"):
+        ParquetSource(path)
+    assert len(ParquetSource(path, limit=5).refs) == 5
+
+
+def test_fifty_thousand_images_are_listed_in_little_memory(tmp_path):
+    path = write(tmp_path / "x.parquet", [b"\x89PNG" + bytes(2000)] * 50_000, kind=pa.binary())
+    before = pa.total_allocated_bytes()
+    source = ParquetSource(path)
+    assert len(source.refs) == 50_000
+    assert pa.total_allocated_bytes() - before < 200 * 2**20
+
+
+def test_a_row_group_that_is_shorter_than_announced(tmp_path, monkeypatch):
+    path = write(tmp_path / "x.parquet", cells(3))
+
+    class Short:
+        def __init__(self, file):
+            self._file = file
+
+        def __getattr__(self, name):
+            return getattr(self._file, name)
+
+        def iter_batches(self, *words, **options):
+            for batch in self._file.iter_batches(*words, **options):
+                yield batch.slice(1)
+
+    real = pq.ParquetFile
+    monkeypatch.setattr(pq, "ParquetFile", lambda path: Short(real(path)))
+    with pytest.raises(UsageError, match="row group 0 holds 2 of its 3 rows"):
+        ParquetSource(path)
+
+
 def test_cells_and_labels_by_hand():
     assert cell_bytes(memoryview(b"x"), "r") == b"x"
     with pytest.raises(ImageError, match="holds no image bytes"):

@@ -146,7 +146,7 @@ def test_links_to_class_folders(tmp_path: Path) -> None:
     assert len(source.refs) == 7
     assert ("cow", "it is a link to a folder outside the given one") in source.skipped
     assert len(said) == 1
-    assert "cow are links to folders outside of it, which are not followed" in said[0]
+    assert "cow, a link, leads out of it and is not followed" in said[0]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv"])

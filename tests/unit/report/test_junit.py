@@ -1,17 +1,24 @@
 """JUnit XML: the public schema, and failure, error and skipped where each belongs."""
 
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 from lxml import etree
 
+import platodef_cli
 from platodef_cli.audit.partial_report import ENDINGS
-from platodef_cli.records import AuditReport, Finding
+from platodef_cli.records import AuditReport, Finding, Reason
+from platodef_cli.report.html import render as render_html
 from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.junit import render
+from platodef_cli.report.markdown import render as render_markdown
+from platodef_cli.report.terminal import render as render_terminal
+from platodef_cli.report.view import UNEXAMINED
 from tests.unit.report.endings import CODES, early_end, with_verdict
 
+VERDICT = Path(platodef_cli.__file__).parent / "audit" / "verdict"
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 
@@ -96,6 +103,25 @@ def test_not_examined_and_waived_are_skipped(golden_report: AuditReport) -> None
     cases = statuses(suite_of(golden_report.model_copy(update={"findings": (waived,)})))
     assert cases["finding:pickle"] == "skipped"
     assert cases[f"not-examined:{golden_report.not_examined[0]}"] == "skipped"
+
+
+def test_a_test_without_power_is_no_passed_check(golden_report: AuditReport) -> None:
+    """Not in JUnit, not on a page, not in a terminal: it carries no tick anywhere."""
+    reasons = tuple(
+        Reason(id=name, outcome="pass", message=f"not examined, {name}") for name in sorted(UNEXAMINED)
+    )
+    passing = with_verdict(golden_report, "pass").model_copy(update={"reasons": reasons})
+    cases = statuses(suite_of(passing))
+    assert {cases[f"check:{name}"] for name in UNEXAMINED} == {"skipped"}
+    for drawn in (render_html, render_terminal, render_markdown):
+        text = drawn(passing, RenderOptions(width=200))
+        rows = [line for line in text.splitlines() if "not examined, " in line and "search-" in line]
+        assert rows
+        assert not [row for row in rows if "✓" in row]
+    # the verdict's own reasons use these names: a new one has to be added here
+    source = "".join(path.read_text() for path in VERDICT.glob("*.py"))
+    named = set(re.findall(r'id="([\w-]+)",\s+outcome="inconclusive" if [\w ]+ else "pass"', source))
+    assert named == UNEXAMINED
 
 
 def test_equal_names_are_numbered(golden_report: AuditReport) -> None:
