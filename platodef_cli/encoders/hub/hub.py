@@ -187,7 +187,7 @@ class _Download:
         if configurations:
             self._fetch(commit, snapshot, configurations)
         needed = _needed(snapshot, names, self._uri, self._limits, self._files, self._inner())
-        for name in set(needed) & set(configurations) - {_INDEX, _TOKENIZER}:
+        for name in sorted(set(needed) & set(configurations) - {_INDEX, _TOKENIZER}):
             # what they tell shall not cost gigabytes of weights first
             place = f"{self._uri}/{name}"
             check_configuration(
