@@ -87,7 +87,7 @@ def test_a_fault_that_passes_costs_attempts_only(place: str, kind: str, hub: Hub
     ("config", "word"),
     [
         ({"model_type": "own", "auto_map": {"AutoModel": "code.Model"}}, "would run Python code"),
-        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "would choose other loading code"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "other loading code"),
         ({"num_hidden_layers": 10**9}, "layers"),
     ],
 )
