@@ -92,6 +92,32 @@ def _tensors(value: Any, prefix: str = "", depth: int = 0) -> "dict[str, Tensor]
     return found
 
 
+def _allow_plain_values() -> None:
+    """Let the reader build what training scripts put beside the weights: numbers, options, paths.
+
+    None of these runs code when it is built; what is none of them is refused as before.
+    """
+    import argparse
+    import pathlib
+
+    import numpy as np
+    import torch
+
+    try:
+        from numpy._core import multiarray
+    except ImportError:  # numpy 1
+        from numpy.core import multiarray  # type: ignore[no-redef]
+
+    kinds = [np.dtype(code) for code in "?bBhHiIlLqQefdFDSUO"]
+    plain: list[Any] = [np.ndarray, np.dtype, *{type(kind) for kind in kinds}, argparse.Namespace]
+    plain += [pathlib.PurePosixPath, pathlib.PureWindowsPath]
+    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+        plain += [(getattr(multiarray, name), f"{module}.{name}") for name in ("scalar", "_reconstruct")]
+    # paths of another system cannot be built; those that only name a place can
+    plain += [(pathlib.PurePosixPath, "pathlib.PosixPath"), (pathlib.PureWindowsPath, "pathlib.WindowsPath")]
+    torch.serialization.add_safe_globals(plain)
+
+
 def main(lifeline: str, path: str, memory_limit_gb: str) -> int:
     """Read the file and write its tensors to standard output."""
     answers = os.dup(1)
@@ -103,6 +129,7 @@ def main(lifeline: str, path: str, memory_limit_gb: str) -> int:
     from safetensors.torch import save
 
     limit_memory(float(memory_limit_gb))
+    _allow_plain_values()
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -1,9 +1,11 @@
 """Checkpoints of research code become model folders; hostile ones are never loaded."""
 
+import argparse
 import os
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -77,6 +79,25 @@ def test_code_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"without running code \(it asks for \w+\.mkdir\)"):
         convert(tmp_path / "a.pth", "timm/resnet10t", tmp_path / "model")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.pth"]
+
+
+def test_what_training_scripts_put_beside_the_weights(network: Any, tmp_path: Path) -> None:
+    """Numbers of numpy, parsed options and paths are no code; what hides code among them is refused."""
+    beside: dict[str, Any] = {
+        "best": np.float64(0.5), "epoch": np.int64(3), "flag": np.bool_(True), "mean": np.ones(3, np.half),
+        "names": np.array(["a", None], dtype=object), "args": argparse.Namespace(lr=0.1, out=Path("runs/1")),
+        "place": PureWindowsPath("C:/runs"),
+    }  # fmt: skip
+    torch.save({"state_dict": network.state_dict(), **beside}, tmp_path / "a.pth")
+    done = convert(tmp_path / "a.pth", "timm/resnet10t", tmp_path / "model", input_size=32)
+    assert done.prefix == "state_dict."
+    evil = Evil(tmp_path / "ran")
+    for number, hidden in enumerate((np.array([evil], dtype=object), argparse.Namespace(x=evil))):
+        torch.save({"state_dict": network.state_dict(), "x": hidden}, tmp_path / "b.pth")
+        with pytest.raises(RefusedError, match="without running code"):
+            convert(tmp_path / "b.pth", "timm/resnet10t", tmp_path / f"other-{number}", input_size=32)
+        assert not (tmp_path / f"other-{number}").exists()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_cannot_be_converted_says_why_and_leaves_nothing(network: Any, tmp_path: Path) -> None:
