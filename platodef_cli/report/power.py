@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from platodef_cli.records import AuditReport, SearchPowerRecord
 
 HOW = "platodef audit --positive-controls"
+OF_THE_SIDE = " of the side"
 
 
 def weakest(power: Sequence[SearchPowerRecord], kind: str) -> SearchPowerRecord | None:
@@ -77,13 +78,14 @@ def power_lines(power: Sequence[SearchPowerRecord], kinds: Sequence[str]) -> tup
 def in_one_line(report: AuditReport) -> str:
     """Return the smallest planted backdoors that are found with power, for one screen; empty without any."""
     kinds, found = searched_kinds(report), found_from(report.search_power)
-    known = [f"{kind} {found[kind]}" for kind in kinds if kind in found]
+    # "of the side" is said where there is room
+    known = [f"{kind} {found[kind].removesuffix(OF_THE_SIDE)}" for kind in kinds if kind in found]
     missed = [kind for kind in powerless(report.search_power) if kind in kinds]
     if not known and not missed:
         return ""
-    parts = [f"would have found planted {', '.join(known)}"] if known else []
-    parts += [f"would have missed {', '.join(missed)}"] if missed else []
-    return f"the searches {' and '.join(parts)}"
+    parts = [f"would find planted {', '.join(known)}"] if known else []
+    parts += [f"not {', '.join(missed)}"] if missed else []
+    return "; ".join(parts) if known else f"would find no planted backdoor: {parts[0]}"
 
 
 def _working(record: SearchPowerRecord) -> str:

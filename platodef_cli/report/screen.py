@@ -144,7 +144,7 @@ def screen(report: AuditReport, *, width: int) -> list[Section]:
     if report.error_rate is not None:
         facts.append(false_alarms(report, report.error_rate))
     known = in_one_line(report)
-    if known:
+    if known and report.verdict != "fail":
         facts.append(known)
     if report.context is not None and report.context.quality.measured:
         facts.append(in_few_words(report.context.quality.measured[-1]))

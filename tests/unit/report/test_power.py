@@ -77,12 +77,13 @@ def test_documents_say_it_and_name_what_was_not_examined(report: AuditReport, st
 
 def test_one_screen_says_it_in_one_line(report: AuditReport) -> None:
     line = in_one_line(report)
-    assert (
-        line
-        == "the searches would have found planted patch 7/255, universal 8/255 and would have missed wave"
+    assert line == "would find planted patch 7/255, universal 8/255; not wave"
+    missed = report.model_copy(
+        update={"search_power": tuple(r for r in report.search_power if r.kind == "wave")}
     )
+    assert in_one_line(missed) == "would find no planted backdoor: not wave"
     assert line in " ".join(render(report, "terminal", RenderOptions(width=400)).split())
-    assert in_one_line(recorded("clean")) == ""
+    assert in_one_line(recorded("clean").model_copy(update={"search_power": ()})) == ""
 
 
 def test_the_report_is_read_back_as_it_was(report: AuditReport) -> None:
