@@ -4,6 +4,7 @@ It is loaded like a suspect, isolated, because nobody has audited it; it judges 
 """
 
 from contextlib import ExitStack
+from typing import Any
 
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.encoders.bounded import bounded
@@ -11,6 +12,20 @@ from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import UsageError
 from platodef_cli.progress import Progress
+
+
+def confined(config: AuditConfig) -> dict[str, Any]:
+    """Return the options of :func:`open_encoder` for a model that nobody trusts: alone, and within limits."""
+    return {
+        "offline": config.offline,
+        "device": config.device,
+        "dtype": config.dtype,
+        "isolate": True,
+        "memory_limit_gb": config.memory_limit_gb,
+        "time_limit_s": config.time_limit_s,
+        "require_isolation": config.require_isolation,
+        "follow_links": config.follow_links,
+    }
 
 
 def open_base(config: AuditConfig, suspect: Encoder, stack: ExitStack, progress: Progress) -> Encoder | None:
@@ -28,19 +43,7 @@ def open_base(config: AuditConfig, suspect: Encoder, stack: ExitStack, progress:
     """
     if config.base is None:
         return None
-    encoder = open_encoder(
-        config.base,
-        name="base",
-        offline=config.offline,
-        device=config.device,
-        dtype=config.dtype,
-        isolate=True,
-        memory_limit_gb=config.memory_limit_gb,
-        time_limit_s=config.time_limit_s,
-        require_isolation=config.require_isolation,
-        follow_links=config.follow_links,
-        progress=progress,
-    )
+    encoder = open_encoder(config.base, name="base", **confined(config), progress=progress)
     stack.callback(encoder.close)
     if encoder.record.digest == suspect.record.digest:
         raise UsageError(f"--base {config.base} is the suspect itself; give the model that it was made from")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from platodef_cli.attestation.publisher import check_signature, refuse_unsigned
-from platodef_cli.audit.base import open_base
+from platodef_cli.audit.base import confined, open_base
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.enough import check_count
 from platodef_cli.audit.free_memory import check_room
@@ -191,15 +191,8 @@ def open_inputs(
                 # the commit that was checked, whatever the branch says by now
                 target.at(resolved.commit) if resolved.commit else resolved.uri if target.store else model,
                 name=_free_name(target.short_name, opened, "suspect"),
-                offline=config.offline,
-                device=config.device,
-                dtype=config.dtype,
-                isolate=True,
-                memory_limit_gb=config.memory_limit_gb,
-                time_limit_s=config.time_limit_s,
-                require_isolation=config.require_isolation,
+                **confined(config),
                 pooling=poolings[model],
-                follow_links=config.follow_links,
                 examined=(resolved, checked),
                 progress=progress,
             )

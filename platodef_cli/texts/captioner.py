@@ -223,6 +223,7 @@ def _processor(bundle: Bundle) -> Any:
     """Build the processor of transformers from the examined files, in a folder that holds nothing else.
 
     Raises:
+        RefusedError: It would have to run code of the repository.
         UsageError: A file is missing, or a library.
     """
     import transformers
@@ -236,6 +237,10 @@ def _processor(bundle: Bundle) -> Any:
                 folder, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise RefusedError(
+                    f"{bundle.directory}: auto_map: its processor is code of the repository; it is never run"
+                ) from None
             raise UsageError(
                 f"{bundle.directory}: its processor cannot be built from its files (tokenizer.json, "
                 f"processor_config.json, preprocessor_config.json): {type(error).__name__}: {one_line(error)}"

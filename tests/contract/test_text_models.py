@@ -135,6 +135,9 @@ def test_unsafe_or_unfit_folders_are_refused(folders: dict[str, Path], tmp_path:
     config["auto_map"] = {"AutoProcessor": "evil.Evil"}
     (code / "processor_config.json").write_text(json.dumps(config))
     (code / "evil.py").write_text("raise SystemExit('ran')")
+    open_captioner(str(code))  # transformers has the class itself: nothing of the code is needed, or runs
+    config["processor_class"] = "EvilProcessor"
+    (code / "processor_config.json").write_text(json.dumps(config))
     with pytest.raises(RefusedError, match="auto_map"):
         open_captioner(str(code))
 

@@ -254,7 +254,7 @@ def store(parquets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(parquets, folder / "bucket" / "set")
     (folder / "bucket" / "set" / "README.md").write_text("no shard")
     system = DirFileSystem(str(folder), LocalFileSystem())
-    monkeypatch.setattr(remote, "_filesystem", lambda uri: (system, uri.partition("://")[2]))
+    monkeypatch.setattr(remote, "filesystem", lambda uri: (system, uri.partition("://")[2]))
     return folder / "bucket" / "set"
 
 
