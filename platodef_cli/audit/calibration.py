@@ -7,9 +7,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from platodef_cli.errors import IncompleteError
+from platodef_cli.audit.packaged import read_packaged
 from platodef_cli.records import Calibration, CalibrationSummary
 from platodef_cli.resources import data_dir
 
@@ -27,17 +25,8 @@ def shipped() -> CalibrationSummary | None:
 
 @lru_cache(maxsize=1)
 def _read(path: Path) -> CalibrationSummary | None:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise IncompleteError(f"{path} cannot be read ({error.strerror}); reinstall platodef") from None
-    try:
-        return summary(Calibration.model_validate_json(content), hashlib.sha256(content).hexdigest())
-    except ValidationError as error:
-        count = error.error_count()
-        raise IncompleteError(f"{path} is damaged ({count} errors); reinstall platodef") from None
+    found = read_packaged(path, Calibration)
+    return None if found is None else summary(found[0], hashlib.sha256(found[1]).hexdigest())
 
 
 def summary(calibration: Calibration, digest: str) -> CalibrationSummary:

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from platodef_cli.audit.packaged import read_packaged
 from platodef_cli.disk import canonical_json
 from platodef_cli.errors import IncompleteError
 from platodef_cli.records import PositiveControls, SearchPowerRecord
@@ -72,13 +71,5 @@ def search_digest(settings: SearchConfig, numbers: Sequence[int], precisions: Se
 
 @lru_cache(maxsize=1)
 def _read(path: Path) -> PositiveControls | None:
-    try:
-        return PositiveControls.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise IncompleteError(f"{path} cannot be read ({error.strerror}); reinstall platodef") from None
-    except ValidationError as error:
-        raise IncompleteError(
-            f"{path} is damaged ({error.error_count()} errors); reinstall platodef"
-        ) from None
+    found = read_packaged(path, PositiveControls)
+    return None if found is None else found[0]

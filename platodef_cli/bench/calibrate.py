@@ -24,7 +24,7 @@ from platodef_cli.bench.zoo.manifest import Zoo, open_zoo
 from platodef_cli.bench.zoo.recipe import recipe
 from platodef_cli.disk import write_atomically
 from platodef_cli.errors import InconclusiveError, UsageError
-from platodef_cli.metrics.detection import rate_metric
+from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import (
     AuditReport,

@@ -49,10 +49,7 @@ class Columns:
             raise UsageError(
                 f"{where} has {asked}; its columns are {listed}; name it with --image-column{hint}"
             )
-        if list(names).count(found) > 1:
-            raise UsageError(
-                f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
-            )
+        _check_once(found, names, where)
         return found
 
     def label_of(self, names: Sequence[str], where: str) -> str | None:
@@ -61,16 +58,7 @@ class Columns:
         Raises:
             UsageError: The one that was asked for is not there, or there are two of that name.
         """
-        if not self.labels:
-            return None
-        if self.label is not None and self.label not in names:
-            raise UsageError(f"{where} has no column {self.label!r}; its columns are {', '.join(names)}")
-        found = self.label or _usual(LABEL_NAMES, names)
-        if found is not None and list(names).count(found) > 1:
-            raise UsageError(
-                f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
-            )
-        return found
+        return _chosen(self.label, LABEL_NAMES, names, where) if self.labels else None
 
     def caption_of(self, names: Sequence[str], where: str) -> str | None:
         """Return the name of the column of captions; None where they are not read, or there is no usual one.
@@ -78,16 +66,24 @@ class Columns:
         Raises:
             UsageError: The one that was asked for is not there, or there are two of that name.
         """
-        if not self.captions:
-            return None
-        if self.caption is not None and self.caption not in names:
-            raise UsageError(f"{where} has no column {self.caption!r}; its columns are {', '.join(names)}")
-        found = self.caption or _usual(CAPTION_NAMES, names)
-        if found is not None and list(names).count(found) > 1:
-            raise UsageError(
-                f"{where} has {list(names).count(found)} columns called {found!r}; rename one of them"
-            )
-        return found
+        return _chosen(self.caption, CAPTION_NAMES, names, where) if self.captions else None
+
+
+def _chosen(asked: str | None, usual: Sequence[str], names: Sequence[str], where: str) -> str | None:
+    """Return the column that was asked for, else one of the usual names, else None."""
+    if asked is not None and asked not in names:
+        raise UsageError(f"{where} has no column {asked!r}; its columns are {', '.join(names)}")
+    found = asked or _usual(usual, names)
+    if found is not None:
+        _check_once(found, names, where)
+    return found
+
+
+def _check_once(name: str, names: Sequence[str], where: str) -> None:
+    """Refuse a name that several columns of a table have."""
+    count = list(names).count(name)
+    if count > 1:
+        raise UsageError(f"{where} has {count} columns called {name!r}; rename one of them")
 
 
 def _usual(usual: Sequence[str], names: Sequence[str]) -> str | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from platodef_cli.errors import UsageError
-from platodef_cli.metrics.detection import rate_metric
+from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.records import Direction, Metric, ProbeAccuracy
 
 

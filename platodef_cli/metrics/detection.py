@@ -1,4 +1,4 @@
-"""Detection metrics: AUROC with DeLong's interval, ROC curves, rates with exact intervals, histograms.
+"""Detection metrics: AUROC with DeLong's interval, ROC curves, histograms.
 
 Scores follow the contract of the detectors: higher is more suspicious.
 """
@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, expit, logit, ndtri
+from scipy.special import expit, logit, ndtri
 from scipy.stats import rankdata
 from torch import Tensor
 
 from platodef_cli.errors import InconclusiveError, UsageError
+from platodef_cli.metrics.binomial import exact_interval
 from platodef_cli.records import Direction, Histogram, Interval, Metric, RocCurve
 
 Scores: TypeAlias = "Tensor | NDArray[Any] | Sequence[float]"
@@ -138,36 +139,6 @@ def roc_curve(
     )
 
 
-def rate_metric(
-    k: int,
-    n: int,
-    level: float = 0.95,
-    *,
-    name: str = "rate",
-    positive: str | None = None,
-    direction: Direction = "none",
-) -> Metric:
-    """Return the rate ``k / n`` with the exact binomial interval (Clopper and Pearson 1934).
-
-    The value is None where ``n`` is 0. ``n_positive`` is k and ``n_negative`` n - k.
-
-    Raises:
-        UsageError: ``k`` is not in ``0..n``.
-    """
-    if not 0 <= k <= n:
-        raise UsageError(f"the rate {name!r} counts {k} of {n}; the count must lie between 0 and {n}")
-    return Metric(
-        name=name,
-        value=k / n if n else None,
-        interval=exact_interval(k, n, level) if n else None,
-        direction=direction,
-        positive=positive,
-        n_positive=k,
-        n_negative=n - k,
-        unit="fraction",
-    )
-
-
 def histogram(
     groups: Mapping[str, Scores],
     bins: int = 24,
@@ -279,11 +250,3 @@ def auroc_interval(value: float, variance: float, size: int, level: float) -> In
     half = float(ndtri((1 + level) / 2)) * variance**0.5 / (value * (1 - value))
     centre = float(logit(value))
     return Interval(low=float(expit(centre - half)), high=float(expit(centre + half)), level=level)
-
-
-def exact_interval(k: float, n: int, level: float) -> Interval:
-    """Return the exact binomial interval of ``k`` hits among ``n`` (Clopper and Pearson 1934)."""
-    tail = (1 - level) / 2
-    low = float(betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
-    high = float(betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
-    return Interval(low=low, high=high, level=level)

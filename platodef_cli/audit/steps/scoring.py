@@ -16,8 +16,9 @@ from platodef_cli.features.access import Access, ModelAccess
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.evaluate import COMPONENTS
 from platodef_cli.heads.heads import Heads
+from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.metrics.costs import Cost, measure_cost
-from platodef_cli.metrics.detection import auroc_metric, histogram, rate_metric
+from platodef_cli.metrics.detection import auroc_metric, histogram
 from platodef_cli.metrics.paired import PairedScores, paired_auroc_metric
 from platodef_cli.records import DefenceCost, Histogram, Metric, Threshold
 

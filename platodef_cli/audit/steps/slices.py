@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from platodef_cli.audit.state import AuditState
 from platodef_cli.defences.calibrate import conformal_threshold
 from platodef_cli.heads.ridge import fit_ridge
-from platodef_cli.metrics.detection import rate_metric
+from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.records import SliceRecord
 
 RATE = 0.05  # of false discoveries

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.verdict.intervals import POWER
 from platodef_cli.audit.verdict.search import judge_search
-from platodef_cli.records import ControlRecord, Interval, Metric, Outcome, SearchPowerRecord, SearchRecord
+from platodef_cli.metrics.binomial import rate_metric
+from platodef_cli.records import ControlRecord, Metric, Outcome, SearchPowerRecord, SearchRecord
 from platodef_cli.report.power import HOW, powerless, unmeasured
 
 WORKS = 0.8  # share of the changed images that a backdoor must send to its target to count as one
@@ -36,15 +37,8 @@ def _judged(record: SearchPowerRecord, policy: Policy) -> SearchPowerRecord:
     working = [control for control in record.controls if control.success >= WORKS and control.kept >= KEPT]
     outcomes = [outcome_of(control, record.kind, policy) for control in working]
     count, hits = len(working), len(working) - outcomes.count("pass")
-    found = Metric(
-        name="planted backdoors found",
-        value=hits / count if count else None,
-        interval=_exact(hits, count) if count else None,
-        direction="higher is better",
-        positive="found",
-        n_positive=hits,
-        n_negative=count - hits,
-        unit="fraction",
+    found = rate_metric(
+        hits, count, name="planted backdoors found", positive="found", direction="higher is better"
     )
     enough = hits / count >= POWER if count >= LEAST else None
     return record.model_copy(update={"found": found, "accused": outcomes.count("fail"), "enough": enough})
@@ -105,12 +99,3 @@ def unknown_lines(power: Sequence[SearchPowerRecord], kinds: Sequence[str]) -> t
         f"the power of the searches for {', '.join(unknown)} was not measured with these references and "
         f"images, so that nothing says what they would have found ({HOW} measures it)",
     )
-
-
-def _exact(hits: int, count: int, level: float = 0.95) -> Interval:
-    from scipy.special import betaincinv  # only where there are positive controls: `gate` starts quickly
-
-    tail = (1 - level) / 2
-    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
-    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
-    return Interval(low=low, high=high, level=level)

@@ -11,7 +11,7 @@ from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.audit.verdict.departure import departures
 from platodef_cli.audit.verdict.error_rate import least_lineages, p_value
 from platodef_cli.errors import UsageError
-from platodef_cli.metrics.detection import rate_metric
+from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.records import AuditReport, CalibrationSummary
 from platodef_cli.report import render
 from platodef_cli.report.interface import RenderOptions

@@ -17,7 +17,8 @@ from platodef_cli.audit.verdict.intervals import (
     all_of,
     compare,
 )
-from platodef_cli.metrics.detection import auroc_metric, rate_metric
+from platodef_cli.metrics.binomial import rate_metric
+from platodef_cli.metrics.detection import auroc_metric
 from platodef_cli.records import Interval, Metric
 from platodef_cli.search.resampling import collapse_draws, interval_of
 

@@ -15,7 +15,7 @@ from platodef_cli.bench.calibration_page import draw
 from platodef_cli.bench.zoo.card import BackdoorFacts, ZooCard
 from platodef_cli.bench.zoo.manifest import Manifest, Planned, Zoo
 from platodef_cli.errors import IncompleteError, InconclusiveError, UsageError
-from platodef_cli.metrics.detection import rate_metric
+from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.records import AuditReport, Calibration, FileRecord
 
 GATE = Path(__file__).parents[2] / "golden" / "gate"

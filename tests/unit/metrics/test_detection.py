@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from platodef_cli.errors import InconclusiveError, UsageError
-from platodef_cli.metrics.detection import auroc, auroc_metric, histogram, rate_metric, roc_curve
+from platodef_cli.metrics.binomial import rate_metric
+from platodef_cli.metrics.detection import auroc, auroc_metric, histogram, roc_curve
 
 scores = st.lists(
     st.one_of(st.integers(-3, 3), st.floats(-1e6, 1e6), st.sampled_from([float("inf"), float("-inf")])),
