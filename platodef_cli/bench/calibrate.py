@@ -5,7 +5,7 @@ where it stopped; departures are read off the reports again, whatever the statis
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -17,6 +17,7 @@ from platodef_cli.audit.policy.limits import Policy
 from platodef_cli.audit.run import audit
 from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.audit.verdict.departure import departures, largest
+from platodef_cli.bench.calibration_parts import alarms_of, measured, merge, read_calibration
 from platodef_cli.bench.cells import CellStore
 from platodef_cli.bench.feature_store import public_uri
 from platodef_cli.bench.zoo.card import ZooCard, read_card
@@ -24,14 +25,12 @@ from platodef_cli.bench.zoo.manifest import Zoo, open_zoo
 from platodef_cli.bench.zoo.recipe import recipe
 from platodef_cli.disk import write_atomically
 from platodef_cli.errors import InconclusiveError, UsageError
-from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import (
     AuditReport,
     CalibratedEncoder,
     Calibration,
     DepartureRecord,
-    Metric,
     Outcome,
     Record,
 )
@@ -44,7 +43,6 @@ IMAGES = "builtin:shapes?seed=11&count=3000"
 REFERENCES = ("builtin:reference-vit", "builtin:reference-cnx")
 MEASUREMENT = 2  # part of every key: raise it when the same audit gives other numbers
 CELLS, REPORTS = "cells", "reports"  # sub-folders
-ALARMS = "clean lineages that the limits fail"
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class CalibrateConfig:
         references: Trusted encoders.
         seed: Of the audits.
         only: Shell patterns of names that are audited now. What was audited before counts as well.
+        merged: Calibrations of other parts of the same recipe, made elsewhere; their encoders count as well.
         command: What the user typed.
     """
 
@@ -67,6 +66,7 @@ class CalibrateConfig:
     references: tuple[str, ...] = REFERENCES
     seed: int = 0
     only: tuple[str, ...] = ()
+    merged: tuple[Path, ...] = ()
     command: str = ""
 
 
@@ -94,16 +94,16 @@ class Audited:
     report: AuditReport | None
 
 
-def calibrate(
-    config: CalibrateConfig, *, progress: Progress = SILENT
-) -> tuple[Calibration, Mapping[str, ZooCard]]:
-    """Audit the encoders of a zoo, one after the other, and return what they did and their cards.
+def calibrate(config: CalibrateConfig, *, progress: Progress = SILENT) -> Calibration:
+    """Audit the encoders of a zoo, one after the other, and return what they did.
 
     Raises:
-        UsageError: There is no zoo, no encoder of it matches, or an input of the audits is wrong.
+        UsageError: There is no zoo, no encoder of it matches, an input of the audits is wrong, or a
+            calibration to merge is of other audits.
         InconclusiveError: No clean encoder could be examined.
         IncompleteError: Memory or disk ran out, or the process of an encoder died; finished audits are kept.
     """
+    others = [(path, read_calibration(path)) for path in config.merged]
     zoo = open_zoo(config.zoo)
     cards = [card for card in zoo.cards.values() if card.role == "suspect"]
     wanted = [card for card in cards if _matches(card.name, config.only)]
@@ -121,7 +121,10 @@ def calibrate(
     for card in cards:
         if card.name in names or _was_audited(config, zoo, card):
             every.append(_audited(config, zoo, card, SILENT))
-    return _calibration(config, zoo, every), {one.card.name: one.card for one in every}
+    found = _calibration(config, zoo, every)
+    for path, other in others:
+        found = merge(found, other, str(path))
+    return found
 
 
 def lineage_of(card: ZooCard, zoo: Zoo) -> str:
@@ -239,6 +242,10 @@ def _encoder(one: Audited) -> CalibratedEncoder:
         departure=departure,
         record=one.kept.report,
         note=note,
+        architecture=one.card.architecture,
+        trained=one.card.objective or f"{one.card.made} from {one.card.parent}",
+        parameters=one.card.parameters,
+        accuracy=one.card.accuracy.value,
     )
 
 
@@ -257,10 +264,8 @@ def family(card: ZooCard) -> str:
 def _calibration(config: CalibrateConfig, zoo: Zoo, every: Sequence[Audited]) -> Calibration:
     encoders = tuple(_encoder(one) for one in every)
     reports = [one.report for one in every if one.report is not None]
-    measured = {e.lineage for e in encoders if e.attack is None and e.departure is not None}
-    if not measured or not reports:
+    if not measured(encoders) or not reports:
         raise InconclusiveError("no clean encoder could be examined: there is nothing to calibrate with")
-    failed = {e.lineage for e in encoders if e.attack is None and e.verdict == "fail"} & measured
     first = reports[0]
     assert first.images is not None
     return Calibration(
@@ -278,15 +283,10 @@ def _calibration(config: CalibrateConfig, zoo: Zoo, every: Sequence[Audited]) ->
         sides=tuple(sorted({side for report in reports for side in _sides(report)})),
         tests=tuple(sorted({d.test for report in reports for d in departure_of_report(report)})),
         limits=Policy().to_json(),
-        alarms=alarms(len(failed), len(measured)),
+        alarms=alarms_of(encoders),
         encoders=encoders,
         planned=sum(entry.role == "suspect" for entry in recipe(zoo.manifest.recipe).scratch),
     )
-
-
-def alarms(failed: int, count: int) -> Metric:
-    """Return the share of clean lineages that fail, with the exact interval."""
-    return rate_metric(failed, count, name=ALARMS, positive="failed")
 
 
 def _sides(report: AuditReport) -> tuple[int, ...]:

@@ -1,12 +1,10 @@
 """The page about the calibration: what clean lineages do, how often they fail, which plantings are found."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from platodef_cli.audit.calibration import largest_by_lineage
 from platodef_cli.audit.verdict.error_rate import least_lineages, p_value
-from platodef_cli.bench.calibrate import alarms
-from platodef_cli.bench.zoo.card import ZooCard
-from platodef_cli.errors import UsageError
+from platodef_cli.bench.calibration_parts import alarms
 from platodef_cli.metrics.detection import auroc_metric
 from platodef_cli.records import CalibratedEncoder, Calibration, Metric
 
@@ -27,19 +25,8 @@ they differ; the limits decide there, and their rate of false alarms is not stat
 """
 
 
-def draw(calibration: Calibration, cards: Mapping[str, ZooCard]) -> str:
-    """Return the page as Markdown.
-
-    Args:
-        calibration: What was measured.
-        cards: Of the zoo's encoders, by name.
-
-    Raises:
-        UsageError: The card of an encoder is missing.
-    """
-    missing = [encoder.name for encoder in calibration.encoders if encoder.name not in cards]
-    if missing:
-        raise UsageError(f"the zoo has no card of {', '.join(missing[:3])}; give the zoo that was audited")
+def draw(calibration: Calibration) -> str:
+    """Return the page as Markdown."""
     parts = [
         "# Calibration",
         _INTRODUCTION.strip(),
@@ -50,7 +37,7 @@ def draw(calibration: Calibration, cards: Mapping[str, ZooCard]) -> str:
         "## Planted encoders",
         _planted(calibration),
         "## Clean lineages",
-        _clean(calibration, cards),
+        _clean(calibration),
         *_not_examined(calibration),
     ]
     return "\n\n".join(parts) + "\n"
@@ -145,20 +132,18 @@ def _found(name: str, planted: Sequence[CalibratedEncoder], clean: Sequence[floa
     return (name, str(len(planted)), *counts, "not measured" if measured is None else shown(measured))
 
 
-def _clean(calibration: Calibration, cards: Mapping[str, ZooCard]) -> str:
+def _clean(calibration: Calibration) -> str:
     rows = []
     for encoder in calibration.encoders:
         if encoder.attack is not None or encoder.departure is None:
             continue
-        card = cards[encoder.name]
-        how = card.objective or f"{card.made} from {card.parent}"
         rows.append(
             (
                 encoder.name,
-                card.architecture,
-                how,
-                f"{card.parameters / 1e6:.2f}",
-                f"{card.accuracy.value:.2f}" if card.accuracy.value is not None else "",
+                encoder.architecture,
+                encoder.trained,
+                "" if encoder.parameters is None else f"{encoder.parameters / 1e6:.2f}",
+                "" if encoder.accuracy is None else f"{encoder.accuracy:.2f}",
                 encoder.part,
                 f"{encoder.departure.value:.2f}",
                 encoder.departure.test,

@@ -65,6 +65,15 @@ def calibrate(
         list[str] | None,
         typer.Option("--only", metavar="PATTERN", help="Audit encoders with such names now; repeat it."),
     ] = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--merge",
+            metavar="FILE.json",
+            help="A calibration of other encoders of the same recipe, made elsewhere by the same audits: "
+            "they count as well; repeat it.",
+        ),
+    ] = None,
     seed: options.Seed = 0,
 ) -> None:
     """Audit every encoder of a zoo and write down how far clean ones depart: what verdicts are held against.
@@ -90,10 +99,12 @@ def calibrate(
         command += (
             f" --images {shlex.quote(images if images.startswith(('builtin:', 'hf://')) else 'SOURCE')}"
         )
-    config = CalibrateConfig(zoo, output, images or IMAGES, chosen, seed, tuple(only or ()), command)
-    calibration, cards = run(config, progress=session.progress)
+    config = CalibrateConfig(
+        zoo, output, images or IMAGES, chosen, seed, tuple(only or ()), tuple(merge or ()), command
+    )
+    calibration = run(config, progress=session.progress)
     write_text(write or output / "calibration.json", dumps(calibration.model_dump(mode="json")))
-    write_text(page or output / "CALIBRATION.md", draw(calibration, cards))
+    write_text(page or output / "CALIBRATION.md", draw(calibration))
     clean = {one.lineage for one in calibration.encoders if one.attack is None and one.departure is not None}
     alarms = calibration.alarms
     session.finish(

@@ -62,6 +62,10 @@ class CalibratedEncoder(Record):
     departure: DepartureRecord | None = Field(description="null where nothing could be examined")
     record: str = Field(description="SHA-256 of the audit's report")
     note: str = Field("", description="why nothing was examined")
+    architecture: str = ""
+    trained: str = Field("", description="objective, or what was made of which encoder")
+    parameters: int | None = None
+    accuracy: float | None = Field(None, description="of a linear probe on held-out images")
 
 
 class Calibration(Record):

@@ -78,7 +78,7 @@ def config(folder: Path, **changes: object) -> CalibrateConfig:
 
 
 def test_a_lineage_counts_once_with_its_largest_departure(audits: list[str], tmp_path: Path) -> None:
-    calibration, cards = calibrate(config(tmp_path))
+    calibration = calibrate(config(tmp_path))
     by_name = {encoder.name: encoder for encoder in calibration.encoders}
     largest = largest_by_lineage(calibration)
     assert set(largest) == {"one", "two"}
@@ -94,7 +94,7 @@ def test_a_lineage_counts_once_with_its_largest_departure(audits: list[str], tmp
     short = summary(calibration, "d" * 64)
     assert short.departures == tuple(sorted(largest.values()))
     assert p_value(9.0, short.departures) == pytest.approx(1 / 3)
-    page = draw(calibration, cards)
+    page = draw(calibration)
     assert f"2 clean ones examined, of {calibration.planned} in the recipe" in page
     assert "| the limits alone, all lineages | 0.500 [0.013, 0.987], 1 of 2 |" in page
     assert "| attack | 1 | 1 | 0 | 0 |" in page
@@ -116,27 +116,56 @@ def test_every_audit_is_made_once_and_an_interrupted_run_goes_on(
     with pytest.raises(KeyboardInterrupt):
         calibrate(config(tmp_path))
     monkeypatch.setattr(module, "audit", given)
-    first, _ = calibrate(config(tmp_path))
+    first = calibrate(config(tmp_path))
     assert audits == list(RESULTS)
-    again, _ = calibrate(config(tmp_path))
+    again = calibrate(config(tmp_path))
     assert audits == list(RESULTS)
     assert again == first
     # a report that somebody changed is made again
     (tmp_path / "out" / "reports" / "two.json").write_text("{}")
-    assert calibrate(config(tmp_path))[0] == first
+    assert calibrate(config(tmp_path)) == first
     assert audits == [*RESULTS, "two"]
 
 
 def test_a_part_of_the_zoo_can_be_audited_first(audits: list[str], tmp_path: Path) -> None:
-    part, _ = calibrate(config(tmp_path, only=("two",)))
+    part = calibrate(config(tmp_path, only=("two",)))
     assert [encoder.name for encoder in part.encoders] == ["two"]
-    more, _ = calibrate(config(tmp_path, only=("one*",)))
+    more = calibrate(config(tmp_path, only=("one*",)))
     assert [encoder.name for encoder in more.encoders] == ["one", "one-pruned", "two"]
     assert audits == ["two", "one", "one-pruned"]
     with pytest.raises(UsageError, match="no finished encoder of .* matches three; finished are: one, "):
         calibrate(config(tmp_path, only=("three",)))
     with pytest.raises(InconclusiveError, match="no clean encoder could be examined"):
         calibrate(CalibrateConfig(tmp_path, tmp_path / "other", only=("random",)))
+
+
+def test_parts_measured_on_two_machines_count_together(audits: list[str], tmp_path: Path) -> None:
+    whole = calibrate(config(tmp_path))
+    part = calibrate(config(tmp_path / "there", only=("one*", "random")))
+    there = tmp_path / "part.json"
+    there.write_text(part.model_dump_json())
+    joined = calibrate(config(tmp_path / "here", only=("one", "two*"), merged=(there,)))
+    assert {encoder.name: encoder for encoder in joined.encoders} == {
+        encoder.name: encoder for encoder in whole.encoders
+    }
+    assert joined.alarms == whole.alarms
+    assert joined.encoders[-1].attack is not None
+    assert draw(joined).count("\n| ") == draw(whole).count("\n| ")
+
+    def refused(**changes: object) -> str:
+        there.write_text(part.model_copy(update=changes).model_dump_json())
+        with pytest.raises(UsageError) as caught:
+            calibrate(config(tmp_path / "here", only=("one", "two*"), merged=(there,)))
+        return str(caught.value)
+
+    assert "measured otherwise (images_digest), " in refused(images_digest="other")
+    moved = part.encoders[0].model_copy(update={"departure": None})
+    assert "another departure of one than" in refused(encoders=(moved, *part.encoders[1:]))
+    there.write_text("{}")
+    with pytest.raises(UsageError, match=r"is no calibration \(\d+ errors\)"):
+        calibrate(config(tmp_path / "here", only=("one",), merged=(there,)))
+    with pytest.raises(UsageError, match="cannot be read"):
+        calibrate(config(tmp_path / "here", only=("one",), merged=(tmp_path / "none.json",)))
 
 
 def test_another_search_or_another_file_is_audited_again(
@@ -162,7 +191,7 @@ def test_the_packaged_calibration_is_read_or_named_as_damaged(
     monkeypatch.setattr(packaged, "data_dir", lambda name: tmp_path)
     packaged._read.cache_clear()
     assert packaged.shipped() is None
-    calibration, _ = calibrate(config(tmp_path))
+    calibration = calibrate(config(tmp_path))
     content = calibration.model_dump_json().encode()
     (tmp_path / packaged.FILE).write_bytes(content)
     packaged._read.cache_clear()
