@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from platodef_cli.records import AuditReport
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # workers share the cores, and threads in each of them would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("platodef", deadline=None)  # a busy machine is no failure
+settings.load_profile("platodef")
 
 if TYPE_CHECKING:
     from platodef_cli.heads.heads import Heads
