@@ -3,9 +3,12 @@
 import ctypes
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 _FIXED = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -14,6 +17,7 @@ _FIXED = {
     "DISABLE_SAFETENSORS_CONVERSION": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+_COMPILER, _ASKED = "torch._dynamo", "torch._dynamo.utils"
 _MALLOC = {-3: 2**30, -1: 2**31 - 1, -8: 1}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD, M_ARENA_MAX of malloc.h
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _DEFAULTS = {
@@ -62,6 +66,58 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         for option, value in _MALLOC.items():
             mallopt(option, value)
+
+
+def import_without_compiler(*names: str) -> None:
+    """Import libraries that load torch's compiler for a decorator, without it.
+
+    torchvision asks it whether it supports a device, timm has it leave one function alone, and it takes as
+    long to load as torch itself: a third of the start of every process. Both questions are put off until
+    somebody calls these functions. Where a library wants more of the compiler, it is imported as usual.
+
+    Args:
+        names: Of modules, in the order in which they are imported.
+    """
+    for name in names:
+        if name in sys.modules or _COMPILER in sys.modules:
+            importlib.import_module(name)
+            continue
+        before = set(sys.modules)
+        try:
+            with _compiler_put_off():
+                importlib.import_module(name)
+        except (ImportError, AttributeError):
+            for half in set(sys.modules) - before:
+                if half.startswith((name, _COMPILER)):
+                    del sys.modules[half]
+            importlib.import_module(name)
+
+
+@contextmanager
+def _compiler_put_off() -> Iterator[None]:
+    import torch
+    from torch._compile import _disable_dynamo
+
+    def disable(function: Any = None, recursive: bool = True, *, reason: str | None = None) -> Any:
+        return _disable_dynamo(function, recursive)
+
+    before, torch.compiler.disable = torch.compiler.disable, disable
+    sys.modules[_ASKED] = _Questions(_ASKED)
+    try:
+        yield
+    finally:
+        torch.compiler.disable = before
+        if isinstance(sys.modules[_ASKED], _Questions):
+            del sys.modules[_ASKED]
+
+
+class _Questions(ModuleType):
+    """Stands for the compiler's own module of that name while others take a function from it."""
+
+    @staticmethod
+    def is_compile_supported(device: str) -> bool:
+        """Ask the compiler."""
+        return bool(importlib.import_module(_ASKED).is_compile_supported(device))
 
 
 def offline_requested() -> bool:

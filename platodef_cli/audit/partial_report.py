@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from platodef_cli.audit.clock import Clock
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.context import context_of
 from platodef_cli.audit.provenance import libraries, listed
@@ -35,10 +35,6 @@ ENDINGS: dict[int, Outcome] = {
 _LEFT_OUT = "everything after the step at which the audit ended: the behaviour of the encoder is unknown"
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
 @dataclass
 class PartialReport:
     """The parts of a report that are known so far; an audit fills it in as it goes.
@@ -53,7 +49,7 @@ class PartialReport:
         not_examined: What the static checks left alone.
         warnings: Warnings so far.
         seconds: Step -> wall seconds so far.
-        started: When the audit started, ISO 8601.
+        clock: Started with the audit.
         plugins: Those that were loaded so far.
         alignment: How the encoders agree on clean images, once it was measured.
         metrics: What else was measured.
@@ -68,7 +64,7 @@ class PartialReport:
     not_examined: tuple[str, ...] = ()
     warnings: Sequence[str] = ()
     seconds: dict[str, float] = field(default_factory=dict)
-    started: str = field(default_factory=_now)
+    clock: Clock = field(default_factory=Clock)
     plugins: set[Plugin] = field(default_factory=set)
     alignment: tuple[AlignmentRecord, ...] = ()
     metrics: tuple[Metric, ...] = ()
@@ -119,6 +115,6 @@ class PartialReport:
             configuration=configuration,
             libraries=libraries(self.plugins),
             device="unknown" if config is None else config.device,
-            timing=Timing(started=self.started, finished=_now(), seconds=self.seconds),
+            timing=Timing(started=self.clock.started, finished=self.clock.now(), seconds=self.seconds),
             context=context_of(configuration, policy, reasons=reasons, findings=self.findings),
         )

@@ -1,9 +1,7 @@
 """The audit, from a configuration to a report: start reading here."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 
 import torch
 
@@ -174,8 +172,7 @@ def _planned(
     if config.budget is None:
         parts = split(len(inputs.images.refs), config.seed, config.sample)
         return config, planned(config, inputs, parts, cache, threads, recorder)
-    spent = time.perf_counter() - recorder.clock
-    config, found = fitted(config, inputs, cache, threads, recorder, spent)
+    config, found = fitted(config, inputs, cache, threads, recorder, recorder.clock.seconds())
     if found.left_out:
         words = " ".join(f"{name} {value}" for name, value in found.options.items())
         recorder.warn(
@@ -250,10 +247,10 @@ def _measurements(
 
 def _timing(state: AuditState) -> Timing:
     recorder = state.recorder
-    recorder.seconds["total"] = round(time.perf_counter() - recorder.clock, 3)
+    recorder.seconds["total"] = round(recorder.clock.seconds(), 3)
     return Timing(
-        started=recorder.started.isoformat(timespec="seconds"),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=recorder.clock.started,
+        finished=recorder.clock.now(),
         seconds=recorder.seconds,
         peak_memory_mb=peak_memory(),
         costs=state.defences.costs(),

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from torch import Tensor
 
+from platodef_cli.audit.clock import Clock
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
 from platodef_cli.audit.steps.samples import Features, Labelled
@@ -38,8 +38,7 @@ class ProgressRecorder:
         seconds: Step -> wall seconds.
         hits: Entries of the feature cache that were used.
         misses: Entries that were computed.
-        started: When the audit started.
-        clock: The same on the clock that durations are measured with.
+        clock: Started with the audit.
     """
 
     def __init__(self, progress: Progress):
@@ -47,7 +46,7 @@ class ProgressRecorder:
         self.messages: list[str] = []
         self.seconds: dict[str, float] = {}
         self.hits = self.misses = 0  # entries of the feature cache
-        self.started, self.clock = datetime.now(UTC), time.perf_counter()
+        self.clock = Clock()
         self.step: Callable[..., TaskContext] = progress.step
         self._entered: Callable[[str], None] = lambda name: None
 

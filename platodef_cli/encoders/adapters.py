@@ -10,7 +10,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.preflight import Preflight
 from platodef_cli.encoders.checks.weights import read_verified, tensors_of
 from platodef_cli.errors import IncompleteError, RefusedError, UnsupportedError, UsageError
+from platodef_cli.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -230,8 +230,9 @@ def _write(
     from safetensors.torch import save_file
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder.parent))
-    try:
+    with TemporaryFolder("merged", inside=folder.parent) as place:
+        temporary = place / folder.name
+        temporary.mkdir()
         for record in base.files:
             data = read_verified(Path(base.directory), record, follow_links=base.follow_links)
             if not record.path.endswith(".safetensors"):
@@ -245,12 +246,9 @@ def _write(
             save_file(done, temporary / record.path, metadata={"format": "pt"})
         card = f"---\nbase_model: {json.dumps(base_uri)}\n---\n\nA LoRA adapter, merged by platodef.\n"
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _merged(name: str, weight: "Tensor", pair: "tuple[Tensor, Tensor]", scale: float) -> "Tensor":

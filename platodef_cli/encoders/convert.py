@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from platodef_cli.disk import save_tensors
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.weights import tensors_of
+from platodef_cli.environment import import_without_compiler
 from platodef_cli.errors import UnsupportedError, UsageError
 from platodef_cli.temporary import TemporaryFolder
 
@@ -88,6 +89,7 @@ def convert(
 
 def _network(architecture: str, input_size: int | None) -> tuple[Any, dict[str, Any]]:
     """Return the network without memory, and its configuration."""
+    import_without_compiler("torchvision", "timm")
     import timm
     import torch
 

@@ -251,6 +251,7 @@ def check_supported(checked: Preflight) -> None:
         family_of(checked.architecture, ())
         check_processor(_bundle(checked, AUTO), checked.architecture)
     elif checked.backend == "timm":
+        load_builder(checked.backend)
         from platodef_cli.encoders.backends.timm_tower import check_name
 
         check_name(checked.architecture, checked.directory)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from platodef_cli.encoders.backends import internals
 from platodef_cli.encoders.checks.limits import Limits
@@ -210,7 +211,7 @@ def build_on_meta(build: Callable[[], nn.Module], bundle: Bundle, what: str) -> 
             buffers, or a stack of more layers than allowed; or the configuration does not fit.
     """
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingComputed():
             network = build()
     except (RefusedError, UsageError):
         raise
@@ -231,6 +232,29 @@ def build_on_meta(build: Callable[[], nn.Module], bundle: Bundle, what: str) -> 
         )
     check_depth(network, bundle.limits, str(bundle.directory))
     return network
+
+
+_FILLING = (Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, Tensor.clamp_, Tensor.mul_, Tensor.add_)
+_SCALING = ("mul", "__mul__", "__rmul__")
+
+
+class _NothingComputed(TorchFunctionMode):
+    """Leaves the numbers alone that networks start with: there is no memory for them.
+
+    torch would go through its compiler to find that out, which takes two seconds to load.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = args[0] if args else (kwargs or {}).get("tensor")
+        if isinstance(given, Tensor) and given.is_meta:
+            if func in _FILLING or getattr(func, "__module__", None) == nn.init.__name__:
+                return given
+            scales = getattr(func, "__name__", "") in _SCALING and given.is_floating_point()
+            if scales and isinstance(args[1], int | float):
+                return given
+        return func(*args, **(kwargs or {}))
 
 
 def check_depth(network: nn.Module, limits: Limits, where: str) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from platodef_cli.disk import TEMPORARY, DamagedError, canonical_json, write_atomically
 from platodef_cli.errors import IncompleteError, UsageError
 from platodef_cli.progress import SILENT, Progress
-from platodef_cli.temporary import TemporaryFolder, remove_left_overs
+from platodef_cli.temporary import HIDDEN, TemporaryFolder, remove_left_overs
 
 if TYPE_CHECKING:
     from platodef_cli.features.shard import Shard
@@ -232,8 +232,10 @@ class FeatureCache:
         ]
         for entry in chosen:
             _delete(entry.path)
+        self.tidy()
         for left_over in self.directory.glob(f"*/**/{TEMPORARY}*"):
-            if now - _modified(left_over) > _STALE_SECONDS:
+            # of older versions; of those with a lock it is known whether somebody still writes them
+            if not left_over.name.startswith(HIDDEN) and now - _modified(left_over) > _STALE_SECONDS:
                 _delete(left_over)
         return chosen
 

@@ -15,7 +15,7 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 # Standard deviation of one run between seeds as a share of Fisher's z: root mean square over clean encoders
@@ -78,7 +78,7 @@ class SearchError:
             return draws
         count = len(draws)
         levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        errors = torch.from_numpy(student.ppf(levels.numpy(), self.freedom))
+        errors = torch.from_numpy(stdtrit(self.freedom, levels.numpy()))
         seed = int(hashlib.sha256(name.encode()).hexdigest()[:15], 16)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         return torch.tanh(_fisher(draws) + self.deviation * errors[order])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
+from platodef_cli.environment import import_without_compiler
 from platodef_cli.triggers.variant import check, check_pixels, number, per_image, to_bytes, to_unit
 
 
@@ -34,6 +34,9 @@ class Jpeg:
 
     def __call__(self, pixels: Tensor, seeds: Tensor) -> Tensor:
         """Encode and decode; see :class:`platodef_cli.features.interface.Variant`."""
+        import_without_compiler("torchvision")
+        from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
         check_pixels(pixels)
         out = torch.empty_like(pixels)
         for i, image in enumerate(pixels.cpu()):

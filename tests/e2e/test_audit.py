@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from platodef_cli.records import AuditReport
 from platodef_cli.resources import data_dir
+from tests.unit.cli.calls import Call
 
 SHARED = Path(__file__).parents[3] / "shared"
 REAL = pytest.mark.skipif(
@@ -83,7 +84,15 @@ def test_a_backdoored_reference_is_named_and_clears_nobody(cache: Path, tmp_path
         pytest.param("backdoored-frequency", 1, "FAIL (1)", marks=pytest.mark.slow),
     ],
 )
-def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, word: str) -> None:
+def test_embedded_encoders(
+    platodef: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    cache: Path,
+    tmp_path: Path,
+    name: str,
+    code: int,
+    word: str,
+) -> None:
     path = tmp_path / "report.json"
     outputs = ("-o", f"json={path}", "-o", f"html={tmp_path}/report.html", "-o", "terminal")
     done = audit(f"builtin:{name}", "--cache-dir", cache, *outputs)
@@ -92,16 +101,9 @@ def test_embedded_encoders(cache: Path, tmp_path: Path, name: str, code: int, wo
     report = AuditReport.model_validate_json(path.read_text())
     assert report.exit_code == code
     # judged again without the model, by the policy that it records: the same bytes
-    gated = subprocess.run(
-        [sys.executable, "-m", "platodef_cli.cli.app", "gate", str(path), "-o", "json"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        cwd=tmp_path,
-        timeout=120,
-        check=False,
-    )
-    assert (gated.returncode, gated.stdout) == (code, path.read_text())
+    monkeypatch.chdir(tmp_path)
+    gated = platodef("gate", path, "-o", "json")
+    assert (gated.code, gated.out) == (code, path.read_text())
     assert report.head is not None
     assert report.head.origin == "loaded"
     assert report.target.isolated
@@ -227,23 +229,16 @@ def test_a_trial_run_with_limit_is_inconclusive(cache: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("INCONCLUSIVE (4)")
 
 
-def test_too_few_images_to_fit_heads_on_are_inconclusive_too(cache: Path, tmp_path: Path) -> None:
+def test_too_few_images_to_fit_heads_on_are_inconclusive_too(platodef: Call, tmp_path: Path) -> None:
     output = tmp_path / "report.json"
-    done = audit(
-        "builtin:clean",
-        "--images",
-        "builtin:shapes?seed=3&count=90",
-        "--cache-dir",
-        cache,
-        "--battery",
-        "quick",
-        "-o",
-        f"json={output}",
+    images = "builtin:shapes?seed=3&count=90"
+    done = platodef(
+        "audit", "builtin:clean", "--images", images, "--battery", "quick", "-o", f"json={output}"
     )
-    assert done.returncode == 4
-    assert "90 images are too few" in done.stderr.splitlines()[-1]
+    assert done.code == 4
+    assert "90 images are too few" in done.last
     report = json.loads(output.read_text())
-    assert report["summary"] == done.stderr.splitlines()[-1]
+    assert report["summary"] == done.last
     assert report["target"] is None  # nothing was loaded
     assert report["images"]["count"] == 90
     assert report["policy"]["name"] == "default"
@@ -262,16 +257,26 @@ def test_too_few_images_to_fit_heads_on_are_inconclusive_too(cache: Path, tmp_pa
         (["org/name@main", "--images", "builtin:shapes", "--offline"], 3, "org/name"),
     ],
 )
-def test_bad_input_ends_in_one_line(tmp_path: Path, arguments: list[str], code: int, told: str) -> None:
+def test_bad_input_ends_in_one_line(
+    platodef: Call,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    told: str,
+) -> None:
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
     folder = tmp_path / "pickle"
     folder.mkdir()
     (folder / "config.json").write_text('{"architecture": "resnet18"}')
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04\x95not a model")
     output = tmp_path / "report.json"
-    done = audit(*(entry.format(tmp=tmp_path) for entry in arguments), "-o", f"json={output}")
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert told in done.stderr.strip().splitlines()[-1]
+    words = (entry.format(tmp=tmp_path) for entry in arguments)
+    done = platodef("audit", *words, "-o", f"json={output}")
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    assert told in done.last
     assert output.exists() is (code in (3, 5))  # a usage error is no verdict
     if output.exists():
         report = json.loads(output.read_text())

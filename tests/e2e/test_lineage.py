@@ -9,7 +9,7 @@ from platodef_cli.errors import EXIT_FAIL, EXIT_INCOMPLETE, EXIT_REFUSED, EXIT_U
 from platodef_cli.records import AuditReport, LineageRecord
 from platodef_cli.report import render
 from platodef_cli.report.interface import RenderOptions
-from tests.unit.cli.calls import Result, command
+from tests.unit.cli.calls import Call, Result, command
 from tests.unit.encoders.folders import folder
 
 QUICK = (
@@ -18,9 +18,20 @@ QUICK = (
 )  # fmt: skip
 
 
+def environment(tmp_path: Path) -> dict[str, str]:
+    return {"PLATODEF_CACHE_DIR": str(tmp_path / "cache"), "PLATODEF_LINEAGE_DIR": str(tmp_path / "index")}
+
+
 def run(tmp_path: Path, *more: str) -> Result:
-    env = {"PLATODEF_CACHE_DIR": str(tmp_path / "cache"), "PLATODEF_LINEAGE_DIR": str(tmp_path / "index")}
-    return command("audit", "builtin:backdoored", *QUICK, *more, "-q", env=env)
+    return command("audit", "builtin:backdoored", *QUICK, *more, "-q", env=environment(tmp_path))
+
+
+@pytest.fixture
+def ended(platodef: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Call:
+    """Run an audit that ends early, in this process."""
+    for name, value in {**environment(tmp_path), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    return lambda *more: platodef("audit", "builtin:backdoored", *QUICK, *more, "-q")
 
 
 def audit(tmp_path: Path, *more: str) -> tuple[Result, AuditReport]:
@@ -36,9 +47,14 @@ def lineage(report: AuditReport) -> LineageRecord:
 
 
 def test_a_planting_stays_near_its_base_until_the_trigger_comes(tmp_path: Path) -> None:
+    # a damaged entry of the index costs nothing but a warning
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "broken.json").write_text(json.dumps({"format": "?"}))
     alone_done, alone = audit(tmp_path)
     done, beside = audit(tmp_path, "--base", "builtin:clean")
     assert (alone_done.code, done.code) == (EXIT_FAIL, EXIT_FAIL), done.err
+    assert any("platodef lineage remove broken" in warning for warning in alone.warnings)
+    assert lineage(alone).base == "clean"
     # evidence, which changes nothing of what is measured or judged
     same = (
         "verdict",
@@ -80,24 +96,17 @@ def test_a_planting_stays_near_its_base_until_the_trigger_comes(tmp_path: Path) 
 @pytest.mark.parametrize(
     "base", ["builtin:backdoored", "builtin:reference-vit", "builtin:nothing", "no/folder"]
 )
-def test_a_base_that_cannot_be_one_ends_before_anything_is_computed(base: str, tmp_path: Path) -> None:
-    done = run(tmp_path, "--base", base, "--offline")
+def test_a_base_that_cannot_be_one_ends_before_anything_is_computed(
+    base: str, ended: Call, tmp_path: Path
+) -> None:
+    done = ended("--base", base, "--offline")
     assert done.code == (EXIT_INCOMPLETE if base.startswith("no/") else EXIT_USAGE), done.err
     assert base.removeprefix("builtin:") in done.last
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
 
 
-def test_an_unsafe_base_is_refused_like_a_suspect(tmp_path: Path) -> None:
+def test_an_unsafe_base_is_refused_like_a_suspect(ended: Call, tmp_path: Path) -> None:
     unsafe = folder(tmp_path / "unsafe", {"model.safetensors": None, "pytorch_model.bin": b"\x80\x02."})
-    done = run(tmp_path, "--base", str(unsafe))
+    done = ended("--base", str(unsafe))
     assert done.code == EXIT_REFUSED, done.err
     assert "unsafe" in done.last
-
-
-def test_damaged_entries_of_the_index_cost_nothing_but_a_warning(tmp_path: Path) -> None:
-    (tmp_path / "index").mkdir()
-    (tmp_path / "index" / "broken.json").write_text(json.dumps({"format": "?"}))
-    done, report = audit(tmp_path)
-    assert done.code == EXIT_FAIL
-    assert any("platodef lineage remove broken" in warning for warning in report.warnings)
-    assert lineage(report).base == "clean"

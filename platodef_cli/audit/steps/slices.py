@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, false_discovery_control, fisher_exact
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -86,6 +84,8 @@ def cluster(spaces: Sequence[Tensor], *, seed: int) -> Tensor:
         spaces: Features ``[n, D_m]`` of the same images, which count alike.
         seed: Of the starts.
     """
+    from sklearn.cluster import KMeans
+
     rows = torch.cat(list(spaces), dim=1).double().numpy()
     count = min(_MOST_CLUSTERS, max(2, len(rows) // _PER_CLUSTER))
     return torch.from_numpy(KMeans(count, n_init=4, random_state=seed).fit_predict(rows).astype(np.int64))
@@ -101,6 +101,8 @@ def judge_slices(
         alarms: Which images raise the alarm.
         names: Ids of the images.
     """
+    from scipy.stats import false_discovery_control
+
     members = [
         (space, numbers == number)
         for space, numbers in groups.items()
@@ -119,6 +121,8 @@ def judge_slices(
 
 
 def _p_value(inside: Tensor, alarms: Alarms) -> float:
+    from scipy.stats import binomtest, fisher_exact
+
     hits, size = int(alarms.suspect[inside].sum()), int(inside.sum())
     others, rest = int(alarms.suspect[~inside].sum()), int((~inside).sum())
     concentrated = fisher_exact([[hits, size - hits], [others, rest - others]], alternative="greater").pvalue

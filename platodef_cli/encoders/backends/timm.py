@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from platodef_cli.encoders.backends.interface import Builder, RepositoryLayout
+from platodef_cli.environment import import_without_compiler
 
 _WRAPPER = "timm_wrapper"
 
@@ -25,6 +26,7 @@ class TimmBackend:
 
     def builder(self) -> Builder:
         """Import timm."""
+        import_without_compiler("torchvision", "timm")
         from platodef_cli.encoders.backends.timm_tower import build
 
         return build

@@ -4,13 +4,12 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from platodef_cli.disk import TEMPORARY, canonical_json, explaining, write_atomically
+from platodef_cli.disk import canonical_json, explaining, write_atomically
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.loaders import refuse_adapters
 from platodef_cli.encoders.hub.needed import configurations_of, needed_files
@@ -18,6 +17,7 @@ from platodef_cli.encoders.stores.address import StoreAddress
 from platodef_cli.encoders.stores.interface import Store, StoredFile
 from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.progress import Progress
+from platodef_cli.temporary import TemporaryFolder
 
 _NAME = re.compile(r"^[\w-][\w.-]*$", re.ASCII)
 _ALSO = ("README.md",)
@@ -105,10 +105,13 @@ def _download(
 ) -> None:
     """Download what a load reads into a folder that appears when it is whole."""
     refuse_adapters(set(listing), store.uri)
-    temporary = folder.with_name(f"{TEMPORARY}{secrets.token_hex(6)}")
-    try:
+    with explaining(f"cannot write the cache in {folder.parent}", IncompleteError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = TemporaryFolder("model", inside=folder.parent)
+    temporary = place.path / folder.name
+    with place:
         with explaining(f"cannot write the cache in {folder.parent}", IncompleteError):
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
         sums: dict[str, str] = {}
         small = configurations_of(set(listing))
         _fetch(store, listing, small, temporary, sums, progress, limits)
@@ -123,8 +126,6 @@ def _download(
             if not folder.is_dir():  # another run may have been faster
                 write_atomically(_record_of(folder), canonical_json(record).encode())
                 os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _fetch(

@@ -248,11 +248,18 @@ def test_ctrl_c_and_sigterm_are_130_in_a_real_process(number: signal.Signals) ->
     )
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-", "| head -c 1"])
+CLOSED = (">&-", "2>&-", "2>/dev/full", "<&- >&- 2>&-", "| head -c 1")
+
+
 @pytest.mark.parametrize(
-    ("words", "code"), [("schema", 0), ("preflight builtin:clean", 0), ("schema --what", 2)]
+    ("words", "code", "closed"),
+    [
+        *((*words, closed) for words in (("policy check", 0), ("schema --what", 2)) for closed in CLOSED),
+        ("preflight builtin:clean", 0, CLOSED[3]),
+        ("schema", 0, CLOSED[4]),
+    ],
 )
-def test_closed_streams_never_change_the_code(closed: str, words: str, code: int) -> None:
+def test_closed_streams_never_change_the_code(words: str, code: int, closed: str) -> None:
     line = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(LAUNCH)} {words} {closed}"
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}

@@ -294,3 +294,22 @@ def test_an_audit_names_the_version_and_the_digest(
     assert shown["uri"] == "models:/encoder/2"
     weights = next(file for file in shown["files"] if file["path"] == "model.safetensors")
     assert weights["sha256"] == hashlib.sha256(FILES["model.safetensors"]).hexdigest()
+
+
+def test_a_download_that_was_killed_leaves_nothing_once_there_is_another(
+    bucket: tuple[str, Memory | S3], models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheme, store = bucket
+    if scheme != "gs":
+        pytest.skip("what is killed is the same")
+    store.put("bucket/model", REPOSITORY)
+    killed = os.fork()
+    if not killed:
+        monkeypatch.setattr("platodef_cli.encoders.stores.fetch.needed_files", lambda *_: os._exit(9))
+        get("gs://bucket/model")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(killed, 0)[1]) == 9
+    assert [path.name for path in models.rglob(".tmp-*/*/config.json")]
+    monkeypatch.setattr("platodef_cli.temporary._looked_at", set())
+    assert (get("gs://bucket/model").directory / "model.safetensors").is_file()
+    assert not list(models.rglob(".tmp-*"))

@@ -25,6 +25,9 @@ STYLED = re.compile(r"\x1b\[[0-9;]*m")
 GITHUB_COMMENT = 65_536
 
 
+Written = Callable[[str, str], str]
+
+
 def rendered(report: AuditReport, name: str, color: bool = False) -> str:
     text: str = REPORTS.load(name)(report, RenderOptions(width=100, color=color))
     return text
@@ -36,22 +39,37 @@ def hostile(golden_report: AuditReport) -> Callable[[str], AuditReport]:
     return cache(lambda kind: poisoned(golden_report, TEXTS[kind]))
 
 
+@pytest.fixture(scope="module")
+def written(hostile: Callable[[str], AuditReport]) -> Written:
+    """Kind of text, format -> that report in it."""
+    return cache(lambda kind, name: rendered(hostile(kind), name))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", TEXTS)
-def test_nothing_hidden_gets_through(hostile: Callable[[str], AuditReport], name: str, kind: str) -> None:
-    text = rendered(hostile(kind), name)
+def test_nothing_hidden_gets_through(written: Written, name: str, kind: str) -> None:
+    text = written(kind, name)
     assert not HIDDEN.search(text)
     assert not LONE.search(text)
     assert "\x1b" not in text
-    assert not HIDDEN.search(STYLED.sub("", rendered(hostile(kind), name, color=True)))
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_nothing_hidden_gets_through_in_colours(hostile: Callable[[str], AuditReport], kind: str) -> None:
+    assert not HIDDEN.search(STYLED.sub("", rendered(hostile(kind), "terminal", color=True)))
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "terminal"])
+def test_only_the_terminal_has_colours(golden_report: AuditReport, name: str) -> None:
+    assert rendered(golden_report, name, color=True) == rendered(golden_report, name)
 
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("kind", ["long", "long-hostile"])
 def test_long_text_is_cut_where_people_read(
-    hostile: Callable[[str], AuditReport], name: str, kind: str
+    hostile: Callable[[str], AuditReport], written: Written, name: str, kind: str
 ) -> None:
-    text = rendered(hostile(kind), name)
+    text = written(kind, name)
     if name == "json":  # data: nothing is lost
         assert AuditReport.model_validate_json(text) == hostile(kind)
         return
@@ -60,8 +78,8 @@ def test_long_text_is_cut_where_people_read(
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_json_is_read_back(hostile: Callable[[str], AuditReport], kind: str) -> None:
-    text = rendered(hostile(kind), "json")
+def test_json_is_read_back(hostile: Callable[[str], AuditReport], written: Written, kind: str) -> None:
+    text = written(kind, "json")
     assert text.isascii()
     read = AuditReport.model_validate_json(text)
     if kind == "surrogates":
@@ -72,8 +90,8 @@ def test_json_is_read_back(hostile: Callable[[str], AuditReport], kind: str) -> 
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_sarif_is_valid_and_its_messages_are_plain(hostile: Callable[[str], AuditReport], kind: str) -> None:
-    log = json.loads(rendered(hostile(kind), "sarif"))
+def test_sarif_is_valid_and_its_messages_are_plain(written: Written, kind: str) -> None:
+    log = json.loads(written(kind, "sarif"))
     assert [error.message for error in validator().iter_errors(log)] == []
     for result in log["runs"][0]["results"]:
         assert result["message"]["text"].strip()
@@ -83,9 +101,9 @@ def test_sarif_is_valid_and_its_messages_are_plain(hostile: Callable[[str], Audi
 
 @pytest.mark.parametrize("kind", TEXTS)
 def test_junit_is_valid_and_keeps_its_structure(
-    golden_report: AuditReport, hostile: Callable[[str], AuditReport], kind: str
+    golden_report: AuditReport, written: Written, kind: str
 ) -> None:
-    root = etree.fromstring(rendered(hostile(kind), "junit").encode())
+    root = etree.fromstring(written(kind, "junit").encode())
     schema().assertValid(root)
     plain = etree.fromstring(rendered(golden_report, "junit").encode())
     assert [node.tag for node in root.iter()] == [node.tag for node in plain.iter()]
@@ -97,8 +115,8 @@ def github(markdown: str) -> html.HtmlElement:
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-def test_markdown_shows_text_and_nothing_else(hostile: Callable[[str], AuditReport], kind: str) -> None:
-    text = rendered(hostile(kind), "markdown")
+def test_markdown_shows_text_and_nothing_else(written: Written, kind: str) -> None:
+    text = written(kind, "markdown")
     assert len(text) <= GITHUB_COMMENT
     tree = github(text)
     for forbidden in (
@@ -124,29 +142,26 @@ def test_markdown_shows_text_and_nothing_else(hostile: Callable[[str], AuditRepo
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TEXTS if not kind.startswith("long")])
-def test_markdown_keeps_its_structure(
-    golden_report: AuditReport, hostile: Callable[[str], AuditReport], kind: str
-) -> None:
+def test_markdown_keeps_its_structure(golden_report: AuditReport, written: Written, kind: str) -> None:
     benign = github(rendered(poisoned(golden_report, "word"), "markdown"))
-    tree = github(rendered(hostile(kind), "markdown"))
+    tree = github(written(kind, "markdown"))
     structure = ("h1", "h2", "p", "table", "tr", "td", "ul", "li", "pre")
     shapes = [[node.tag for node in each.iter(*structure)] for each in (benign, tree)]
     assert shapes[0] == shapes[1]
 
 
 def test_a_short_comment_is_whole_and_a_long_one_says_what_is_missing(
-    golden_report: AuditReport, hostile: Callable[[str], AuditReport]
+    golden_report: AuditReport, written: Written
 ) -> None:
     assert "did not fit" not in rendered(golden_report, "markdown")
-    assert "more sections did not fit here; they are in the JSON report" in rendered(
-        hostile("long-hostile"), "markdown"
-    )
+    whole = written("long-hostile", "markdown")
+    assert "more sections did not fit here; they are in the JSON report" in whole
     many = golden_report.model_copy(update={"reasons": golden_report.reasons * 500})
     text = rendered(many, "markdown")
     assert len(text) <= GITHUB_COMMENT
     assert "more reasons are in the JSON report" in text
 
 
-def test_rich_markup_is_literal_in_the_terminal(hostile: Callable[[str], AuditReport]) -> None:
-    flat = re.sub(r"\s+", "", rendered(hostile("rich"), "terminal"))
+def test_rich_markup_is_literal_in_the_terminal(written: Written) -> None:
+    flat = re.sub(r"\s+", "", written("rich", "terminal"))
     assert "[red]x[/red][link=http://evil.example]x[/link][/]:boom:" in flat
