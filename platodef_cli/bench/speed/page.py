@@ -114,11 +114,11 @@ def draw(result: SpeedResult, others: Sequence[SpeedResult] = ()) -> str:
     """
     lines = ["# Speed, side by side", "", *_table(result)]
     lines += [
-        "Both sides run in turn in one process; times are processor seconds, medians; a ratio is the median",
-        "over neighbouring runs, with the smallest and the largest. Where a peer takes more than a minute, runs",
-        f"are {FEW} at most and the first one counts, else it only warms up. Memory is what the first run of each",
-        "side adds at its peak. The goals are those of `--size real`; smaller sizes leave fixed costs a larger",
-        "share.",
+        "Both sides run in turn in one process; times are processor seconds, medians; a ratio is the",
+        "median over neighbouring runs, with the smallest and the largest. Where a peer takes more than a",
+        f"minute, runs are {FEW} at most and the first one counts, else it only warms up. Memory is what the",
+        "first run of each side adds at its peak. The goals are those of `--size real`; smaller sizes leave",
+        "fixed costs a larger share.",
         "",
     ]
     for other in others:
