@@ -59,7 +59,9 @@ def pack(backbone: Backbone, tokens: Tensor, kept: Sequence[bool]) -> Packed:
         seen, blank = backbone.remember(tokens), backbone.remember(zeros)
         blank = ReferenceMemory(
             blank.tokens.expand(rows, count, -1),
-            tuple((_all_rows(key, rows, count), _all_rows(value, rows, count)) for key, value in blank.layers),
+            tuple(
+                (_all_rows(key, rows, count), _all_rows(value, rows, count)) for key, value in blank.layers
+            ),
         )
         return Packed((), _joined([seen if keeps else blank for keeps in kept]))
     block = _block(backbone, 0)
@@ -67,17 +69,17 @@ def pack(backbone: Backbone, tokens: Tensor, kept: Sequence[bool]) -> Packed:
     for keeps in kept:
         part = tokens if keeps else zeros
         first = block.attention.qkv(block.attention_norm(part))
-        branches.append(
-            Branch(part.expand(rows, -1, -1), 1 if keeps else count, first.expand(rows, -1, -1))
-        )
+        branches.append(Branch(part.expand(rows, -1, -1), 1 if keeps else count, first.expand(rows, -1, -1)))
     return Packed(tuple(branches), None)
 
 
 def mixed_source(backbone: Backbone, source: Tensor, packed: Packed) -> Tensor:
     """Return the source tokens ``[B, W]`` after the last block, for source tokens ``[B, W]``."""
     if packed.memory is not None:
-        return _isolated(backbone, source, packed.memory) if backbone.config.isolated else (
-            backbone(source, packed.memory)[:, 0]
+        return (
+            _isolated(backbone, source, packed.memory)
+            if backbone.config.isolated
+            else (backbone(source, packed.memory)[:, 0])
         )
     parts, start = [], 0
     for branch in packed.branches:

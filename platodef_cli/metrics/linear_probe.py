@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from platodef_cli.errors import InconclusiveError, UsageError
-from platodef_cli.metrics.products import add_gram, gram, mirrored, row_blocks
+from platodef_cli.metrics.products import add_gram, all_finite, gram, mirrored, row_blocks
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 5))  # per sample: 1e-5 .. 1e2
+_NEAR = 1024  # rows whose mean the moments are taken around
 _HELD_OUT = 4096  # leave-one-out rows that choose the penalty
 
 
@@ -54,9 +55,10 @@ class LinearProbe:
         classes, index = torch.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise InconclusiveError(f"a linear probe needs at least two classes, got {len(classes)}")
-        data = _Standardised.of(features, index, len(classes))
-        fitted = _dual(data, seed) if len(features) < features.shape[1] else _primal(data, seed)
-        return cls(classes, data.mean, data.scale, *fitted)
+        bias = 2 * torch.bincount(index, minlength=len(classes)).float() / len(index) - 1
+        fit = _dual if len(features) < features.shape[1] else _primal
+        data, weight, penalty = fit(features, index, bias, seed)
+        return cls(classes, data.mean, data.scale, weight, bias, penalty)
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the regression output, float32 ``[N, C]``, of ``features`` ``[N, D]``."""
@@ -81,13 +83,13 @@ def _check(features: Tensor, labels: Tensor) -> None:
             f"a linear probe needs features [N, D] and labels [N], got {list(features.shape)} and "
             f"{list(labels.shape)}"
         )
-    if not torch.isfinite(features).all():
+    if not all_finite(features):
         raise UsageError("a linear probe needs finite features; some are NaN or infinite")
 
 
 @dataclass(frozen=True)
 class _Standardised:
-    """Features and labels of a fit; rows are standardised when they are looked at, a block at a time.
+    """Features and labels of a fit; rows are standardised when they are looked at.
 
     Attributes:
         features: ``[N, D]``.
@@ -104,23 +106,7 @@ class _Standardised:
     scale: Tensor
     bias: Tensor
 
-    @classmethod
-    def of(cls, features: Tensor, index: Tensor, classes: int) -> "_Standardised":
-        """Measure means and deviations, in float64."""
-        n, d = features.shape
-        total, squares = (torch.zeros(d, dtype=torch.float64) for _ in range(2))
-        for rows in row_blocks(n):
-            total += features[rows].double().sum(dim=0)
-        mean = (total / n).float()
-        for rows in row_blocks(n):
-            squares += (features[rows].float() - mean).double().square().sum(dim=0)
-        deviation = (squares / n).sqrt().float()
-        # A constant dimension carries nothing; dividing it by 1 keeps it at 0.
-        scale = torch.where(deviation > 1e-6 * (mean.abs() + 1e-30), deviation, torch.ones_like(deviation))
-        bias = 2 * torch.bincount(index, minlength=classes).float() / n - 1
-        return cls(features, index, mean, scale, bias)
-
-    def rows(self, which: slice | Tensor) -> Tensor:
+    def rows(self, which: Tensor) -> Tensor:
         """Return standardised rows, float32 ``[n, D]``."""
         return (self.features[which].float() - self.mean) / self.scale
 
@@ -131,43 +117,59 @@ class _Standardised:
         return y
 
 
-Fitted = tuple[Tensor, Tensor, float]  # weight [D, C], bias [C], penalty
+def _scale(variance: Tensor, mean: Tensor) -> Tensor:
+    """Return the deviations; a constant dimension carries nothing, and dividing it by 1 keeps it at 0."""
+    deviation = variance.clamp_min(0).sqrt()
+    return torch.where(deviation > 1e-6 * (mean.abs() + 1e-30), deviation, torch.ones_like(deviation)).float()
 
 
-def _primal(data: _Standardised, seed: int) -> Fitted:
-    """Fit through the moments of the features, ``[D, D]``: one pass over the rows."""
-    n, d = data.features.shape
+Fitted = tuple[_Standardised, Tensor, float]  # data, weight [D, C], penalty
+
+
+def _primal(features: Tensor, index: Tensor, bias: Tensor, seed: int) -> Fitted:
+    """Fit through the moments of the features, ``[D, D]``: one pass over the rows, which are not copied."""
+    n, d = features.shape
+    # moments around a value near the mean do not cancel; those around the mean itself follow at the end
+    near = features[: min(n, _NEAR)].double().mean(dim=0).float()
     total = torch.zeros(d, d, dtype=torch.float64)
-    sums = torch.zeros(len(data.bias), d, dtype=torch.float64)
+    sums = torch.zeros(len(bias), d, dtype=torch.float64)
     for rows in row_blocks(n):
-        block = data.rows(rows)
+        block = features[rows].float() - near
         add_gram(total, block)
         # X'Y of targets that are 1 for one class and -1 for the others needs the sum of every class only
-        sums.index_add_(0, data.index[rows], block.double())
-    values, vectors = torch.linalg.eigh(mirrored(total))
+        sums += torch.zeros(len(bias), d).index_add_(0, index[rows], block)
+    offset = sums.sum(dim=0) / n
+    mean = near.double() + offset
+    moment = mirrored(total) - n * torch.outer(offset, offset)
+    scale = _scale(moment.diagonal() / n, mean)
+    data = _Standardised(features, index, mean.float(), scale, bias)
+    sums = (sums - torch.bincount(index, minlength=len(bias))[:, None] * offset) / scale
+    values, vectors = torch.linalg.eigh(moment / torch.outer(scale, scale))
     values = values.clamp_min(0.0)
-    # of centred rows, so that the mean targets add nothing
-    moment = vectors.T @ (2 * sums - sums.sum(dim=0)).T
+    crossed = vectors.T @ (2 * sums).T
     rows = _held_out(n, seed)
-    penalty = _choose(data.rows(rows) @ vectors.float(), values, moment, data, rows)
-    return (vectors @ (moment / (values + penalty * n)[:, None])).float(), data.bias, penalty
+    penalty = _choose(data.rows(rows) @ vectors.float(), values, crossed, data, rows)
+    return data, (vectors @ (crossed / (values + penalty * n)[:, None])).float(), penalty
 
 
-def _dual(data: _Standardised, seed: int) -> Fitted:
+def _dual(features: Tensor, index: Tensor, bias: Tensor, seed: int) -> Fitted:
     """Fit fewer rows than dimensions through ``X X'``, which has the same non-zero spectrum."""
-    n = len(data.features)
+    n = len(features)
+    mean = features.double().mean(dim=0)
+    variance = (features.double() - mean).square().mean(dim=0)
+    data = _Standardised(features, index, mean.float(), _scale(variance, mean), bias)
     every = torch.arange(n)
     x = data.rows(every)
     values, vectors = torch.linalg.eigh(gram(x.T))
     values = values.clamp_min(0.0)
     projected = vectors * values.sqrt()  # [N, N], the rows of X in the eigenbasis
-    moment = (projected.T.float() @ data.targets(every)).double()
+    crossed = (projected.T.float() @ data.targets(every)).double()
     rows = _held_out(n, seed)
-    penalty = _choose(projected[rows].float(), values, moment, data, rows)
+    penalty = _choose(projected[rows].float(), values, crossed, data, rows)
     # X'U Λ^-1/2 maps back to the feature space; null directions carry no moment.
     inverse = torch.where(values > values.max() * 1e-10, values.rsqrt(), torch.zeros_like(values))
-    coefficient = moment / (values + penalty * n)[:, None]
-    return (x.T.double() @ (vectors @ (inverse[:, None] * coefficient))).float(), data.bias, penalty
+    coefficient = crossed / (values + penalty * n)[:, None]
+    return data, (x.T.double() @ (vectors @ (inverse[:, None] * coefficient))).float(), penalty
 
 
 def _held_out(n: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Matrix products of rows with themselves, in blocks: half of a symmetric product is enough."""
+"""Passes over the rows of a matrix, in blocks; of its product with itself half is enough."""
 
 from collections.abc import Iterator
 
@@ -13,6 +13,14 @@ def row_blocks(count: int, size: int = _ROWS) -> Iterator[slice]:
     """Yield slices of at most ``size`` rows that cover ``count`` rows."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
+
+
+def all_finite(values: Tensor) -> bool:
+    """Return whether no value is NaN or infinite.
+
+    Either makes the sum so; where only the sum is, the values are looked at one by one.
+    """
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 def add_gram(total: Tensor, block: Tensor) -> None:

@@ -33,9 +33,7 @@ def made(kind: str, references: int, *, started: bool) -> tuple[Denoiser, list[T
     return denoiser.eval().requires_grad_(False), [values[:ROWS].double() for values in rows]
 
 
-@pytest.mark.parametrize(
-    ("kind", "references", "started"), list(product(KINDS, (1, 2, 3), (False, True)))
-)
+@pytest.mark.parametrize(("kind", "references", "started"), list(product(KINDS, (1, 2, 3), (False, True))))
 def test_both_branches_are_those_of_a_plain_pass(kind: str, references: int, started: bool) -> None:
     denoiser, rows = made(kind, references, started=started)
     x, sigma = torch.randn(ROWS, DIM, dtype=torch.float64), torch.tensor(0.7)
