@@ -97,8 +97,9 @@ class FoldedScores:
         for number, parts in enumerate(self._parts, start=1):
             for span, weights in parts:
                 white[:, number].addmm_(lifted[:, span], weights, alpha=-1)
-        squares = torch.linalg.vector_norm(white, dim=2).double().square()
-        return 0.5 * (squares[:, 1:] - squares[:, :1] - self._determinants)
+        squares: Tensor = torch.linalg.vector_norm(white, dim=2).double().square()
+        energies: Tensor = 0.5 * (squares[:, 1:] - squares[:, :1] - self._determinants)
+        return energies
 
 
 def _spans(mask: Mask, ends: Sequence[int]) -> list[slice]:

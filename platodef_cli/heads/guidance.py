@@ -104,7 +104,7 @@ def _step(
         qkv = _like(attention.qkv(block.attention_norm(flat)), parts)
     else:
         own = attention.qkv(block.attention_norm(torch.cat([part[:, :1] for part in parts])))
-        pieces = own.split([len(part) for part in parts])
+        pieces = torch.split(own, [len(part) for part in parts])
         qkv = [torch.cat(pair, dim=1) for pair in zip(pieces, first, strict=True)]
     mixed = []
     for part, times in zip(qkv, copies, strict=True):
@@ -182,5 +182,5 @@ def _flat(parts: Sequence[Tensor]) -> Tensor:
 
 def _like(flat: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
     """Cut rows ``[R, X]`` into ``[B, T, X]`` as the branches have them."""
-    pieces = flat.split([part.shape[0] * part.shape[1] for part in parts])
+    pieces = torch.split(flat, [part.shape[0] * part.shape[1] for part in parts])
     return [piece.view(*part.shape[:2], -1) for piece, part in zip(pieces, parts, strict=True)]

@@ -147,8 +147,8 @@ def _primal(features: Tensor, index: Tensor, bias: Tensor, seed: int) -> Fitted:
     values, vectors = torch.linalg.eigh(moment / torch.outer(scale, scale))
     values = values.clamp_min(0.0)
     crossed = vectors.T @ (2 * sums).T
-    rows = _held_out(n, seed)
-    penalty = _choose(data.rows(rows) @ vectors.float(), values, crossed, data, rows)
+    held = _held_out(n, seed)
+    penalty = _choose(data.rows(held) @ vectors.float(), values, crossed, data, held)
     return data, (vectors @ (crossed / (values + penalty * n)[:, None])).float(), penalty
 
 
