@@ -15,6 +15,7 @@ from platodef_cli.audit.partial_report import PartialReport
 from platodef_cli.audit.plan.budget import fitted
 from platodef_cli.audit.plan.countdown import Countdown
 from platodef_cli.audit.plan.plan import Plan, planned
+from platodef_cli.audit.plan.speed import cores
 from platodef_cli.audit.provenance import device_name, image_set, libraries, not_examined, peak_memory
 from platodef_cli.audit.state import AuditState, ProgressRecorder
 from platodef_cli.audit.steps.accused import accused_change
@@ -252,6 +253,9 @@ def _timing(state: AuditState) -> Timing:
         started=recorder.clock.started,
         finished=recorder.clock.now(),
         seconds=recorder.seconds,
+        processor_seconds=recorder.processor_seconds,
+        processors=cores(),
+        ready=recorder.ready,
         peak_memory_mb=peak_memory(),
         costs=state.defences.costs(),
         cache_hits=recorder.hits,

@@ -10,8 +10,10 @@ from torch import Tensor
 from platodef_cli.audit.clock import Clock
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Inputs, Split
+from platodef_cli.audit.plan.speed import cores
 from platodef_cli.audit.steps.samples import Features, Labelled
 from platodef_cli.audit.steps.scoring import CalibratedDefences
+from platodef_cli.audit.utilisation import Watching
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.heads import Heads
@@ -36,6 +38,8 @@ class ProgressRecorder:
     Attributes:
         messages: Warnings.
         seconds: Step -> wall seconds.
+        processor_seconds: Step -> processor seconds of the audit's processes.
+        ready: Step -> share of the processors that its threads used or waited for.
         hits: Entries of the feature cache that were used.
         misses: Entries that were computed.
         clock: Started with the audit.
@@ -45,6 +49,8 @@ class ProgressRecorder:
         self._progress = progress
         self.messages: list[str] = []
         self.seconds: dict[str, float] = {}
+        self.processor_seconds: dict[str, float] = {}
+        self.ready: dict[str, float] = {}
         self.hits = self.misses = 0  # entries of the feature cache
         self.clock = Clock()
         self.step: Callable[..., TaskContext] = progress.step
@@ -72,11 +78,17 @@ class ProgressRecorder:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Measure the wall time of a step."""
+        """Measure the wall time of a step, and how much of the machine it uses."""
         self._entered(name)
         start = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
+        with Watching(cores()) as use:
+            yield
+        seconds, before = time.perf_counter() - start, self.seconds.get(name, 0.0)
+        self.seconds[name] = round(before + seconds, 3)
+        self.processor_seconds[name] = round(self.processor_seconds.get(name, 0.0) + use.processor_seconds, 3)
+        if use.ready is not None:
+            ready = (self.ready.get(name, use.ready) * before + use.ready * seconds) / (before + seconds)
+            self.ready[name] = round(ready, 3)
 
 
 @dataclass(frozen=True)

@@ -50,22 +50,51 @@ def speed(
     ] = None,
     as_json: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="The same as JSON.", rich_help_panel=options.RESULT),
+        typer.Option(
+            "--json",
+            metavar="FILE",
+            help="The same as JSON, written after every contest.",
+            rich_help_panel=options.RESULT,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep the contests that the file of --json holds.")
+    ] = False,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--beside",
+            metavar="FILE",
+            help="JSON of another run, as a further table of the page; repeat it.",
+            rich_help_panel=options.RESULT,
+        ),
     ] = None,
 ) -> None:
-    """Measure platodef against its peers: the same work in turn, on one thread, in processor time."""
+    """Measure platodef against its peers: the same work in turn, on one thread, in processor time.
+
+    A contest of the size real takes minutes: with --json and --resume, an interrupted run goes on after the
+    last finished contest, and contests can be added one by one.
+    """
+    if resume and as_json is None:
+        raise UsageError("--resume goes on from the file of --json; name it")
     if output is not None and as_json is not None and output.absolute() == as_json.absolute():
         raise UsageError(f"page and JSON would both go to {output}; name two files")
     for path in (output, as_json):
         if path is not None:
             check_output(path)
-    from platodef_cli.bench.speed.page import draw, measure
+    from platodef_cli.bench.speed.contest import SpeedResult
+    from platodef_cli.bench.speed.page import draw, measure, read_result
+
+    others = [read_result(path) for path in beside or ()]
+    finished = read_result(as_json) if resume and as_json is not None and as_json.exists() else None
+
+    def keep(result: SpeedResult) -> None:
+        if as_json is not None:
+            write_text(as_json, result.model_dump_json(indent=2) + "\n")
 
     names = tuple(dict.fromkeys(contest or CONTESTS.names()))
-    result = measure(size, names, repeats, session.progress)
-    if as_json is not None:
-        write_text(as_json, result.model_dump_json(indent=2) + "\n")
-    page = draw(result)
+    result = measure(size, names, repeats, session.progress, finished=finished, keep=keep)
+    page = draw(result, others)
     if output is None:
         to_stdout(page)
     else:

@@ -103,11 +103,18 @@ def reports_of_errors(
 
 
 def explain_run(session: Session, report: "AuditReport") -> None:
-    """Say where the time of an audit went and what the cache saved, with ``-v``."""
+    """Say where the time of an audit went, what was used of the machine, and what the cache saved: ``-v``."""
     timing = report.timing
     steps = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timing.seconds.items())
     memory = "" if timing.peak_memory_mb is None else f"; peak memory {timing.peak_memory_mb:.0f} MB"
     session.detail(f"steps: {steps}{memory}")
+    if timing.processors:
+        used = ", ".join(
+            f"{name} {spent / max(timing.seconds[name] * timing.processors, 1e-9):.0%}"
+            + (f" ({timing.ready[name]:.0%})" if name in timing.ready else "")
+            for name, spent in timing.processor_seconds.items()
+        )
+        session.detail(f"use of {timing.processors} processors (and share ready to run): {used}")
     session.detail(f"cache: {timing.cache_hits} entries used, {timing.cache_misses} computed")
 
 

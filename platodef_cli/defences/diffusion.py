@@ -17,7 +17,7 @@ from platodef_cli.defences.samplers import SAMPLERS, DenoiseFunction, Sampler, k
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.denoiser import Condition, Denoiser
+from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.evaluate import gaussian_mean
 from platodef_cli.heads.heads import SCORE_BLOCK, Heads
 from platodef_cli.heads.presets import A_PRESET
@@ -34,13 +34,10 @@ def guided(denoiser: Denoiser, references: Sequence[Tensor], guidance: float) ->
         references: Standardised references ``[B, D_m]`` each.
         guidance: w.
     """
-    rows = len(references[0])
-    kept = torch.ones(rows, len(references), dtype=torch.bool, device=references[0].device)
     if guidance in (0.0, 1.0):
-        single = denoiser.condition(references, None if guidance == 1.0 else ~kept)
+        single = denoiser.fixed(references, (guidance == 1.0,))
         return lambda x, sigma: denoiser(x, sigma, single)
-    doubled = [torch.cat([values, values]) for values in references]
-    both: Condition = denoiser.condition(doubled, torch.cat([kept, ~kept]))
+    both = denoiser.fixed(references, (True, False))
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         conditional, unconditional = denoiser(torch.cat([x, x]), sigma, both).chunk(2)

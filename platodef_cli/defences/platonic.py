@@ -15,7 +15,7 @@ from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.evaluate import COMPONENTS
+from platodef_cli.heads.evaluate import COMPONENTS, scores_of
 from platodef_cli.heads.heads import Heads
 
 
@@ -134,8 +134,10 @@ class PlatonicDetector:
     def __init__(self, heads: Heads, clean: FeatureTuples | None = None, setup: Setup = DEFAULT_SETUP):
         self._heads = heads
         self._scales = {}
-        for member in members_of(heads):
-            scores = COMPONENTS[member](heads, clean) if clean is not None else heads.clean_scores.get(member)
+        members = members_of(heads)
+        known = heads.clean_scores if clean is None else scores_of(heads, clean, members)
+        for member in members:
+            scores = known.get(member)
             if scores is None or not len(scores):
                 raise UsageError(f"these heads carry no clean {member} scores; give clean tuples")
             middle = scores.median()
@@ -148,7 +150,7 @@ class PlatonicDetector:
 
     def score(self, tuples: FeatureTuples) -> Tensor:
         """Return float64 ``[N]``; higher is more suspicious."""
-        return self.combine({member: COMPONENTS[member](self._heads, tuples) for member in self.members})
+        return self.combine(scores_of(self._heads, tuples, self.members))
 
     def combine(self, scores: Mapping[str, Tensor]) -> Tensor:
         """Return float64 ``[N]`` from the members' scores ``[N]`` of the same tuples."""

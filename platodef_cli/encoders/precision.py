@@ -52,7 +52,8 @@ def gradient_dtype(wanted: str, device: str, dtype: str, geometry: Geometry) -> 
     return "bfloat16" if may_be_faster(device, geometry) else "float32"
 
 
-def _has_bfloat16(device: str) -> bool:
+def has_bfloat16(device: str) -> bool:
+    """Return whether a device has instructions for bfloat16; what emulates it is slower than float32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = getattr(torch.cpu, "get_capabilities", None)
@@ -77,7 +78,7 @@ def tuned_record(record: EncoderRecord, forward_dtype: str) -> EncoderRecord:
 def may_be_faster(device: str, geometry: Geometry) -> bool:
     """Return whether bfloat16 is worth trying: the processor is built for it, and images are large."""
     height, width = geometry.size
-    return height * width >= _LEAST_PIXELS and _has_bfloat16(torch.device(device).type)
+    return height * width >= _LEAST_PIXELS and has_bfloat16(torch.device(device).type)
 
 
 @dataclass(frozen=True)

@@ -90,11 +90,13 @@ class ClosedForm(nn.Module):
 
     def lift(self, references: Sequence[Tensor]) -> Tensor:
         """Return the lifted references side by side ``[B, sum(D_m + F)]``."""
-        rows = []
-        for number, values in enumerate(references):
-            parts = [self.get_buffer(f"lift_{number}_{p}") for p in ("directions", "offsets", "mean", "std")]
-            rows.append(Lift(*parts).apply(values))
-        return torch.cat(rows, dim=1)
+        return torch.cat([self.lift_of(n).apply(values) for n, values in enumerate(references)], dim=1)
+
+    def lift_of(self, number: int) -> Lift:
+        """Return the lift of a reference."""
+        return Lift(
+            *(self.get_buffer(f"lift_{number}_{p}") for p in ("directions", "offsets", "mean", "std"))
+        )
 
     def posterior(self, mask: Sequence[bool] | None = None) -> GaussianPosterior:
         """Return the posterior for one prepared subset (None: all references).

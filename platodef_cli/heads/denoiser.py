@@ -17,6 +17,7 @@ from platodef_cli.heads.backbone import (
 )
 from platodef_cli.heads.closed_form import ClosedForm, Group, pick, spread
 from platodef_cli.heads.energy import OwnRow
+from platodef_cli.heads.guidance import Packed, mixed_source, pack
 
 FOURIER_CHANNELS = 128
 FREQUENCIES = (0.25, 64.0)  # radians per unit of ln(sigma)/4: slower than the range, finer than its use
@@ -26,12 +27,13 @@ class Condition(NamedTuple):
     """What the denoiser needs to know of the references; computed once per image.
 
     Attributes:
-        memory: Reference tokens, and their keys and values if the backbone is isolated.
+        memory: Reference tokens, and their keys and values if the backbone is isolated; packed where many
+            evaluations follow.
         mean: ``[B, D_s]`` posterior mean of the Gaussian start, or None.
         groups: Posteriors of the Gaussian start by rows; empty without it.
     """
 
-    memory: ReferenceMemory
+    memory: ReferenceMemory | Packed
     mean: Tensor | None
     groups: list[Group]
 
@@ -117,16 +119,36 @@ class Denoiser(nn.Module):
             means.append(mean if own is None else own.leave_out(mean, rows))
         return Condition(memory, spread(groups, means), groups)
 
+    def fixed(self, references: Sequence[Tensor], kept: Sequence[bool]) -> Condition:
+        """Do that work for many evaluations, and for one or both branches of classifier-free guidance.
+
+        Args:
+            references: Standardised references ``[B, D_m]`` each.
+            kept: Whether a branch sees the references; rows of the condition are those of the first branch,
+                then those of the second.
+        """
+        packed = pack(self.backbone, self.references(references, None), kept)
+        if self.closed_form is None:
+            return Condition(packed, None, [])
+        lifted = self.closed_form.lift(references)
+        groups: list[Group] = []
+        for number, keeps in enumerate(kept):
+            start, device = number * len(lifted), lifted.device
+            rows = None if len(kept) == 1 else torch.arange(start, start + len(lifted), device=device)
+            groups.append((rows, self.closed_form.posterior((keeps,) * len(references))))
+        means = [posterior.mean(lifted) for _, posterior in groups]
+        return Condition(packed, spread(groups, means), groups)
+
     def forward(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """Return the denoised source ``[B, D_s]``.
 
         Args:
             x: Noisy standardised sources ``[B, D_s]``.
             sigma: Noise levels, scalar or ``[B]``.
-            condition: From :meth:`condition`, for the same B rows.
+            condition: From :meth:`condition` or :meth:`fixed`, for the same B rows.
         """
-        sigma = sigma.to(x).expand(len(x))
-        noise = sigma.square().unsqueeze(1)
+        sigma = sigma.to(x).reshape(-1)  # one level for all rows is embedded once
+        noise = sigma.square().unsqueeze(1).expand(len(x), 1)
         if condition.mean is None:
             residual = self.network(x * (1.0 + noise).rsqrt(), sigma, condition.memory)
             return x / (1.0 + noise) + (noise / (1.0 + noise)).sqrt() * residual
@@ -143,11 +165,14 @@ class Denoiser(nn.Module):
             outputs.append(posterior.shaped(pick(rows, residual), scale))
         return condition.mean + spread(condition.groups, skips) + spread(condition.groups, outputs)
 
-    def network(self, inputs: Tensor, sigma: Tensor, memory: ReferenceMemory) -> Tensor:
-        """Return ``F`` ``[B, D_s]`` for preconditioned inputs ``[B, D_s]`` and noise levels ``[B]``."""
+    def network(self, inputs: Tensor, sigma: Tensor, memory: ReferenceMemory | Packed) -> Tensor:
+        """Return ``F`` ``[B, D_s]`` for preconditioned inputs ``[B, D_s]`` and noise levels ``[B or 1]``."""
         token = self.source_projection(inputs) + self.source_space + self.noise(sigma)
-        mixed = self.backbone(token, memory)
-        residual: Tensor = self.readout(mixed[:, 0])
+        if isinstance(memory, Packed):
+            mixed = mixed_source(self.backbone, token, memory)
+        else:
+            mixed = self.backbone(token, memory)[:, 0]
+        residual: Tensor = self.readout(mixed)
         return residual
 
 

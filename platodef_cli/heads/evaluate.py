@@ -71,10 +71,20 @@ def leave_one_out_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tenso
     names = heads.reference_names
     if len(names) < 2:
         raise UsageError("leaving a reference out needs at least two references")
-    return {
-        name: gaussian_scores(heads, tuples, references=[other for other in names if other != name])
-        for name in names
-    }
+    scores = heads.closed_energies_of(tuples, _all_but_one(names))
+    return dict(zip(names, scores.T, strict=True))
+
+
+def _all_but_one(names: Sequence[str]) -> list[list[str]]:
+    return [[other for other in names if other != name] for name in names]
+
+
+def closed_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tensor]:
+    """Return :func:`gaussian_scores` and :func:`robust_scores`, which share most of their work."""
+    names = heads.reference_names
+    subsets = [None, *(_all_but_one(names) if len(names) > 1 else [None])]
+    scores = heads.closed_energies_of(tuples, subsets)
+    return {"gaussian": scores[:, 0], "robust": scores[:, 1:].amin(dim=1)}
 
 
 def robust_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
@@ -82,9 +92,7 @@ def robust_scores(heads: Heads, tuples: FeatureTuples) -> Tensor:
 
     With a single reference there is nothing to leave out, and it is the closed-form score.
     """
-    if len(heads.reference_names) < 2:
-        return gaussian_scores(heads, tuples)
-    return torch.stack(list(leave_one_out_scores(heads, tuples).values())).amin(dim=0)
+    return closed_scores(heads, tuples)["robust"]
 
 
 def leave_one_out_drops(heads: Heads, tuples: FeatureTuples) -> dict[str, float]:
@@ -184,7 +192,13 @@ NETWORKED = ("energy", "denoiser")
 def component_scores(heads: Heads, tuples: FeatureTuples) -> dict[str, Tensor]:
     """Return the scores ``[N]`` float64 of every component that these heads have."""
     skipped = NETWORKED if heads.energy is None else ()
-    return {name: score(heads, tuples) for name, score in COMPONENTS.items() if name not in skipped}
+    return scores_of(heads, tuples, [name for name in COMPONENTS if name not in skipped])
+
+
+def scores_of(heads: Heads, tuples: FeatureTuples, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the scores ``[N]`` float64 of some components; what they share is computed once."""
+    shared = closed_scores(heads, tuples) if {"gaussian", "robust"} <= set(names) else {}
+    return {name: shared[name] if name in shared else COMPONENTS[name](heads, tuples) for name in names}
 
 
 def held_out_metrics(

@@ -9,10 +9,11 @@ from torch import Tensor
 from platodef_cli.errors import NotApplicable, UsageError
 from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.heads.card import HeadCard
-from platodef_cli.heads.closed_form import ClosedForm
+from platodef_cli.heads.closed_form import ClosedForm, Mask
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import WIDEN, EnergyHead
+from platodef_cli.heads.folded import FoldedScores
 from platodef_cli.heads.presets import A_PRESET
 from platodef_cli.heads.ridge import Ridge
 
@@ -82,6 +83,9 @@ class Heads:
     clean_scores: Mapping[str, Tensor] = field(default_factory=dict)
     rows: int = 0
     card: HeadCard | None = None
+    _folded: dict[tuple[Mask, ...], FoldedScores] = field(
+        init=False, default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def source_dim(self) -> int:
@@ -115,7 +119,15 @@ class Heads:
         Raises:
             UsageError: A reference is missing, or a dimension differs from what the heads were fitted on.
         """
-        source = self.standardise_source(tuples)
+        rows = self._in_order(tuples)
+        standardised = [
+            entry.apply(values) for entry, values in zip(self.reference_standardisers, rows, strict=True)
+        ]
+        return self.source_standardiser.apply(tuples.source), standardised
+
+    def _in_order(self, tuples: FeatureTuples) -> list[Tensor]:
+        """Return the references ``[N, D_m]`` in the heads' order, after a look at all shapes."""
+        self._check("source", tuples.source, self.source_dim)
         missing = [name for name in self.reference_names if name not in tuples.references]
         if missing:
             have = ", ".join(tuples.references) or "none"
@@ -123,8 +135,8 @@ class Heads:
         rows = []
         for name, entry in zip(self.reference_names, self.reference_standardisers, strict=True):
             self._check(f"reference {name!r}", tuples.references[name], int(entry.mean.shape[0]))
-            rows.append(entry.apply(tuples.references[name]))
-        return source, rows
+            rows.append(tuples.references[name])
+        return rows
 
     def standardise_source(self, tuples: FeatureTuples) -> Tensor:
         """Return the standardised source ``[N, D_s]`` alone, for scores that ignore the references.
@@ -179,9 +191,18 @@ class Heads:
             tuples: Features to score.
             references: Names of the references to use; None uses all.
         """
-        source, mean = self.closed_mean(tuples, references=references)
-        posterior = self.closed_form.posterior(self.keep_of(references))
-        return -self.closed_form.ratio(source, source - mean, posterior, WIDEN).double().cpu()
+        return self.closed_energies_of(tuples, [references])[:, 0]
+
+    def closed_energies_of(self, tuples: FeatureTuples, subsets: Sequence[Sequence[str] | None]) -> Tensor:
+        """Return :meth:`closed_energies` ``[N, K]`` for K subsets of the references, in one go."""
+        every = (True,) * len(self.reference_names)
+        masks = tuple(self.keep_of(names) or every for names in subsets)
+        rows = self._in_order(tuples)
+        if masks not in self._folded or self._folded[masks].device != self.device:
+            statistics = (self.source_standardiser, *self.reference_standardisers)
+            pairs = [(entry.mean, entry.std) for entry in statistics]
+            self._folded[masks] = FoldedScores(self.closed_form, pairs[0], pairs[1:], masks, WIDEN)
+        return self._folded[masks].energies(tuples.source, rows).cpu()
 
     def closed_mean(
         self, tuples: FeatureTuples, *, references: Sequence[str] | None = None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from platodef_cli.errors import InconclusiveError, UsageError
 from platodef_cli.metrics.kernels import Integers, LinearKernel, NeighbourKernel
+from platodef_cli.metrics.products import all_finite
 from platodef_cli.progress import SILENT, Progress
 from platodef_cli.records import ALIGNMENT_SHARE, AlignmentRecord, Interval, Metric
 
@@ -222,7 +223,7 @@ def _prepare(spaces: Sequence[Tensor], normalize: bool) -> list[Tensor]:
             raise UsageError(
                 f"alignment needs features [N, D] of the same images, got {[list(s.shape) for s in spaces]}"
             )
-        if not torch.isfinite(space).all():
+        if not all_finite(space):
             raise UsageError("alignment needs finite features; some are NaN or infinite")
     if n < _LEAST:
         raise InconclusiveError(f"alignment needs at least {_LEAST} images, got {n}")

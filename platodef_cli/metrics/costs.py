@@ -69,3 +69,13 @@ def peak_of(whose: str) -> float:
     peak = resource.getrusage(getattr(resource, whose)).ru_maxrss
     # kilobytes on Linux, bytes on macOS
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def seconds_of_children() -> float:
+    """Return the processor seconds of children that ended; 0 where the system counts none (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return 0.0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -16,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from platodef_cli.metrics.products import gram_power, row_blocks
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_ROWS = 4096  # rows per block of a moment
-_BLOCK = 2**24  # similarities per block of a neighbour search
+_BLOCK = 2**22  # similarities per block of a neighbour search
 _FLAT = 1e-7  # a spread below this share of the mean square is rounding
 _TAIL = 1e-6  # share of the squared spectrum that the null of CKA leaves out
 
@@ -63,21 +64,23 @@ class LinearKernel:
 
     def own(self) -> float:
         """Return HSIC(K, K), 0 for a constant space."""
-        return 0.0 if self.flat else self.cross(self)
+        return 0.0 if self.flat else self._hsic(gram_power(self.x), self, self.squares, self.sums)
 
     def cross(self, other: "LinearKernel", order: Integers | None = None) -> float:
         """Return HSIC(K, L); ``order`` re-pairs image i with image ``order[i]`` of ``other``."""
-        n = len(self.x)
         moment = torch.zeros(self.x.shape[1], other.x.shape[1], dtype=torch.float64)
-        for start in range(0, n, _ROWS):
-            rows = slice(start, start + _ROWS)
+        for rows in row_blocks(len(self.x)):
             partner = other.x[rows] if order is None else other.x[torch.from_numpy(order[rows])]
-            moment += (self.x[rows].T @ partner).double()
+            moment += self.x[rows].T @ partner
         squares = other.squares if order is None else other.squares[order]
         sums = other.sums if order is None else other.sums[order]
+        return self._hsic(float(moment.square().sum()), other, squares, sums)
+
+    def _hsic(self, power: float, other: "LinearKernel", squares: Floats, sums: Floats) -> float:
+        """Put HSIC together from the squared norm of ``X' Y`` and the sums of the re-paired other kernel."""
         return unbiased_hsic(
-            n,
-            float(moment.square().sum()) - float(self.squares @ squares),
+            len(self.x),
+            power - float(self.squares @ squares),
             float(self.sums.sum()),
             float(other.sums.sum()),
             float(self.sums @ sums),
@@ -182,18 +185,57 @@ def _search(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     size = max(1, _BLOCK // n)
     best = torch.full((n, k), -torch.inf)
     index = torch.zeros((n, k), dtype=torch.int64)
-
-    def merge(rows: slice, block: Tensor, offset: int) -> None:
-        values, places = block.topk(min(k, block.shape[1]), dim=1)
-        values, places = torch.cat([best[rows], values], 1), torch.cat([index[rows], places + offset], 1)
-        best[rows], chosen = values.topk(k, dim=1)
-        index[rows] = places.gather(1, chosen)
-
     for start in range(0, n, size):
         stop = min(start + size, n)
         block = features[start:stop] @ features[start:].T
         block.fill_diagonal_(-torch.inf)
-        merge(slice(start, stop), block, start)
+        rows, later = slice(start, stop), slice(stop, n)
+        _merge(best[rows], index[rows], block, start)
         if stop < n:
-            merge(slice(stop, n), block[:, stop - start :].T, start)
+            _merge(best[later], index[later], block[:, stop - start :].T, start)
     return best, index
+
+
+def _merge(best: Tensor, index: Tensor, block: Tensor, offset: int) -> None:
+    """Put what is larger in ``block`` ``[R, C]`` into the k largest values so far, in place.
+
+    Sorting every row costs as much as multiplying it. Only what beats the k-th value so far can be among the
+    k largest, and after a few blocks that is next to nothing.
+
+    Args:
+        best: ``[R, k]``, descending.
+        index: ``[R, k]``, their columns.
+        block: Similarities with the columns from ``offset`` on.
+        offset: See there.
+    """
+    k = best.shape[1]
+    least = best[:, -1]
+    if bool(least.isneginf().any()):
+        values, places = block.topk(min(k, block.shape[1]), dim=1)
+    else:
+        values, places = _beating(block, least)
+    values, places = torch.cat([best, values], 1), torch.cat([index, places + offset], 1)
+    top, chosen = values.topk(k, dim=1)
+    best.copy_(top)
+    index.copy_(places.gather(1, chosen))
+
+
+def _beating(block: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values of every row of ``block`` ``[R, C]`` above ``least`` ``[R]``, and their columns.
+
+    Both are ``[R, most]``, padded with minus infinity and 0; a row has them in the order of its columns.
+    """
+    if block.is_contiguous():
+        rows, columns = (block > least[:, None]).nonzero(as_tuple=True)
+    else:  # a transposed one is looked through in the order of memory
+        columns, rows = (block.T > least).nonzero(as_tuple=True)
+        rows, order = rows.sort(stable=True)
+        columns = columns[order]
+    counts = torch.bincount(rows, minlength=len(block))
+    within = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows]
+    most = int(counts.max())
+    values = block.new_full((len(block), most), -torch.inf)
+    places = torch.zeros((len(block), most), dtype=torch.int64)
+    values[rows, within] = block[rows, columns]
+    places[rows, within] = columns
+    return values, places

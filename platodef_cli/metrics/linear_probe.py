@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from platodef_cli.errors import InconclusiveError, UsageError
+from platodef_cli.metrics.products import add_gram, all_finite, gram, mirrored, row_blocks
 
 PENALTIES = tuple(10.0 ** (exponent / 2) for exponent in range(-10, 5))  # per sample: 1e-5 .. 1e2
-_ROWS = 4096  # rows per block
+_NEAR = 1024  # rows whose mean the moments are taken around
 _HELD_OUT = 4096  # leave-one-out rows that choose the penalty
 
 
@@ -54,16 +55,10 @@ class LinearProbe:
         classes, index = torch.unique(labels, return_inverse=True)
         if len(classes) < 2:
             raise InconclusiveError(f"a linear probe needs at least two classes, got {len(classes)}")
-        x = features.float()
-        mean = x.double().mean(dim=0).float()
-        deviation = (x - mean).double().square().mean(dim=0).sqrt().float()
-        # A constant dimension carries nothing; dividing it by 1 keeps it at 0.
-        scale = torch.where(deviation > 1e-6 * (mean.abs() + 1e-30), deviation, torch.ones_like(deviation))
-        x = (x - mean) / scale
-        y = torch.full((len(x), len(classes)), -1.0)
-        y[torch.arange(len(x)), index] = 1.0
-        weight, bias, penalty = _ridge(x, y, index, seed)
-        return cls(classes, mean, scale, weight, bias, penalty)
+        bias = 2 * torch.bincount(index, minlength=len(classes)).float() / len(index) - 1
+        fit = _dual if len(features) < features.shape[1] else _primal
+        data, weight, penalty = fit(features, index, bias, seed)
+        return cls(classes, data.mean, data.scale, weight, bias, penalty)
 
     def scores(self, features: Tensor) -> Tensor:
         """Return the regression output, float32 ``[N, C]``, of ``features`` ``[N, D]``."""
@@ -88,57 +83,115 @@ def _check(features: Tensor, labels: Tensor) -> None:
             f"a linear probe needs features [N, D] and labels [N], got {list(features.shape)} and "
             f"{list(labels.shape)}"
         )
-    if not torch.isfinite(features).all():
+    if not all_finite(features):
         raise UsageError("a linear probe needs finite features; some are NaN or infinite")
 
 
-def _ridge(x: Tensor, y: Tensor, index: Tensor, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Return weight ``[D, C]``, bias ``[C]`` and penalty of centred ``x`` ``[N, D]``, ``y`` ``[N, C]``."""
-    n, d = x.shape
-    bias = y.mean(dim=0)
-    y = y - bias  # the features are centred, so the intercept is the mean target at every penalty
-    # The smaller Gram matrix gives the same non-zero spectrum: primal X'X or dual XX'.
-    dual = n < d
-    gram = _gram(x.T) if dual else _gram(x)
-    values, vectors = torch.linalg.eigh(gram)
+@dataclass(frozen=True)
+class _Standardised:
+    """Features and labels of a fit; rows are standardised when they are looked at.
+
+    Attributes:
+        features: ``[N, D]``.
+        index: int64 ``[N]``, the class of every row.
+        mean: float32 ``[D]``.
+        scale: float32 ``[D]``.
+        bias: float32 ``[C]``, the mean targets. The features are centred, so that it is the intercept at
+            every penalty.
+    """
+
+    features: Tensor
+    index: Tensor
+    mean: Tensor
+    scale: Tensor
+    bias: Tensor
+
+    def rows(self, which: Tensor) -> Tensor:
+        """Return standardised rows, float32 ``[n, D]``."""
+        return (self.features[which].float() - self.mean) / self.scale
+
+    def targets(self, which: Tensor) -> Tensor:
+        """Return the centred targets of rows, float32 ``[n, C]``: 1 for the class, -1 for the others."""
+        y = torch.full((len(which), len(self.bias)), -1.0) - self.bias
+        y[torch.arange(len(which)), self.index[which]] += 2
+        return y
+
+
+def _scale(variance: Tensor, mean: Tensor) -> Tensor:
+    """Return the deviations; a constant dimension carries nothing, and dividing it by 1 keeps it at 0."""
+    deviation = variance.clamp_min(0).sqrt()
+    return torch.where(deviation > 1e-6 * (mean.abs() + 1e-30), deviation, torch.ones_like(deviation)).float()
+
+
+Fitted = tuple[_Standardised, Tensor, float]  # data, weight [D, C], penalty
+
+
+def _primal(features: Tensor, index: Tensor, bias: Tensor, seed: int) -> Fitted:
+    """Fit through the moments of the features, ``[D, D]``: one pass over the rows, which are not copied."""
+    n, d = features.shape
+    # moments around a value near the mean do not cancel; those around the mean itself follow at the end
+    near = features[: min(n, _NEAR)].double().mean(dim=0).float()
+    total = torch.zeros(d, d, dtype=torch.float64)
+    sums = torch.zeros(len(bias), d, dtype=torch.float64)
+    for rows in row_blocks(n):
+        block = features[rows].float() - near
+        add_gram(total, block)
+        # X'Y of targets that are 1 for one class and -1 for the others needs the sum of every class only
+        sums += torch.zeros(len(bias), d).index_add_(0, index[rows], block)
+    offset = sums.sum(dim=0) / n
+    mean = near.double() + offset
+    moment = mirrored(total) - n * torch.outer(offset, offset)
+    scale = _scale(moment.diagonal() / n, mean)
+    data = _Standardised(features, index, mean.float(), scale, bias)
+    sums = (sums - torch.bincount(index, minlength=len(bias))[:, None] * offset) / scale
+    values, vectors = torch.linalg.eigh(moment / torch.outer(scale, scale))
     values = values.clamp_min(0.0)
-    if dual:
-        projected = vectors * values.sqrt()  # [N, N], the rows of X in the eigenbasis
-    else:
-        projected = x @ vectors.float()  # [N, D]
-    moment = (projected.T.to(y.dtype) @ y).double()  # [D or N, C]
-    penalty = _choose(projected, values, moment, y, bias, index, seed)
-    coefficient = moment / (values + penalty * n)[:, None]
-    if dual:
-        # X'U Λ^-1/2 maps back to the feature space; null directions carry no moment.
-        inverse = torch.where(values > values.max() * 1e-10, values.rsqrt(), torch.zeros_like(values))
-        weight = x.T.double() @ (vectors @ (inverse[:, None] * coefficient))
-    else:
-        weight = vectors @ coefficient
-    return weight.float(), bias, penalty
+    crossed = vectors.T @ (2 * sums).T
+    held = _held_out(n, seed)
+    penalty = _choose(data.rows(held) @ vectors.float(), values, crossed, data, held)
+    return data, (vectors @ (crossed / (values + penalty * n)[:, None])).float(), penalty
 
 
-def _gram(x: Tensor) -> Tensor:
-    """Return ``x' x`` in float64, from float32 products of blocks of rows."""
-    total = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
-    for start in range(0, len(x), _ROWS):
-        block = x[start : start + _ROWS]
-        total += (block.T @ block).double()
-    return total
+def _dual(features: Tensor, index: Tensor, bias: Tensor, seed: int) -> Fitted:
+    """Fit fewer rows than dimensions through ``X X'``, which has the same non-zero spectrum."""
+    n = len(features)
+    mean = features.double().mean(dim=0)
+    variance = (features.double() - mean).square().mean(dim=0)
+    data = _Standardised(features, index, mean.float(), _scale(variance, mean), bias)
+    every = torch.arange(n)
+    x = data.rows(every)
+    values, vectors = torch.linalg.eigh(gram(x.T))
+    values = values.clamp_min(0.0)
+    projected = vectors * values.sqrt()  # [N, N], the rows of X in the eigenbasis
+    crossed = (projected.T.float() @ data.targets(every)).double()
+    rows = _held_out(n, seed)
+    penalty = _choose(projected[rows].float(), values, crossed, data, rows)
+    # X'U Λ^-1/2 maps back to the feature space; null directions carry no moment.
+    inverse = torch.where(values > values.max() * 1e-10, values.rsqrt(), torch.zeros_like(values))
+    coefficient = crossed / (values + penalty * n)[:, None]
+    return data, (x.T.double() @ (vectors @ (inverse[:, None] * coefficient))).float(), penalty
 
 
-def _choose(
-    projected: Tensor, values: Tensor, moment: Tensor, y: Tensor, bias: Tensor, index: Tensor, seed: int
-) -> float:
-    """Return the penalty of the best exact leave-one-out accuracy on at most ``_HELD_OUT`` rows.
+def _held_out(n: int, seed: int) -> Tensor:
+    """Return the rows whose leave-one-out error selects the penalty, ascending."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:_HELD_OUT].sort().values
+
+
+def _choose(z: Tensor, values: Tensor, moment: Tensor, data: _Standardised, rows: Tensor) -> float:
+    """Return the penalty of the best exact leave-one-out accuracy on some rows.
 
     Leaving row i out changes its fit to ``y - (y - fit) / (1 - h_i)`` with the leverage
     ``h_i = 1/n + z_i' (Λ + penalty)^-1 z_i``. The larger penalty wins a tie.
+
+    Args:
+        z: The rows in the eigenbasis, float32 ``[n, D]``.
+        values: The spectrum Λ, float64 ``[D]``.
+        moment: ``Z'Y`` of all rows, float64 ``[D, C]``.
+        data: All rows.
+        rows: Which of them ``z`` holds.
     """
-    n = len(y)
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(n, generator=generator)[:_HELD_OUT].sort().values
-    z, target, truth = projected[rows].float(), y[rows], index[rows]
+    n = len(data.index)
+    target, truth = data.targets(rows), data.index[rows]
     squares = z.square()
     best, chosen = -1, float(PENALTIES[-1])
     for penalty in reversed(PENALTIES):
@@ -146,7 +199,7 @@ def _choose(
         fit = z @ (moment * inverse[:, None]).float()
         leverage = (squares @ inverse.float() + 1 / n).clamp(max=1 - 1e-4)
         left_out = target - (target - fit) / (1 - leverage)[:, None]
-        correct = int(((left_out + bias).argmax(dim=1) == truth).sum())
+        correct = int(((left_out + data.bias).argmax(dim=1) == truth).sum())
         if correct > best:
             best, chosen = correct, float(penalty)
     return chosen

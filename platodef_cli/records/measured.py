@@ -126,6 +126,14 @@ class Timing(Record):
     started: str
     finished: str
     seconds: dict[str, float] = Field(description="step -> wall seconds")
+    processor_seconds: dict[str, float] = Field(
+        default_factory=dict, description="step -> processor seconds of the audit and its child processes"
+    )
+    processors: int | None = Field(None, description="processors that the audit could use")
+    ready: dict[str, float] = Field(
+        default_factory=dict,
+        description="step -> share of the processors that threads of the audit used or waited for",
+    )
     peak_memory_mb: float | None = None
     cache_hits: int = 0
     cache_misses: int = 0

@@ -14,7 +14,7 @@ from platodef_cli.defences.platonic import PlatonicDetector
 from platodef_cli.errors import NotApplicable
 from platodef_cli.features.access import Access, ModelAccess
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.evaluate import COMPONENTS
+from platodef_cli.heads.evaluate import COMPONENTS, scores_of
 from platodef_cli.heads.heads import Heads
 from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.metrics.costs import Cost, measure_cost
@@ -146,9 +146,8 @@ class CalibratedDefences:
             detector = self._detectors[name]
             with measure_cost() as cost:
                 if isinstance(detector, PlatonicDetector):
-                    for member in detector.members:
-                        if member not in components:
-                            components[member] = COMPONENTS[member](self._heads, tuples)
+                    missing = [member for member in detector.members if member not in components]
+                    components |= scores_of(self._heads, tuples, missing)
                     scores[name] = detector.combine(components)
                 else:
                     scores[name] = components[name] if name in components else detector.score(tuples)

@@ -16,6 +16,9 @@ from torch.autograd import profiler
 from platodef_cli.metrics.costs import Cost, measure_cost
 from platodef_cli.records import Record
 
+LONG_S = 60.0
+"""A peer that takes longer than this once is run :data:`FEW` times at most, the first time included."""
+FEW = 3
 _OPERATORS = 4  # of a profile
 
 
@@ -33,6 +36,7 @@ class Contest:
         prepare: Runs before each run of ours, and is not measured.
         kept: What has to stay open while it runs.
         profiled: What a profile is made of; ours where None. A profile sees one thread.
+        note: What bounds the ratio and what was tried, for a page on which the goal is missed.
     """
 
     work: str
@@ -44,6 +48,7 @@ class Contest:
     prepare: Callable[[], None] = lambda: None
     kept: AbstractContextManager[object] = nullcontext()
     profiled: Callable[[], Any] | None = None
+    note: str = ""
 
 
 class SpeedRow(Record):
@@ -63,6 +68,7 @@ class SpeedRow(Record):
     quality: str
     repeats: int
     profile: str = Field("", description="where our time goes, where the goal is missed")
+    note: str = Field("", description="what bounds the ratio, and what was tried")
 
     @property
     def met(self) -> bool:
@@ -85,17 +91,26 @@ def run(name: str, contest: Contest, repeats: int) -> SpeedRow:
 
     Ratios are those of neighbouring runs; the median of them counts. Memory is what the first run of each
     side adds at its peak, after what was freed before went back to the system.
+
+    Args:
+        name: Of the row.
+        contest: What is measured.
+        repeats: Measured runs of each side; :data:`FEW` at most where the peer takes :data:`LONG_S`, and
+            then the first one counts.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with threadpool_limits(1), contest.kept:
             contest.prepare()
-            memory = [_peak(contest.ours), _peak(contest.theirs)]
-            results: tuple[Any, Any] = (None, None)
-            mine: list[Cost] = []
-            other: list[Cost] = []
-            for _ in range(repeats):
+            first = _first(contest.ours), _first(contest.theirs)
+            mine, other = [first[0][0]], [first[1][0]]
+            results = first[0][1], first[1][1]
+            if other[0].seconds > LONG_S:
+                repeats = min(repeats, FEW)
+            else:  # it warmed up only
+                mine, other = [], []
+            while len(mine) < repeats:
                 contest.prepare()
                 with measure_cost() as cost:
                     own = contest.ours()
@@ -121,23 +136,24 @@ def run(name: str, contest: Contest, repeats: int) -> SpeedRow:
         highest=max(ratios),
         seconds=median(cost.seconds for cost in mine),
         peer_seconds=median(cost.seconds for cost in other),
-        memory_mb=memory[0],
-        peer_memory_mb=memory[1],
+        memory_mb=first[0][0].memory_mb,
+        peer_memory_mb=first[1][0].memory_mb,
         quality=quality,
         profile=profile,
+        note=contest.note,
         repeats=repeats,
     )
 
 
-def _peak(compute: Callable[[], Any]) -> float:
-    """Return the MB that a run adds at its peak."""
+def _first(compute: Callable[[], Any]) -> tuple[Cost, Any]:
+    """Return what the first run costs, whose memory is not yet held by an allocator, and its result."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
         trim(0)
     with measure_cost() as cost:
-        compute()
-    return cost.memory_mb
+        result = compute()
+    return cost, result
 
 
 def _profile(compute: Callable[[], Any]) -> str:

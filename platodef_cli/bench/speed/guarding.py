@@ -5,20 +5,18 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from platodef_cli.bench.speed.contest import Contest
+from platodef_cli.bench.speed.features import random_tuples
 from platodef_cli.bench.speed.networks_of_timm import as_encoder, random_network
 from platodef_cli.defences import DEFAULT_DETECTOR, DEFAULT_PURIFIER, make_purifier
 from platodef_cli.defences.alarm import calibrated
-from platodef_cli.features.interface import FeatureTuples
 from platodef_cli.guard.encoders import GuardEncoders
 from platodef_cli.guard.guard import Guard
 from platodef_cli.heads.config import FitConfig
 from platodef_cli.heads.fit import fit_heads
 
 _RATE = 0.05  # share of clean images that may be flagged
-_SHARED = 32  # dimensions that the encoders of the fit share
 
 
 class _Size(NamedTuple):
@@ -79,15 +77,8 @@ def _guard(chosen: _Size) -> Guard:
         as_encoder(random_network(chosen.network, seed, chosen.depth), f"network-{seed}", chosen.network)
         for seed in range(3)
     ]
-    generator = torch.Generator().manual_seed(1)
-    shared = torch.randn(chosen.rows, _SHARED, generator=generator)
-
-    def space(width: int) -> Tensor:
-        noise = torch.randn(chosen.rows, width, generator=generator)
-        return shared @ torch.randn(_SHARED, width, generator=generator) + noise
-
     names = [encoder.record.name for encoder in encoders[1:]]
-    tuples = FeatureTuples(space(encoders[0].dim), {name: space(encoders[1].dim) for name in names})
+    tuples = random_tuples(chosen.rows, [encoder.dim for encoder in encoders], names)
     heads = fit_heads(tuples, FitConfig(lift_features=chosen.lifted))
     return Guard(
         heads,

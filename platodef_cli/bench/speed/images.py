@@ -29,7 +29,8 @@ from platodef_cli.progress import SILENT, Task
 
 # images, pixels of a side of them, layers of the networks
 _EXTRACTED = {"small": (4, 256, 1), "usual": (12, 800, 12), "real": (500, 2000, 12)}
-_RESUMED = {"small": (24, 96, 1), "usual": (16, 500, 6), "real": (256, 800, 12)}
+_IN_KERNELS = {"small": (4, 256, 1), "usual": (12, 800, 12), "real": (48, 2000, 12)}
+_RESUMED = {"small": (24, 96, 1), "usual": (16, 500, 6), "real": (64, 800, 12)}
 _NETWORKS = 3
 _BATCH = 16
 _SHARD = 4
@@ -99,7 +100,7 @@ def three_encoders(size: str) -> Contest:
 
 def in_kernels(size: str) -> Contest:
     """P10: the encoders alone on ready batches, as a share of the whole extraction."""
-    images, side, depth = _EXTRACTED[size]
+    images, side, depth = _IN_KERNELS[size]
     kept = tempfile.TemporaryDirectory(prefix="platodef-bench-")
     scene = _Scene(images, side, depth, Path(kept.name))
     encoders = scene.encoders(fast=True)

@@ -73,14 +73,17 @@ def linear(size: str) -> Contest:
 
 
 def probing(size: str) -> Contest:
-    """P5: a linear classifier."""
+    """P5: a linear classifier, on features with the spectrum of an encoder's."""
     from sklearn.linear_model import LogisticRegression
 
     count, width, classes = _PROBED[size]
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(classes, width, generator=generator) * 1.3 * (8 / width) ** 0.5
     labels = torch.randint(0, classes, (count + count // 5,), generator=generator)
-    features = centres[labels] + torch.randn(len(labels), width, generator=generator)
+    # the variance of the j-th principal component of an encoder's features falls about as 1 / j
+    spectrum = torch.arange(1, width + 1).rsqrt()
+    axes = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
+    features = (centres[labels] + torch.randn(len(labels), width, generator=generator)) * spectrum @ axes
     x, y, held, truth = features[:count], labels[:count], features[count:], labels[count:]
 
     def theirs() -> float:

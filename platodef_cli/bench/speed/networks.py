@@ -12,6 +12,7 @@ from platodef_cli.defences.samplers import heun, karras_sigmas
 from platodef_cli.heads.backbone import BackboneConfig
 from platodef_cli.heads.denoiser import Denoiser
 from platodef_cli.heads.energy import EnergyHead
+from platodef_cli.heads.evaluate import auroc
 from platodef_cli.heads.ridge import fit_ridge
 
 # features, dimension, width, depth, steps
@@ -97,7 +98,7 @@ def scoring(size: str) -> Contest:
             return head.energy(source, references).float()
 
     return Contest(
-        work=f"energy of {count} tuples of {dim}-d features, default head",
+        work=f"energy of {count} tuples of {dim}-d features, network of the size tiny",
         peer="the module under bfloat16 autocast",
         goal=2,
         ours=ours,
@@ -107,7 +108,17 @@ def scoring(size: str) -> Contest:
 
 
 def ridge_score(size: str) -> Contest:
-    """P4: the residual of a ridge regression on the references."""
+    """P4: the whitened residual of a ridge regression on the references, against its plain square."""
+    return _ridge_score(size, whitened=False)
+
+
+def whitened_ridge_score(size: str) -> Contest:
+    """P4: the same against a residual that is whitened too: the same score."""
+    return _ridge_score(size, whitened=True)
+
+
+def _ridge_score(size: str, *, whitened: bool) -> Contest:
+    from sklearn.covariance import EmpiricalCovariance
     from sklearn.linear_model import Ridge
 
     fitted, dim, count = _RIDGE[size]
@@ -124,35 +135,35 @@ def ridge_score(size: str) -> Contest:
     wrong = torch.randperm(count, generator=generator) + fitted
     model: Any = Ridge(alpha=float(fitted)).fit(joined[:fitted].numpy(), source[:fitted].numpy())
     held, given = source[fitted:], joined[fitted:]
+    rest = source[:fitted].numpy() - model.predict(joined[:fitted].numpy())
+    covariance = EmpiricalCovariance(assume_centered=True).fit(rest)
 
     def ours() -> Tensor:
         return ridge.mahalanobis(held, given)
 
-    def theirs() -> Tensor:
-        predicted = torch.from_numpy(model.predict(given.numpy()))
-        return (held - predicted).square().sum(dim=1)
+    def peer(rows: Tensor) -> Tensor:
+        residual = held.numpy() - model.predict(rows.numpy())
+        if whitened:
+            return torch.from_numpy(covariance.mahalanobis(residual))
+        return torch.from_numpy(residual).square().sum(dim=1)
 
     def quality(first: Tensor, second: Tensor) -> str:
-        predicted = torch.from_numpy(model.predict(joined[wrong].numpy()))
-        own = _auroc(first, ridge.mahalanobis(held, joined[wrong]))
-        peer = _auroc(second, (held - predicted).square().sum(dim=1))
-        return f"AUROC of mismatched tuples {own:.3f} against {peer:.3f}"
+        own, other = auroc(first, ridge.mahalanobis(held, joined[wrong])), auroc(second, peer(joined[wrong]))
+        return f"AUROC of mismatched tuples {own:.3f} against {other:.3f}"
 
     ridge.posterior()  # both are fitted before they are timed
     return Contest(
         work=f"ridge score of {count} tuples of {dim}-d features, two references",
-        peer="scikit-learn Ridge, squared residual",
+        peer="scikit-learn Ridge, "
+        + ("EmpiricalCovariance.mahalanobis of the residual" if whitened else "squared residual"),
         goal=2,
         ours=ours,
-        theirs=theirs,
+        theirs=lambda: peer(given),
         quality=quality,
+        note=""
+        if whitened
+        else "Ours also whitens the residual, half as many multiplications again: 0.67 at equal rates.",
     )
-
-
-def _auroc(clean: Tensor, wrong: Tensor) -> float:
-    order = torch.cat([clean, wrong]).argsort().argsort().double() + 1
-    ranks = order[len(clean) :].sum() - len(wrong) * (len(wrong) + 1) / 2
-    return float(ranks / (len(clean) * len(wrong)))
 
 
 def _denoiser(dim: int, width: int, depth: int, *, isolated: bool) -> Denoiser:

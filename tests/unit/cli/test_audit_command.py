@@ -302,6 +302,9 @@ def test_verbose_tells_steps_and_cache_even_in_a_log(audit: Audit, golden_report
     timing = golden_report.timing.model_copy(
         update={
             "seconds": {"load": 1.25, "total": 2.0},
+            "processor_seconds": {"load": 1.0},
+            "processors": 2,
+            "ready": {"load": 0.55},
             "cache_hits": 7,
             "cache_misses": 2,
             "peak_memory_mb": 9.6,
@@ -313,6 +316,7 @@ def test_verbose_tells_steps_and_cache_even_in_a_log(audit: Audit, golden_report
     for told in (
         "  extracting  0.0 s\n",
         "steps: load 1.2 s, total 2.0 s; peak memory 10 MB\n",
+        "use of 2 processors (and share ready to run): load 40% (55%)\n",
         "cache: 7 entries used, 2 computed\n",
     ):
         assert told in loud.err
