@@ -85,7 +85,7 @@ class Matched:
 
 
 def match(
-    network: "nn.Module", state: State, prefix: str | None, where: str, name: str, *, ordered: bool = True
+    network: "nn.Module", state: State, prefix: str | None, where: str, name: str, *, by_order: bool = False
 ) -> Matched:
     """Find every weight of a network in a checkpoint.
 
@@ -98,15 +98,13 @@ def match(
         prefix: What stands before the names; None looks for it.
         where: The file, for messages.
         name: The network, for messages.
-        ordered: The order of the checkpoint is that in which its network names them.
+        by_order: Also where names say nothing: weights of the same shapes in the same order.
 
     Raises:
         UsageError: It is another network, or of another size; the message says which weight tells.
     """
     plain = _without_wrappers(state)
-    tries = [(state, False), (plain, False)]
-    tries += [(state, True)] if ordered else []  # order says least, so it comes last
-    for names, by_order in tries:
+    for names in (state, plain):
         found = _found(network, names, prefix, where, name, by_order)
         if found is not None:
             return found
@@ -305,7 +303,7 @@ def _side(given: State, key: str) -> int | None:
     if not key.endswith("pos_embed") or patch is None or patch.ndim != 4 or given[key].ndim != 3:
         return None
     for tokens in (1, 0, 2, 5):
-        grid = round(max(0, given[key].shape[1] - tokens) ** 0.5)
+        grid = int(round(max(0, int(given[key].shape[1]) - tokens) ** 0.5))
         if grid and grid**2 == given[key].shape[1] - tokens:
             return grid * int(patch.shape[-1])
     return None

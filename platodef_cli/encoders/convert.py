@@ -1,5 +1,6 @@
 """From a research checkpoint to a model folder that can be examined: matched strictly, nothing invented."""
 
+import itertools
 import json
 import os
 import shutil
@@ -157,10 +158,15 @@ def _matched(
         UsageError: They fit none; why not the plainest.
     """
     problem: UsageError | None = None
-    ordered = checkpoint.suffix != ".safetensors"  # which sorts names
-    for form in (first, *more):
+    known = [first]
+    tries = itertools.chain([(first, False)], ((form, False) for form in more))
+    if checkpoint.suffix != ".safetensors":  # which sorts names, so that their order says nothing
+        tries = itertools.chain(tries, ((form, True) for form in known))
+    for form, by_order in tries:
+        if form not in known:
+            known.append(form)
         try:
-            found = match(form.network, state, prefix, str(checkpoint), form.name, ordered=ordered)
+            found = match(form.network, state, prefix, str(checkpoint), form.name, by_order=by_order)
         except UsageError as error:
             problem = problem or error
         else:

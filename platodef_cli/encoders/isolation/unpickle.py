@@ -5,6 +5,7 @@ tensors and plain containers and runs no code, and answers with a safetensors fi
 any other.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -41,6 +42,7 @@ _OPTIONS = (
 )
 """Packages whose objects training frameworks save beside weights: options, counters, optimisers, dates."""
 _MOST_KINDS = 300
+_MOST_PICKLE = 2**28
 
 
 def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
@@ -82,7 +84,8 @@ def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
         finally:
             os.close(lifeline)
             os.close(kept)
-    why = " ".join(done.stderr.decode("utf-8", "replace").split())[-200:]
+    told = done.stderr.decode("utf-8", "replace").split("\n")
+    why = next((" ".join(line.split())[-200:] for line in reversed(told) if line.strip()), "")
     if done.returncode == _UNSAFE:
         raise RefusedError(
             f"{path}: cannot be loaded without running code (it asks for {why}); {_advice(why)}"
@@ -138,8 +141,8 @@ def _kept(value: "Tensor") -> "Tensor":
     """Return a tensor that safetensors has; of quantised ones and odd numbers only the shape, as bytes."""
     import torch
 
-    plain = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.uint8)
-    plain += (torch.int64, torch.int32, torch.int16, torch.int8)
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    plain = (*floats, torch.bool, torch.uint8, torch.int64, torch.int32, torch.int16, torch.int8)
     if value.is_quantized or value.dtype not in plain:
         return torch.zeros(value.shape, dtype=torch.uint8)
     return value.contiguous().clone()
@@ -199,21 +202,66 @@ def main(lifeline: str, path: str, memory_limit_gb: str) -> int:
         content = _read(path)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        print(named[1] if named else str(error)[:150], file=sys.stderr)
-        return _UNSAFE if named else _FOREIGN
+        if named is None:
+            return _unread(path, str(error))
+        print(named[1], file=sys.stderr)
+        return _UNSAFE
     except MemoryError:
         raise
     except Exception as error:
-        print(f"{type(error).__name__}: {error}"[:150], file=sys.stderr)
         if "TorchScript" in str(error):
             return _SCRIPT
-        return _FOREIGN if "legacy .tar" in str(error) or "magic number" in str(error) else _BROKEN
+        if "legacy .tar" in str(error) or "magic number" in str(error):
+            return _unread(path, "not of torch.save")
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}"[:150], file=sys.stderr)
+        return _BROKEN
     tensors = list(_tensors(content))
     if not tensors:
         return _NOTHING
     with os.fdopen(answers, "wb") as stream:
         stream.write(_numbered(tensors))
     return 0
+
+
+def _unread(path: str, why: str) -> int:
+    """Tell of a pickle that the safe reader does not know; one that asks for code is unsafe whatever it is."""
+    for name in _asked_for(Path(path)):
+        plain = name in _PLAIN_TYPES or name.removeprefix("builtins.") in _PLAIN_TYPES
+        if not plain and not name.startswith(_HARMLESS) and not _is_beside(name):
+            print(name, file=sys.stderr)
+            return _UNSAFE
+    newer = "Unsupported operand" in why
+    print("pickle protocol 4 or newer" if newer else "no state dict of torch.save", file=sys.stderr)
+    return _FOREIGN
+
+
+_HARMLESS = ("torch._utils._rebuild_", "torch.storage.", "torch.FloatStorage", "torch.serialization._get_layout",
+             "collections.", "numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.dtype", "numpy.ndarray",
+             "torch.nn.parameter.Parameter", "_codecs.encode")  # fmt: skip
+
+
+def _asked_for(path: Path) -> Iterator[str]:
+    """Yield what the pickle in a file asks for, without running it."""
+    import io
+    import pickletools
+    import zipfile
+
+    with path.open("rb") as stream:
+        data = stream.read(_MOST_PICKLE)
+    with contextlib.suppress(zipfile.BadZipFile, OSError, RuntimeError), zipfile.ZipFile(path) as archive:
+        name = next((entry for entry in archive.namelist() if entry.endswith("data.pkl")), None)
+        if name is not None:
+            with archive.open(name) as inner:
+                data = inner.read(_MOST_PICKLE)
+    texts: list[str] = []
+    with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError):  # where the pickle ends
+        for code, value, _ in pickletools.genops(io.BytesIO(data)):
+            if code.name in ("GLOBAL", "INST"):
+                yield str(value).replace(" ", ".", 1)
+            elif code.name == "STACK_GLOBAL":
+                yield ".".join(texts[-2:])
+            elif isinstance(value, str):
+                texts = [*texts[-3:], value]
 
 
 def _numbered(tensors: "list[tuple[str, Tensor]]") -> bytes:
