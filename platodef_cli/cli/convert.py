@@ -27,7 +27,7 @@ def convert(
             "--architecture",
             "-a",
             metavar="timm/NAME",
-            help="Network of timm that the weights are of, as in timm/resnet18.",
+            help="Network that the weights are of: timm/resnet18, or a tower, as open_clip/RN50-quickgelu.",
         ),
     ] = None,
     base: Annotated[
@@ -44,6 +44,11 @@ def convert(
     input_size: Annotated[
         int | None, typer.Option(min=1, max=4096, help="Side of the input, pixels. Default: the network's.")
     ] = None,
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="R,G,B", help="Of colours from 0 to 1. Default: the network's."),
+    ] = None,
+    std: Annotated[str | None, typer.Option(metavar="R,G,B", help="The same.")] = None,
     memory_limit: options.MemoryLimit = 8.0,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder.")] = False,
 ) -> None:
@@ -57,8 +62,10 @@ def convert(
     if (architecture is None) == (base is None):
         raise UsageError("give --architecture for a checkpoint, or --base for a LoRA adapter")
     if base is not None:
-        if prefix is not None or input_size is not None:
-            raise UsageError("--prefix and --input-size are for checkpoints, not for LoRA adapters")
+        if any(value is not None for value in (prefix, input_size, mean, std)):
+            raise UsageError(
+                "--prefix, --input-size, --mean and --std are for checkpoints, not for LoRA adapters"
+            )
         _merge(session, checkpoint, base, output, force)
         return
     assert architecture is not None
@@ -71,6 +78,8 @@ def convert(
             output,
             prefix=prefix,
             input_size=input_size,
+            mean=_three(mean, "--mean"),
+            std=_three(std, "--std"),
             memory_limit_gb=memory_limit,
             force=force,
         )
@@ -82,10 +91,40 @@ def convert(
         )
     ]
     rows += [("dropped", str(count), name) for name, count in sorted(done.dropped.items())]
+    rows.append(
+        ("images", "", f"{done.preprocessing}, which no checkpoint says (--input-size, --mean, --std)")
+    )
     show_rows(("weights", "number", "names"), rows, as_json=False)
     if done.by_order:
         session.warn("the names are not the network's own: weights were matched by their order and shape")
+    elif done.names:
+        session.warn(f"the names are not the network's own, but {done.names}")
+    if done.others:
+        session.warn(
+            "the file holds other networks of this kind too, which were not taken: "
+            f"{', '.join(done.others[:5])}; --prefix takes one of them"
+        )
     session.finish(f"{done.architecture} in {done.folder}; audit it with: platodef audit {done.folder}")
+
+
+def _three(text: str | None, option: str) -> list[float] | None:
+    """Return one number per channel.
+
+    Raises:
+        UsageError: It is none of one or three numbers, or a standard deviation is not positive.
+    """
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    values = values * 3 if len(values) == 1 else values
+    if len(values) != 3 or not all(abs(value) < 1000 for value in values):
+        raise UsageError(f"{option} {text}: give one number per channel, as in 0.485,0.456,0.406")
+    if option == "--std" and min(values) <= 0:
+        raise UsageError(f"{option} {text}: standard deviations are greater than 0")
+    return values
 
 
 def _merge(session: Session, adapter: Path, base: str, output: Path, force: bool) -> None:

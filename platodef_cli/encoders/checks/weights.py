@@ -12,7 +12,7 @@ from platodef_cli.encoders.checks.configuration import parse_json
 from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.safetensors_header import ITEM_BYTES, header_length, parse_header
 from platodef_cli.encoders.pooling import AUTO
-from platodef_cli.errors import RefusedError
+from platodef_cli.errors import RefusedError, UnsupportedError
 from platodef_cli.records import FileRecord
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def tensors_of(data: bytearray, name: str, limits: Limits) -> "dict[str, Tensor]
     result = {}
     for key, entry in parse_header(prefix, bytes(data[8 : 8 + length]), len(data), name, limits).items():
         if entry.dtype not in kinds:
-            raise RefusedError(
+            raise UnsupportedError(
                 f"{name}: tensor {key!r} has the element type {entry.dtype}, which is not supported"
             )
         if entry.elements == 0:

@@ -5,16 +5,19 @@ tensors and plain containers and runs no code, and answers with a safetensors fi
 any other.
 """
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from platodef_cli.encoders.isolation.sandbox import child_environment, give_up_rights, limit_memory
 from platodef_cli.encoders.isolation.system import has_children, no_children
-from platodef_cli.errors import IncompleteError, RefusedError
+from platodef_cli.errors import IncompleteError, RefusedError, UnsupportedError
 from platodef_cli.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
@@ -22,7 +25,24 @@ if TYPE_CHECKING:
 
 _LARGEST = 16 * 2**30
 _TIMEOUT_S = 1800
-_UNSAFE, _NOTHING, _BROKEN = 10, 11, 12
+_UNSAFE, _NOTHING, _BROKEN, _SCRIPT, _FOREIGN = 10, 11, 12, 13, 14
+_ATTACKS = re.compile(
+    r"^(?:(?:os|posix|nt|sys|subprocess|socket|shutil|runpy|importlib|pty|ctypes|code|codecs|commands|pickle"
+    r"|platform|asyncio|multiprocessing|webbrowser|urllib|requests|http|marshal|types|operator|functools)\.|"
+    r"(?:builtins\.)?(?:eval|exec|execfile|compile|getattr|setattr|delattr|open|__import__|input|globals|vars"
+    r"|breakpoint|apply|map|filter)$)"
+)
+"""What no checkpoint asks for unless it means to run something."""
+_OPTIONS = (
+    *("omegaconf", "hydra", "yacs", "fvcore", "easydict", "addict", "ml_collections", "munch", "box", "attr"),
+    *("pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities", "torchmetrics"),
+    *("mmengine", "mmcv", "mmcls", "mmselfsup", "detectron2", "iopath", "classy_vision", "vissl", "fairseq"),
+    *("accelerate", "apex", "deepspeed", "wandb", "sacred", "simple_parsing"),
+    *("typing", "enum", "datetime", "collections", "torch.optim", "timm.optim", "timm.scheduler"),
+)
+"""Packages whose objects training frameworks save beside weights: options, counters, optimisers, dates."""
+_MOST_KINDS = 300
+_MOST_PICKLE = 2**28
 
 
 def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
@@ -64,9 +84,22 @@ def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
         finally:
             os.close(lifeline)
             os.close(kept)
-    why = " ".join(done.stderr.decode("utf-8", "replace").split())[-200:]
+    told = done.stderr.decode("utf-8", "replace").split("\n")
+    why = next((" ".join(line.split())[-200:] for line in reversed(told) if line.strip()), "")
     if done.returncode == _UNSAFE:
-        raise RefusedError(f"{path}: cannot be loaded without running code ({why}); do not use this file")
+        raise RefusedError(
+            f"{path}: cannot be loaded without running code (it asks for {why}); {_advice(why)}"
+        )
+    if done.returncode == _SCRIPT:
+        raise RefusedError(
+            f"{path}: is a TorchScript program, not weights, and is never run; where you trust it, save its "
+            f"weights with torch.save(torch.jit.load(FILE).state_dict(), OTHER) and give that file"
+        )
+    if done.returncode == _FOREIGN:
+        raise UnsupportedError(
+            f"{path}: is not written as torch.save does by default ({why}); where you trust it, save its "
+            "state dict again with torch.save(STATE_DICT, FILE), and give that file"
+        )
     if done.returncode == _NOTHING:
         raise IncompleteError(f"{path}: holds no tensors; give the checkpoint of a network")
     if done.returncode == _BROKEN:
@@ -79,17 +112,54 @@ def read_pickled(path: Path, *, memory_limit_gb: float) -> bytes:
     return done.stdout
 
 
-def _tensors(value: Any, prefix: str = "", depth: int = 0) -> "dict[str, Tensor]":
-    """Return every tensor inside nested dictionaries, under its path."""
+def _advice(name: str) -> str:
+    """Return what to do with a file that asks for an object of code."""
+    if _ATTACKS.match(name):
+        return "do not use this file"
+    return (
+        "that may be no more than the class of the network or of options, but reading it runs code; where "
+        "you trust the file, save its weights alone with torch.save(STATE_DICT, FILE) and give that file"
+    )
+
+
+def _tensors(value: Any, prefix: str = "", depth: int = 0) -> "Iterator[tuple[str, Tensor]]":
+    """Yield every tensor inside nested dictionaries and lists, under its path."""
+    import numpy as np
     import torch
 
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        value = torch.from_numpy(np.ascontiguousarray(value))
     if isinstance(value, torch.Tensor):
-        return {prefix: value} if value.layout == torch.strided and not value.is_quantized else {}
-    found: dict[str, Tensor] = {}
-    if isinstance(value, dict) and depth < 8:
-        for key, item in value.items():
-            found |= _tensors(item, f"{prefix}.{key}" if prefix else str(key), depth + 1)
-    return found
+        if value.layout == torch.strided and value.device.type == "cpu":
+            yield prefix, value.detach()
+    elif isinstance(value, dict | list | tuple) and depth < 8:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _tensors(item, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+
+
+def _kept(value: "Tensor") -> "Tensor":
+    """Return a tensor that safetensors has; of quantised ones and odd numbers only the shape, as bytes."""
+    import torch
+
+    floats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    plain = (*floats, torch.bool, torch.uint8, torch.int64, torch.int32, torch.int16, torch.int8)
+    if value.is_quantized or value.dtype not in plain:
+        return torch.zeros(value.shape, dtype=torch.uint8)
+    return value.contiguous().clone()
+
+
+class _Items(list[Any]):
+    """Takes the items of a queue."""
+
+
+class _Beside:
+    """Stands for an object that a training framework saved beside the weights: it keeps what is put into it.
+
+    Nothing of the framework is imported, and what is made is a plain mapping of this interpreter.
+    """
+
+    def __new__(cls, *_: Any) -> Any:
+        return Counter()
 
 
 def _allow_plain_values() -> None:
@@ -113,6 +183,7 @@ def _allow_plain_values() -> None:
     plain += [pathlib.PurePosixPath, pathlib.PureWindowsPath]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
         plain += [(getattr(multiarray, name), f"{module}.{name}") for name in ("scalar", "_reconstruct")]
+    plain += [(_Items, "collections.deque"), _Items]
     # paths of another system cannot be built; those that only name a place can
     plain += [(pathlib.PurePosixPath, "pathlib.PosixPath"), (pathlib.PureWindowsPath, "pathlib.WindowsPath")]
     torch.serialization.add_safe_globals(plain)
@@ -125,31 +196,110 @@ def main(lifeline: str, path: str, memory_limit_gb: str) -> int:
     give_up_rights(int(lifeline), [Path(path)])
     import pickle
 
-    import torch
-    from safetensors.torch import save
-
     limit_memory(float(memory_limit_gb))
     _allow_plain_values()
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _read(path)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        print(f"it asks for {named[1]}" if named else "it is no plain state dict", file=sys.stderr)
+        if named is None:
+            return _unread(path, str(error))
+        print(named[1], file=sys.stderr)
         return _UNSAFE
     except MemoryError:
         raise
     except Exception as error:
-        print(f"{type(error).__name__}: {error}"[:150], file=sys.stderr)
+        if "TorchScript" in str(error):
+            return _SCRIPT
+        if "legacy .tar" in str(error) or "magic number" in str(error):
+            return _unread(path, "not of torch.save")
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}"[:150], file=sys.stderr)
         return _BROKEN
-    tensors = _tensors(content)
+    tensors = list(_tensors(content))
     if not tensors:
         return _NOTHING
-    # the format has no order of its own, and the order of the weights may be all that tells them apart
-    numbered = enumerate(tensors.items())
-    data = save({f"{n:06d} {key}": value.detach().contiguous().clone() for n, (key, value) in numbered})
     with os.fdopen(answers, "wb") as stream:
-        stream.write(data)
+        stream.write(_numbered(tensors))
     return 0
+
+
+def _unread(path: str, why: str) -> int:
+    """Tell of a pickle that the safe reader does not know; one that asks for code is unsafe whatever it is."""
+    for name in _asked_for(Path(path)):
+        plain = name in _PLAIN_TYPES or name.removeprefix("builtins.") in _PLAIN_TYPES
+        if not plain and not name.startswith(_HARMLESS) and not _is_beside(name):
+            print(name, file=sys.stderr)
+            return _UNSAFE
+    newer = "Unsupported operand" in why
+    print("pickle protocol 4 or newer" if newer else "no state dict of torch.save", file=sys.stderr)
+    return _FOREIGN
+
+
+_HARMLESS = ("torch._utils._rebuild_", "torch.storage.", "torch.FloatStorage", "torch.serialization._get_layout",
+             "collections.", "numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.dtype", "numpy.ndarray",
+             "torch.nn.parameter.Parameter", "_codecs.encode")  # fmt: skip
+
+
+def _asked_for(path: Path) -> Iterator[str]:
+    """Yield what the pickle in a file asks for, without running it."""
+    import io
+    import pickletools
+    import zipfile
+
+    with path.open("rb") as stream:
+        data = stream.read(_MOST_PICKLE)
+    with contextlib.suppress(zipfile.BadZipFile, OSError, RuntimeError), zipfile.ZipFile(path) as archive:
+        name = next((entry for entry in archive.namelist() if entry.endswith("data.pkl")), None)
+        if name is not None:
+            with archive.open(name) as inner:
+                data = inner.read(_MOST_PICKLE)
+    texts: list[str] = []
+    with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError):  # where the pickle ends
+        for code, value, _ in pickletools.genops(io.BytesIO(data)):
+            if code.name in ("GLOBAL", "INST"):
+                yield str(value).replace(" ", ".", 1)
+            elif code.name == "STACK_GLOBAL":
+                yield ".".join(texts[-2:])
+            elif isinstance(value, str):
+                texts = [*texts[-3:], value]
+
+
+def _numbered(tensors: "list[tuple[str, Tensor]]") -> bytes:
+    """Return a file of tensors; it has no order of its own, which may be all that tells them apart."""
+    from safetensors.torch import save
+
+    data: bytes = save({f"{n:06d} {key}": _kept(value) for n, (key, value) in enumerate(tensors)})
+    return data
+
+
+def _read(path: str) -> Any:
+    """Read a file; each kind of options that it asks for is stood for, others are an error."""
+    import pickle
+
+    import torch
+
+    for _ in range(_MOST_KINDS):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            named = re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error))
+            if named is None or not _is_beside(named[1]):
+                raise
+            torch.serialization.add_safe_globals([(_Beside, name) for name in _spellings(named[1])])
+    raise pickle.UnpicklingError("it asks for too many kinds of objects")
+
+
+_PLAIN_TYPES = ("dict", "list", "tuple", "str", "int", "float", "bool", "bytes", "object", "type", "NoneType")
+
+
+def _is_beside(name: str) -> bool:
+    """Tell whether a name is that of what training frameworks save beside weights."""
+    return name in _PLAIN_TYPES or name.startswith(tuple(f"{package}." for package in _OPTIONS))
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """Return the name of a plain type with its module, which errors leave out."""
+    return (name, f"builtins.{name}") if name in _PLAIN_TYPES else (name,)
 
 
 if __name__ == "__main__":
