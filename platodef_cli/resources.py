@@ -9,6 +9,7 @@ _PLACES = {
     "calibration": (_PACKAGE / "_data" / "calibration", _PACKAGE.parent / "examples" / "calibration"),
     "controls": (_PACKAGE / "_data" / "controls", _PACKAGE.parent / "examples" / "controls"),
     "encoders": (_PACKAGE / "_data" / "encoders", _PACKAGE.parent / "examples" / "encoders"),
+    "schemas": (_PACKAGE / "_data" / "schemas", _PACKAGE.parent / "examples" / "schemas"),
     "pretrained_heads": (_PACKAGE / "_data" / "pretrained_heads", _PACKAGE.parent / "pretrained_heads"),
 }
 
@@ -34,7 +35,7 @@ def shipped_lineage() -> Path | None:
 
 
 def data_dir(name: str) -> Path:
-    """Return the folder of embedded data called ``name`` (``encoders`` or ``pretrained_heads``).
+    """Return the folder of embedded data called ``name`` (``encoders``, ``pretrained_heads``, ``schemas``).
 
     Raises:
         IncompleteError: The installation lacks the folder.

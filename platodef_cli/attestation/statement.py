@@ -9,6 +9,7 @@ Sources: https://in-toto.io/Statement/v1 and the specification of DSSE 1.0.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,16 +24,21 @@ from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import SCHEMA_VERSION, AuditReport
 from platodef_cli.report.escaping import plain
 from platodef_cli.report.json import encodable
-from platodef_cli.version import HOME
+from platodef_cli.version import HOME, PLACEHOLDER
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]
 PREDICATE_TYPE = f"{HOME}/schemas/audit-report-v{_MAJOR}.json"
 """Address of the JSON Schema of the predicate, which lies in ``examples/schemas`` of the repository."""
-_EARLIER_TYPES = (
-    "urn:platodef:audit-report:v1",
-    *(f"{HOME}/schemas/audit-report-v{major}.json" for major in range(1, int(_MAJOR))),
-)
+PREDICATE_TYPES: Mapping[str, str] = {
+    "urn:platodef:audit-report:v1": "1",
+    **{
+        f"{home}/schemas/audit-report-v{major}.json": str(major)
+        for home in (PLACEHOLDER, HOME)
+        for major in range(1, int(_MAJOR) + 1)
+    },
+}
+"""Type of a predicate that is read -> major version of its report; what was signed once stays readable."""
 FOLDER = "."
 """Name of the subject that is the whole folder: its digest is the root digest of OpenSSF Model Signing."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -138,13 +144,13 @@ def read_statement(data: bytes) -> Statement:
         if envelope.payload_type != PAYLOAD_TYPE:
             raise UsageError(f"the envelope holds {plain(envelope.payload_type, 80)!r}, not {PAYLOAD_TYPE}")
         value = parse_object(envelope.payload)
-    for key, expected in (
-        ("_type", (STATEMENT_TYPE,)),
-        ("predicateType", (PREDICATE_TYPE, *_EARLIER_TYPES)),
+    for key, expected, known in (
+        ("_type", STATEMENT_TYPE, {STATEMENT_TYPE}),
+        ("predicateType", PREDICATE_TYPE, PREDICATE_TYPES.keys()),
     ):
-        if value.get(key) not in expected:
+        if str(value.get(key)) not in known:
             text = plain(str(value.get(key)), 80)
-            raise UsageError(f"the attestation has the {key} {text!r}, not {expected[0]!r}")
+            raise UsageError(f"the attestation has the {key} {text!r}, not {expected!r}")
     try:
         # through JSON, as a report file is read
         report = AuditReport.model_validate_json(json.dumps(value.get("predicate")))

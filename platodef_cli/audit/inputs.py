@@ -81,6 +81,13 @@ class Inputs:
         """The suspect and the references by name."""
         return {self.suspect.record.name: self.suspect, **self.references}
 
+    @property
+    def planned(self) -> dict[str, Encoder]:
+        """All that images go through: the encoders, and the base that was given, under names of their own."""
+        if self.base is None:
+            return self.encoders
+        return {**self.encoders, _free_name(self.base.record.name, self.encoders, "2"): self.base}
+
 
 @dataclass(frozen=True)
 class Split:

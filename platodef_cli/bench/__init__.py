@@ -19,6 +19,7 @@ OBJECTIVES = Registry(
         "masked-images": "platodef_cli.bench.zoo.masked:MaskedImages",
         "image-text": "platodef_cli.bench.zoo.objectives:ImageText",
         "image-caption": "platodef_cli.bench.zoo.objectives:ImageCaption",
+        "captioning": "platodef_cli.bench.zoo.captioning:Captioning",
     },
 )
 DERIVATIVES = Registry(

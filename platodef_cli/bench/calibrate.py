@@ -121,10 +121,10 @@ def calibrate(config: CalibrateConfig, *, progress: Progress = SILENT) -> Calibr
     for card in cards:
         if card.name in names or _was_audited(config, zoo, card):
             every.append(_audited(config, zoo, card, SILENT))
-    found = _calibration(config, zoo, every)
+    whole = _calibration(config, zoo, every)
     for path, other in others:
-        found = merge(found, other, str(path))
-    return found
+        whole = merge(whole, other, str(path))
+    return whole
 
 
 def lineage_of(card: ZooCard, zoo: Zoo) -> str:

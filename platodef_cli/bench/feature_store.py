@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from platodef_cli.audit.inputs import Split, split
-from platodef_cli.bench.zoo.card import TRIGGER, ZooCard
+from platodef_cli.bench.zoo.card import TRIGGER, ZooCard, read_card
 from platodef_cli.bench.zoo.dataset import GEOMETRY
 from platodef_cli.bench.zoo.manifest import Zoo
-from platodef_cli.bench.zoo.networks import Network
+from platodef_cli.bench.zoo.networks import Network, pooling_of
 from platodef_cli.encoders.interface import Encoder
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import InconclusiveError, UsageError
@@ -125,7 +125,8 @@ class FeatureStore:
         """Return an encoder, loaded as strictly as an audit loads it."""
         if name not in self._encoders:
             folder = self.extra.get(name) or self.zoo.folder(name)
-            self._encoders[name] = open_encoder(str(folder), name=name)
+            pooling = pooling_of(read_card(folder).architecture)
+            self._encoders[name] = open_encoder(str(folder), name=name, pooling=pooling)
         return self._encoders[name]
 
     def close(self) -> None:

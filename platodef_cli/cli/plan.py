@@ -22,6 +22,7 @@ _PHASES = {
     "controls": "searching planted references",
     "references": "search of the references",
     "measure": "found triggers, last measurements",
+    "base": "features of the base",
 }
 _HEADER = ("encoder", "passes", "cached", "ms", "gradients", "ms", "precision")
 _WIDTH, _NAME = 80, 20  # columns of text, and of the name of an encoder
@@ -95,7 +96,7 @@ def _phases(plan: "Plan") -> Iterator[tuple[str, str]]:
         elif phase.seconds:
             yield f"({name}, if needed)", f"at most {in_words(phase.seconds)}"
     yield "in all", _time(plan)
-    yield "memory, both processes", f"about {plan.memory_mb / 1024:.1f} GB"
+    yield "memory, all processes", f"about {plan.memory_mb / 1024:.1f} GB"
 
 
 def _time(plan: "Plan") -> str:

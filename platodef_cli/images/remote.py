@@ -1,5 +1,6 @@
 """Shards of images in object stores, through fsspec: listed once, fetched by those that use them."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ def filesystem(uri: str) -> tuple[Any, str]:
     import fsspec
 
     scheme = uri.partition("://")[0]
+    _silence()
     try:
         found = fsspec.core.url_to_fs(uri)
     except ImportError:
@@ -35,6 +37,13 @@ def filesystem(uri: str) -> tuple[Any, str]:
     except Exception as error:
         raise UsageError(f"{uri}: {line(error)}") from None
     return found[0], found[1]
+
+
+def _silence() -> None:
+    """Keep tracebacks that gcsfs logs off the terminal, unless its log is wanted: errors have one line."""
+    logger = logging.getLogger("gcsfs")
+    if logger.level == logging.NOTSET and not logger.isEnabledFor(logging.DEBUG):
+        logger.setLevel(logging.CRITICAL)
 
 
 def listed(uri: str) -> list[tuple[str, str]]:
@@ -50,6 +59,7 @@ def listed(uri: str) -> list[tuple[str, str]]:
     scheme = uri.partition("://")[0]
     system, path = filesystem(uri)
     try:
+        system.invalidate_cache()  # what an earlier call saw may be other shards
         if any(sign in path for sign in "*?["):
             entries = system.glob(path, detail=True)
         elif path.lower().endswith(_SUFFIXES):
@@ -59,7 +69,7 @@ def listed(uri: str) -> list[tuple[str, str]]:
     except FileNotFoundError:
         raise UsageError(f"{uri}: there is no such folder or file") from None
     except Exception as error:
-        raise IncompleteError(f"{uri}: cannot be listed ({line(error)})") from None
+        raise unanswered(f"{uri}: cannot be listed", error) from None
     found = []
     for name, entry in sorted(entries.items()):
         if entry.get("type") == "directory" or not name.lower().endswith(_SUFFIXES):
@@ -94,11 +104,17 @@ def fetched(uri: str, key: str) -> Iterator[Path]:
         except OSError as error:
             raise IncompleteError(f"{uri}: cannot be read ({line(error)})") from None
         except Exception as error:
-            raise IncompleteError(f"{uri}: the store does not give it ({line(error)})") from None
+            raise unanswered(f"{uri}: the store does not give it", error) from None
         size = key.split(":")[-2] if key.count(":") >= 2 else ""
         if size.isdecimal() and target.stat().st_size != int(size):
             raise UsageError(f"{uri}: {target.stat().st_size} bytes came of {size}; list it again")
         yield target
+
+
+def unanswered(what: str, error: Exception) -> IncompleteError:
+    """Return the error of a store that does not give what was asked for, with what may help."""
+    advice = "check the address, the network and your credentials there"
+    return IncompleteError(f"{what} ({line(error)}); {advice}")
 
 
 def line(error: Exception) -> str:

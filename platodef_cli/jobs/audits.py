@@ -25,7 +25,7 @@ from platodef_cli.features.cache import key_digest
 from platodef_cli.jobs.inputs import States, file_digest, local_inputs, pinned_id
 from platodef_cli.jobs.manifest import Manifest, Suspect
 from platodef_cli.jobs.process import Ended
-from platodef_cli.records.run import RUN_SUFFIX, InputState, RunRecord
+from platodef_cli.records.run import RUN_SUFFIX, UNREACHED, InputState, RunRecord
 from platodef_cli.version import __version__
 
 FINISHED = (EXIT_PASS, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_REFUSED)
@@ -58,6 +58,15 @@ class Place:
     def log(self, name: str) -> Path:
         """Return where stderr of the audit of one suspect is kept."""
         return self.folder / f"{name}.log"
+
+    def unreached(self, name: str) -> Path:
+        """Return the path of the mark that what lies there of one suspect is an earlier run's."""
+        return self.folder / UNREACHED / name
+
+    def files(self, name: str) -> list[Path]:
+        """Return the paths of all that a run may leave of one suspect."""
+        reports = (self.folder / file for file in self.outputs(name).values())
+        return [self.record(name), self.log(name), *reports]
 
 
 @dataclass(frozen=True)
@@ -199,14 +208,32 @@ def forget(task: Task, place: Place) -> None:
         IncompleteError: It cannot be removed.
     """
     name = task.suspect.name
-    old = [
-        place.record(name),
-        place.log(name),
-        *(place.folder / file for file in place.outputs(name).values()),
-    ]
     with explaining(f"cannot replace the results of {name!r} in {place.folder}", IncompleteError):
-        for path in old:
+        for path in place.files(name):
             path.unlink(missing_ok=True)
+
+
+def mark_earlier(suspects: Sequence[Suspect], place: Place) -> None:
+    """Mark what earlier runs left of suspects: until a run gets to them, it is not that run's.
+
+    Raises:
+        IncompleteError: A mark cannot be written.
+    """
+    with explaining(f"cannot write to {place.folder}", IncompleteError):
+        (place.folder / UNREACHED).mkdir(exist_ok=True)
+        for suspect in suspects:
+            if any(os.path.lexists(path) for path in place.files(suspect.name)):
+                place.unreached(suspect.name).touch()
+
+
+def mark_reached(task: Task, place: Place) -> None:
+    """Take the mark of one suspect away: what lies there is what this run would leave, or nothing does.
+
+    Raises:
+        IncompleteError: It cannot be removed.
+    """
+    with explaining(f"cannot write to {place.folder}", IncompleteError):
+        place.unreached(task.suspect.name).unlink(missing_ok=True)
 
 
 def keep(task: Task, place: Place, ended: Ended) -> RunRecord | None:

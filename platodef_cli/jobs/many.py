@@ -17,7 +17,18 @@ from platodef_cli.errors import (
     PlatodefError,
     RefusedError,
 )
-from platodef_cli.jobs.audits import FINISHED, Place, Task, finished, forget, keep, plan, read_record
+from platodef_cli.jobs.audits import (
+    FINISHED,
+    Place,
+    Task,
+    finished,
+    forget,
+    keep,
+    mark_earlier,
+    mark_reached,
+    plan,
+    read_record,
+)
 from platodef_cli.jobs.inputs import States
 from platodef_cli.jobs.manifest import Manifest, Suspect
 from platodef_cli.jobs.process import Ended, Processes
@@ -100,6 +111,9 @@ def run_all(
 ) -> dict[str, int]:
     """Audit suspects; return name -> exit code.
 
+    What earlier runs left of suspects that this one did not get to, or could not look at, stays and is marked
+    (:data:`~platodef_cli.records.run.UNREACHED`), so that no table takes it for an answer of this run.
+
     Where several audits run at once, the first that gets as far as an answer runs alone: it leaves what is
     common, the features of the references, in the cache for the others.
 
@@ -118,6 +132,7 @@ def run_all(
     """
     with explaining(f"cannot write to {place.folder}", IncompleteError):
         (place.folder / LOCKS).mkdir(parents=True, exist_ok=True)
+    mark_earlier(suspects, place)
     states = States(_known(suspects, place))
     codes: dict[str, int] = {}
     left = list(suspects)
@@ -173,10 +188,13 @@ def _one(
                 warn(f"{suspect.name}: {task.note}")
             record = finished(task, place)
             if record is not None:
+                mark_reached(task, place)
                 return Ended(record.exit_code, record.summary, record.seconds), True
             forget(task, place)
+            mark_reached(task, place)
             ended = runner.run(task, place)
             keep(task, place, ended)
+            mark_reached(task, place)  # another run may have begun since, and have marked what it saw
             return ended, False
     except Timeout:
         return Ended(

@@ -9,6 +9,9 @@ from platodef_cli.records.base import Record
 RUN_SUFFIX = ".run.json"
 """How the names of files with a :class:`RunRecord` end."""
 
+UNREACHED = ".unreached"
+"""Folder beside reports: a file of the first part of their names says that the last run did not get there."""
+
 
 class InputState(Record):
     """A folder or file that an audit depends on, as it was."""

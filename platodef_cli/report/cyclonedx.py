@@ -19,7 +19,7 @@ from platodef_cli.report.interface import RenderOptions
 from platodef_cli.report.json import dumps, encodable
 from platodef_cli.report.taxonomies import TAXA, taxa_of
 from platodef_cli.report.view import MEANING, target_name
-from platodef_cli.version import HOME
+from platodef_cli.version import HOME, PLACEHOLDER
 
 SCHEMA = "http://cyclonedx.org/schema/bom-1.7.schema.json"
 _COMMIT = re.compile(r"[0-9a-fA-F]{40}")
@@ -227,13 +227,14 @@ def render(report: AuditReport, options: RenderOptions) -> str:
     references = [
         _component(encoder, f"reference:{place}") for place, encoder in enumerate(report.references)
     ]
-    tool = {
+    tool: dict[str, Any] = {
         "type": "application",
         "bom-ref": "platodef",
         "name": "platodef",
         "version": _text(report.tool_version, 50),
-        "externalReferences": [{"type": "website", "url": HOME}],
     }
+    if HOME != PLACEHOLDER:
+        tool["externalReferences"] = [{"type": "website", "url": HOME}]
     document = {
         "$schema": SCHEMA,
         "bomFormat": "CycloneDX",

@@ -38,7 +38,9 @@ class Countdown:
         seconds = {phase.name: phase.seconds for phase in plan.phases if phase.certain}
         self._phases = {name: seconds.get(name, 0.0) for name in _ORDER}
         self._phases["search"] += seconds.get("references", 0.0) + seconds.get("controls", 0.0)
-        self._expected = {EXTRACTING: self._phases["features"]}
+        self._phases["measure"] += seconds.get("base", 0.0)
+        self._extracting = {"features": self._phases["features"], "measure": seconds.get("base")}
+        self._expected: dict[str, float] = {}
         suspect = plan.encoders[0].work.name if plan.encoders else ""
         self._expected[search_title(suspect)] = seconds.get("search", 0.0)
         self._now = ""
@@ -71,10 +73,12 @@ class Countdown:
         @contextmanager
         def watched(title: str, total: int | None = None) -> Iterator[Task]:
             with step(title, total) as task:
-                if not total or not (title in self._expected or title.startswith(search_title(""))):
+                timed = title == EXTRACTING or title.startswith(search_title(""))
+                if not total or not timed:
                     yield task
                     return
-                pace = _Pace(task, total, self._expected.get(title), self._clock)
+                known = self._extracting.get(self._now) if title == EXTRACTING else self._expected.get(title)
+                pace = _Pace(task, total, known, self._clock)
                 with self._lock:
                     self._steps.append(pace)
                 try:

@@ -24,7 +24,7 @@ from platodef_cli.features.sampled import Pictures, pictures_of
 from platodef_cli.progress import Progress
 from platodef_cli.triggers.battery import battery
 
-PHASES = ("features", "heads", "search", "references", "controls", "measure")
+PHASES = ("features", "heads", "search", "references", "controls", "measure", "base")
 _CHILD_MB = 450  # libraries of the suspect's process
 # Multiplications of the steps without encoders, fitted to measured ones with 150 to 1000 images of 256
 # to 1280 features: a minute or so, which is most of an audit of small encoders.
@@ -100,9 +100,9 @@ class Plan:
         images: Role -> how many.
         probe_images: Test images under every change of the battery.
         changes: Changes of the battery.
-        encoders: The suspect, then the references.
+        encoders: The suspect, then the references, then the base where one was given.
         phases: With their estimated times.
-        memory_mb: Estimated peak of both processes together.
+        memory_mb: Estimated peak of all processes together.
         left_out: What a time budget leaves out, in words.
         options: Option -> value that gives the same audit without a budget.
         seconds: Estimated wall time from now.
@@ -158,7 +158,7 @@ def measure(
         ImageError: The first images are all broken.
         IncompleteError: An encoder failed.
     """
-    geometries = [encoder.geometry for encoder in inputs.encoders.values()]
+    geometries = [encoder.geometry for encoder in inputs.planned.values()]
     pictures = Pictures({}, 0.0)
     needed = everything or any(work.passes or work.search.gradients or work.controls for work in works)
     share = max(1, torch.get_num_threads() // len(inputs.encoders))
@@ -172,13 +172,16 @@ def measure(
         before = torch.get_num_threads()
         try:
             for work in works:
-                encoder = inputs.encoders[work.name]
+                encoder = inputs.planned[work.name]
                 forward = everything or bool(work.passes or work.search.passes)
-                gradient = everything or bool(work.search.gradients or work.controls)
+                gradient = bool(work.search.gradients or work.controls)
+                gradient = gradient or (everything and work.role != "base")
                 speed = Speed()
                 if forward:
-                    torch.set_num_threads(share)
-                    encoder.tune(threads=share)
+                    # all extract side by side, but the base, which comes last
+                    with_others = before if work.role == "base" else share
+                    torch.set_num_threads(with_others)
+                    encoder.tune(threads=with_others)
                     pixels = pictures.pixels[encoder.geometry]
                     speed = speed_of(encoder, pixels, config.batch_size, forward=True, gradient=False)
                 if gradient:
@@ -243,6 +246,8 @@ def phases_of(
 
     The references' searches run two at a time, and count as certain only where they are.
     """
+    bases = [work for work in works if work.role == "base"]
+    works = [work for work in works if work.role != "base"]
     decoded = max((work.clean for work in works), default=0)
     changed = max((work.battery for work in works), default=0)
     chains = [_seconds(measured, work.name, work.clean + work.battery) * measured.share for work in works]
@@ -267,7 +272,14 @@ def phases_of(
         Phase("references", _shared(controls, 0.0, min(2, measured.cores)), certain),
         *([Phase("controls", planted)] if config.positive_controls else []),
         Phase("measure", _shared(found, 0.0, measured.cores) + ending / measured.rate),
+        *(Phase("base", _alone(measured, work)) for work in bases),
     )
+
+
+def _alone(measured: Measured, work: Work) -> float:
+    """Return how long one encoder extracts by itself, with pictures decoded and changed beside it."""
+    feeding = work.clean * measured.decoding + (work.battery + work.found) * measured.changing
+    return max(_seconds(measured, work.name, work.passes), feeding / measured.cores)
 
 
 def _seconds(measured: Measured, name: str, images: int) -> float:
@@ -285,7 +297,7 @@ def _shared(chains: Sequence[float], divisible: float, processors: int) -> float
 
 
 def _encoder(config: AuditConfig, inputs: Inputs, work: Work, measured: Measured) -> EncoderPlan:
-    encoder = inputs.encoders[work.name]
+    encoder = inputs.planned[work.name]
     return EncoderPlan(
         work=work,
         speed=measured.speeds[work.name],
@@ -298,9 +310,10 @@ def _encoder(config: AuditConfig, inputs: Inputs, work: Work, measured: Measured
 
 
 def _memory(inputs: Inputs, parts: Split, changed: int) -> float:
-    """Estimate the peak of both processes: libraries and weights are there, activations and rows are not."""
+    """Estimate the peak of all processes: libraries and weights are there, activations and rows are not."""
     rows = len(parts.rows) + changed
-    features = 4 * rows * sum(encoder.dim for encoder in inputs.encoders.values()) * 2
+    features = 4 * rows * sum(encoder.dim for encoder in inputs.planned.values()) * 2
     taken = [getattr(encoder, "taken", 0) for encoder in inputs.references.values()]
     here = peak_memory() + (sum(sorted(taken)[-2:]) + features) / 2**20
-    return round(here + _CHILD_MB + getattr(inputs.suspect, "taken", 0) / 2**20, 1)
+    isolated = [each for each in (inputs.suspect, inputs.base) if each is not None]
+    return round(here + sum(_CHILD_MB + getattr(each, "taken", 0) / 2**20 for each in isolated), 1)

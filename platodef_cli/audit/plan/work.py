@@ -51,7 +51,7 @@ class Work:
     """
 
     name: str
-    role: Literal["suspect", "reference"]
+    role: Literal["suspect", "reference", "base"]
     clean: int
     battery: int
     cached: int
@@ -76,7 +76,7 @@ class Work:
 def work_of(
     config: AuditConfig, inputs: Inputs, parts: Split, cache: FeatureCache | None
 ) -> tuple[Work, ...]:
-    """Return the work of the suspect, then that of every reference; nothing is computed.
+    """Return the work of the suspect, then that of every reference, then a base's; nothing is computed.
 
     Args:
         config: The audit.
@@ -85,7 +85,7 @@ def work_of(
         cache: Of features and searches, or None.
     """
     requests = requests_of(config, parts)
-    missing = uncached(inputs.images, inputs.encoders, requests, cache, config.batch_size)
+    missing = uncached(inputs.images, inputs.planned, requests, cache, config.batch_size)
     wanted = sum(len(request.indices or ()) for request in requests)
     settings = settings_of(config)
     rows = rows_of(inputs, parts, config, settings)
@@ -97,23 +97,25 @@ def work_of(
     always = always or config.positive_controls
     planted = control_images(config, settings) if config.positive_controls else 0
     works = []
-    for name, encoder in inputs.encoders.items():
-        suspect = encoder is inputs.suspect
+    for name, encoder in inputs.planned.items():
+        suspect, base = encoder is inputs.suspect, encoder is inputs.base
         seed = config.seed if suspect else REFERENCE_SEED
-        left = [place for place in places if store.read(encoder, place, seed) is None]
+        # nothing is searched for on a base
+        asked = [] if base else places
+        left = [place for place in asked if store.read(encoder, place, seed) is None]
         lacking = missing[name]
         works.append(
             Work(
                 name=name,
-                role="suspect" if suspect else "reference",
+                role="suspect" if suspect else "base" if base else "reference",
                 clean=lacking[CLEAN],
                 battery=sum(lacking.values()) - lacking[CLEAN],
                 cached=wanted - sum(lacking.values()),
                 search=_search_work(settings, left, len(rows[seed]), encoder),
-                cached_searches=len(places) - len(left),
+                cached_searches=len(asked) - len(left),
                 found=found,
-                only_if_needed=not suspect and not always,
-                controls=0 if suspect else planted // max(1, len(inputs.references)),
+                only_if_needed=not (suspect or base or always),
+                controls=0 if suspect or base else planted // max(1, len(inputs.references)),
             )
         )
     return tuple(works)

@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from platodef_cli.bench.attacks.interface import Victim
+from platodef_cli.bench.zoo import reading
 from platodef_cli.disk import save_tensors
+from platodef_cli.encoders.pooling import AUTO
 from platodef_cli.errors import UnknownNameError
 
-Format = Literal["timm", "transformers", "open_clip"]
+Format = Literal["timm", "transformers", "open_clip", "qwen"]
+POOLINGS: Mapping[Format, str] = {"qwen": "last"}  # of formats that do not say it themselves
 SIDE = 32
 _HALF = (0.5, 0.5, 0.5)
 _TOKENS = 12  # context of the text towers; a class caption has fewer
@@ -47,6 +50,8 @@ _VIT = {"img_size": SIDE, "patch_size": 8, "embed_dim": 96, "depth": 4, "num_hea
 _CLIP_VISION = {"image_size": SIDE, "layers": 4, "width": 96, "head_width": 32, "patch_size": 8}
 _CLIP_RESNET = {"image_size": SIDE, "layers": [1, 2, 2, 1], "width": 16, "head_width": 32}
 _CLIP_TEXT = {"context_length": _TOKENS, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+_QWEN = {"width": 96, "layers": 2, "heads": 3, "vision_width": 64, "vision_layers": 3}
+_CLIP_SENTENCES = {**_CLIP_TEXT, "context_length": _SENTENCE_TOKENS}
 ARCHITECTURES: Mapping[str, Architecture] = {
     "resnet": Architecture(
         "resnet", "timm", "resnet18", {"channels": [16, 32, 56, 80], "output_stride": 16}, True
@@ -126,13 +131,10 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         "resnet",
         "open_clip",
         "CLIP",
-        {
-            "embed_dim": 96,
-            "vision_cfg": _CLIP_RESNET,
-            "text_cfg": {**_CLIP_TEXT, "context_length": _SENTENCE_TOKENS},
-        },
+        {"embed_dim": 96, "vision_cfg": _CLIP_RESNET, "text_cfg": _CLIP_SENTENCES},
         True,
-    ),
+    ),  # fmt: skip
+    "qwen": Architecture("vit", "qwen", "Qwen2VL", _QWEN),
 }
 
 
@@ -164,7 +166,8 @@ class Network:
         if self.architecture.format == "timm":
             return int(module.num_features)
         arguments = self.architecture.arguments
-        return int(arguments["hidden_size" if self.architecture.format == "transformers" else "embed_dim"])
+        length = {"transformers": "hidden_size", "open_clip": "embed_dim", "qwen": "width"}
+        return int(arguments[length[self.architecture.format]])
 
     @property
     def device(self) -> torch.device:
@@ -187,6 +190,8 @@ class Network:
         if self.architecture.convolutional:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         features: Tensor
+        if self.architecture.format == "qwen":
+            return reading.read(own, inputs)
         if self.architecture.format == "timm":
             features = own(inputs)
         elif self.architecture.format == "transformers":
@@ -236,6 +241,9 @@ class Network:
     def save(self, folder: Path) -> None:
         """Write the folder of its library: a configuration and safetensors; equal weights, equal bytes."""
         folder.mkdir(parents=True, exist_ok=True)
+        if self.architecture.format == "qwen":
+            reading.save(self.module, folder, SIDE)
+            return
         state = {
             key: value.detach().cpu().contiguous().clone() for key, value in self.module.state_dict().items()
         }
@@ -263,6 +271,11 @@ class Network:
         network.module.load_state_dict(load_file(folder / file))
         network.module.eval()
         return network
+
+
+def pooling_of(architecture: str) -> str:
+    """Return what ``--pooling`` has to say for the folder of a network; ``auto`` where that needs no word."""
+    return POOLINGS.get(ARCHITECTURES[architecture].format, AUTO) if architecture in ARCHITECTURES else AUTO
 
 
 def captions(name: str) -> list[str]:
@@ -297,6 +310,8 @@ def _build(architecture: Architecture) -> nn.Module:
         import timm
 
         module = timm.create_model(architecture.network, num_classes=0, **architecture.arguments)
+    elif architecture.format == "qwen":
+        module = reading.build(**architecture.arguments)
     elif architecture.format == "transformers":
         from transformers import ViTConfig, ViTModel
 

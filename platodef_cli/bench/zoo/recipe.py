@@ -128,6 +128,28 @@ RECIPES: Mapping[str, Recipe] = {
         budget=CALIBRATION.budget,
         text_budget=CALIBRATION.text_budget,
     ),
+    # Table 2 with references of four families: visual self-supervision, image-text, generative, and a model
+    # that reads images and writes. Budgets are those of the calibration.
+    "families": Recipe(
+        name="families",
+        train=16384,
+        held=2000,
+        scratch=(
+            Scratch("distilling", "reference", "resnet-deep", "self-distillation", 600, 4e-3, 1.0, _ERASING),
+            Scratch("image-text", "reference", "clip-resnet", "image-text", 900, 3e-3, 0.0, _ERASING),
+            Scratch("generative", "reference", "densenet", "masked-images", 900, 4e-3, 1.0, _ERASING),
+            Scratch("reading", "reference", "qwen", "captioning", 1200, 2e-3, 1.0, _ERASING),
+            Embedded("clean", "suspect"),
+        ),
+        derivatives=(),
+        unimodal=(),
+        image_text=(),
+        variants=0,
+        text_variants=0,
+        budget=CALIBRATION.budget,
+        text_budget=CALIBRATION.text_budget,
+        planted=(Plant("clean", "ssl-backdoor", 1, 0, "ssl-backdoor-0", CALIBRATION.budget),),
+    ),
 }
 
 

@@ -83,7 +83,7 @@ def build_last_token(
     if max(tokens) >= body.get_input_embeddings().num_embeddings:
         raise RefusedError(f"{bundle.directory}/tokenizer.json: has more tokens than the network has rows")
     body = freeze(body, device, dtype, channels_last=False)
-    reader = _Reader(body, tokens, preprocessing.settings, preprocessing.geometry.size)
+    reader = LastTokenReader(body, tokens, preprocessing.settings, preprocessing.geometry.size)
     return Tower(
         module=body,
         forward=reader,
@@ -108,8 +108,14 @@ def _prompt_tokens(bundle: Bundle) -> list[int]:
     return tokens
 
 
-class _Reader:
-    """Runs the network on batches of images of one size.
+class LastTokenReader:
+    """Runs the network on batches of images of one size, with gradients where they are asked for.
+
+    Args:
+        body: The network without the head of its language model.
+        tokens: Of the prompt, with one image token.
+        settings: ``patch_size``, ``merge_size`` and ``temporal_patch_size`` of the image processor.
+        size: Height and width of the images, pixels.
 
     Every sequence has the same length, so no padding exists and the last token is the last position.
     """
@@ -127,8 +133,19 @@ class _Reader:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Return ``[B, D]`` of normalised pixels ``[B, 3, H, W]``."""
+        return self.hidden(pixels)[:, -1]
+
+    def hidden(self, pixels: Tensor, answers: Tensor | None = None) -> Tensor:
+        """Return what the network holds at every token, ``[B, T, D]``.
+
+        Args:
+            pixels: Normalised, ``[B, 3, H, W]``.
+            answers: Tokens ``[B, A]`` that follow the prompt.
+        """
         batch = len(pixels)
         tokens = torch.tensor([self._tokens] * batch, device=pixels.device)
+        if answers is not None:
+            tokens = torch.cat([tokens, answers], dim=1)
         output = self._body(
             input_ids=tokens,
             attention_mask=torch.ones_like(tokens),
@@ -138,4 +155,4 @@ class _Reader:
             use_cache=False,
         )
         hidden: Tensor = output.last_hidden_state
-        return hidden[:, -1]
+        return hidden

@@ -1,12 +1,11 @@
 """Models in object stores, through fsspec."""
 
-import secrets
 from pathlib import Path
 
 from platodef_cli.encoders.stores.address import StoreAddress
 from platodef_cli.encoders.stores.interface import StoredFile
-from platodef_cli.errors import IncompleteError, RefusedError, UsageError
-from platodef_cli.images.remote import IDENTITY, filesystem, line
+from platodef_cli.errors import RefusedError, UsageError
+from platodef_cli.images.remote import IDENTITY, filesystem, unanswered
 
 _BLOCK = 8 * 2**20
 _TIMES = ("LastModified", "updated", "mtime", "created")
@@ -34,15 +33,14 @@ class Bucket:
         except FileNotFoundError:
             raise UsageError(f"{self.uri}: there is no such folder; check the address") from None
         except Exception as error:
-            raise IncompleteError(f"{self.uri}: cannot be listed ({line(error)})") from None
+            raise unanswered(f"{self.uri}: cannot be listed", error) from None
         files = {}
         for entry in entries:
             path = str(entry["name"]).strip("/")
             if entry.get("type") == "directory" or path == self._path.strip("/"):
                 continue
             known = (f"{key}={entry[key]}" for key in (*IDENTITY, *_TIMES) if entry.get(key))
-            # of a file that nothing tells from its next version, the cache keeps none
-            tag = next(known, secrets.token_hex(8))
+            tag = next(known, "")
             size = entry.get("size")
             files[path.rpartition("/")[2]] = StoredFile(int(size) if size is not None else None, tag)
         if not files:
@@ -62,4 +60,4 @@ class Bucket:
         except RefusedError:
             raise
         except Exception as error:
-            raise IncompleteError(f"{self.uri}/{name}: the store does not give it ({line(error)})") from None
+            raise unanswered(f"{self.uri}/{name}: the store does not give it", error) from None

@@ -60,6 +60,7 @@ def fetch(
     """Return the folder of a model on this machine, its address, and all of its files with their sizes.
 
     What was downloaded before and still is what the store lists is verified by its hashes, not downloaded.
+    Files that are listed without a tag or checksum (MLflow's registry) may be others by now: they come again.
 
     Args:
         address: Of the model.
@@ -89,28 +90,42 @@ def fetch(
     if not listing:
         raise UsageError(f"{store.uri}: none of its files belongs to a model")
     sizes = {name: file.size or 0 for name, file in listing.items()}
-    identity = canonical_json([store.uri, {name: asdict(file) for name, file in listing.items()}])
-    folder = root / hashlib.sha256(identity.encode()).hexdigest()[:32]
-    if folder.is_dir() and _verified(folder) is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    if not folder.is_dir():
-        _download(store, listing, folder, progress, limits)
+    folder = None
+    if all(file.identity for file in listing.values()):
+        folder = _place(root, store.uri, {name: asdict(file) for name, file in listing.items()})
+        if folder.is_dir() and _verified(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    if folder is None or not folder.is_dir():
+        folder = _download(store, listing, root, folder, progress, limits)
     with explaining(f"cannot write the cache in {root}", IncompleteError):
         write_atomically(pointer, canonical_json({"folder": folder.name}).encode())
     return folder, store.uri, sizes
 
 
+def _place(root: Path, uri: str, content: object) -> Path:
+    """Return the folder of a model in the cache, by what tells its content."""
+    return root / hashlib.sha256(canonical_json([uri, content]).encode()).hexdigest()[:32]
+
+
 def _download(
-    store: Store, listing: Mapping[str, StoredFile], folder: Path, progress: Progress, limits: Limits
-) -> None:
-    """Download what a load reads into a folder that appears when it is whole."""
+    store: Store,
+    listing: Mapping[str, StoredFile],
+    root: Path,
+    folder: Path | None,
+    progress: Progress,
+    limits: Limits,
+) -> Path:
+    """Download what a load reads into a folder that appears when it is whole; return that folder.
+
+    Where nothing in the listing tells the content (``folder`` is None), its hashes name the folder.
+    """
     refuse_adapters(set(listing), store.uri)
-    with explaining(f"cannot write the cache in {folder.parent}", IncompleteError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        place = TemporaryFolder("model", inside=folder.parent)
-    temporary = place.path / folder.name
+    with explaining(f"cannot write the cache in {root}", IncompleteError):
+        root.mkdir(parents=True, exist_ok=True)
+        place = TemporaryFolder("model", inside=root)
+    temporary = place.path / "model"
     with place:
-        with explaining(f"cannot write the cache in {folder.parent}", IncompleteError):
+        with explaining(f"cannot write the cache in {root}", IncompleteError):
             temporary.mkdir()
         sums: dict[str, str] = {}
         small = configurations_of(set(listing))
@@ -122,10 +137,15 @@ def _download(
         _fetch(store, listing, [*needed, *also], temporary, sums, progress, limits)
         sizes = {name: file.size or 0 for name, file in listing.items()}
         record = {"uri": store.uri, "sha256": sums, "listing": sizes}
-        with explaining(f"cannot write the cache in {folder.parent}", IncompleteError):
+        named = folder is None
+        folder = folder or _place(root, store.uri, [sums, sizes])
+        with explaining(f"cannot write the cache in {root}", IncompleteError):
+            if named and folder.is_dir() and _verified(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
             if not folder.is_dir():  # another run may have been faster
                 write_atomically(_record_of(folder), canonical_json(record).encode())
                 os.replace(temporary, folder)
+        return folder
 
 
 def _fetch(

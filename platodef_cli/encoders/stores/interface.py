@@ -11,7 +11,8 @@ class StoredFile:
 
     Attributes:
         size: Bytes; None where the store does not say it.
-        identity: What tells its content from another one of the same name: an entity tag, a checksum.
+        identity: What tells its content from another one of the same name: an entity tag, a checksum. Empty
+            where the store says nothing of the kind: such a file is downloaded each time.
     """
 
     size: int | None

@@ -1,6 +1,7 @@
 """Models of MLflow's registry: their files are read as artifacts; MLflow would run code to load them."""
 
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 from platodef_cli.images.remote import line
 
 _CONFIGURATIONS = ("config.json", "open_clip_config.json")
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"  # MLflow's own default waits for four minutes
 _MODEL = "model"  # where the transformers flavour of MLflow keeps the network
 
 
@@ -54,8 +56,13 @@ class Registered:
                 self._root = str(client.get_model_version_download_uri(address.name, self._version))
         except MlflowException as error:
             missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-            kind = UsageError if missing else IncompleteError
-            raise kind(f"{address.uri}: MLflow does not give it ({line(error)})") from None
+            text = f"{address.uri}: MLflow does not give it ({line(error)})"
+            if missing:
+                raise UsageError(text) from None
+            raise IncompleteError(
+                f"{text}; check MLFLOW_TRACKING_URI and your credentials there (MLFLOW_TRACKING_TOKEN, or "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+            ) from None
         except UsageError:
             raise
         except Exception as error:
@@ -63,7 +70,6 @@ class Registered:
                 f"{address.uri}: MLflow does not answer ({line(error)}); check MLFLOW_TRACKING_URI"
             ) from None
         self._folder = address.folder
-        self._address = address
         self.uri = "/".join(filter(None, (f"models:/{address.name}/{self._version}", address.folder)))
 
     def listed(self) -> dict[str, StoredFile]:
@@ -84,12 +90,9 @@ class Registered:
         except Exception as error:
             raise IncompleteError(f"{self.uri}: its files cannot be listed ({line(error)})") from None
         self._folders = {Path(entry.path).name for entry in entries if entry.is_dir}
-        # a version is never written again; its number stands for the content of its files
-        identity = f"{self._address.name}/{self._version}:{self._root}"
+        # MLflow tells no checksums, and the files of a version can be written over: nothing identifies them
         return {
-            Path(entry.path).name: StoredFile(entry.file_size, identity)
-            for entry in entries
-            if not entry.is_dir
+            Path(entry.path).name: StoredFile(entry.file_size, "") for entry in entries if not entry.is_dir
         }
 
     def _below(self, path: str) -> str:
@@ -112,17 +115,17 @@ class Registered:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow's log and its bars off the terminal: there is one line for what goes wrong."""
-    import os
-
-    logger, name = logging.getLogger("mlflow"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-    level, before = logger.level, os.environ.get(name)
+    """Keep MLflow's log and bars off the terminal, and its patience with a dead server within a minute."""
+    logger, level = logging.getLogger("mlflow"), logging.getLogger("mlflow").level
+    settings = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false", _RETRIES: os.environ.get(_RETRIES, "3")}
+    before = {name: os.environ.get(name) for name in settings}
     logger.setLevel(logging.CRITICAL)
-    os.environ[name] = "false"
+    os.environ.update(settings)
     try:
         yield
     finally:
         logger.setLevel(level)
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

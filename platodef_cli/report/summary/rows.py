@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from platodef_cli.errors import (
     EXIT_USAGE,
     UsageError,
 )
-from platodef_cli.records.run import RUN_SUFFIX, RunRecord
+from platodef_cli.records.run import RUN_SUFFIX, UNREACHED, RunRecord
 from platodef_cli.report.checks import check_of
 from platodef_cli.report.reading import read_report
 from platodef_cli.report.view import target_name
@@ -30,8 +30,12 @@ MOST_FILES = 200_000
 _DEEPEST = 16
 _LARGEST_RUN = 2**20
 UNREADABLE, USAGE, INTERRUPTED, MISSING = "unreadable", "usage error", "interrupted", "not audited"
+EARLIER = "earlier run"
 _WORST = (EXIT_REFUSED, EXIT_INCOMPLETE, EXIT_USAGE, EXIT_INCONCLUSIVE, EXIT_FAIL, EXIT_PASS)
-_SUSPICION = ("fail", "refused", "error", UNREADABLE, USAGE, INTERRUPTED, MISSING, "inconclusive", "pass")
+_SUSPICION = (
+    *("fail", "refused", "error", UNREADABLE, USAGE, INTERRUPTED, EARLIER, MISSING),
+    *("inconclusive", "pass"),
+)
 _INDICATORS = ("battery", "search", "trigger")
 """Checks whose values say how near a suspect came to a limit."""
 
@@ -42,7 +46,8 @@ class Row:
 
     Attributes:
         model: What was audited, as it was asked for.
-        verdict: That of its report; else ``unreadable``, ``usage error``, ``interrupted`` or ``not audited``.
+        verdict: That of its report; ``unreadable``, ``usage error``, ``interrupted``, ``not audited``; or
+            ``earlier run`` for a report that the last run of ``platodef audit-many`` there did not get to.
         exit_code: The exit code that goes with it; 3 for a file that cannot be read.
         margin: How far its worst indicator lies past its limit, in units of the indicator, negative where
             none reached one; None where nothing was measured.
@@ -108,9 +113,12 @@ def read_rows(folder: Path, names: Collection[str] | None = None) -> list[Row]:
             )
         name = path.relative_to(folder).as_posix()
         if path.name.endswith(RUN_SUFFIX):
-            runs[name.removesuffix(RUN_SUFFIX)] = _row_of_run(path, name)
+            row, rows, suffix = _row_of_run(path, name), runs, RUN_SUFFIX
         else:
-            reports[name.removesuffix(".json")] = _row_of_file(path, name)
+            row, rows, suffix = _row_of_file(path, name), reports, ".json"
+        if os.path.lexists(path.parent / UNREACHED / path.name.removesuffix(suffix)):
+            row = _earlier(row)
+        rows[name.removesuffix(suffix)] = row
     if not count:
         raise UsageError(f"{folder} holds no JSON report; write some with `platodef audit -o json=FILE`")
     rows = [*reports.values(), *(row for stem, row in runs.items() if stem not in reports)]
@@ -184,6 +192,12 @@ def _row_of_run(path: Path, name: str) -> Row:
         seconds=record.seconds,
         file=name,
     )
+
+
+def _earlier(row: Row) -> Row:
+    """Return the row of what an earlier run left: no answer, whatever it says."""
+    words = f"the last run did not get to it; an earlier one ended with {row.summary!r}: audit it again"
+    return replace(row, verdict=EARLIER, exit_code=EXIT_INCOMPLETE, summary=words)
 
 
 def with_missing(rows: Sequence[Row], expected: Mapping[str, str]) -> list[Row]:

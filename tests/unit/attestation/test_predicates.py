@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from platodef_cli.attestation.signers import parse_signer, verify_any
 from platodef_cli.attestation.statement import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
+    PREDICATE_TYPES,
     check_report,
     parse_object,
     read_statement,
@@ -26,7 +28,7 @@ from platodef_cli.attestation.statement import (
 from platodef_cli.audit.context import context_of
 from platodef_cli.errors import RefusedError, UsageError
 from platodef_cli.records import AuditReport, SignatureRecord
-from platodef_cli.version import HOME
+from platodef_cli.version import HOME, PLACEHOLDER
 from tests.unit.attestation.keys import write_chain
 from tests.unit.attestation.test_attestation import envelope
 from tests.unit.cli.calls import Call
@@ -117,6 +119,36 @@ def test_the_type_of_the_predicate_resolves_to_the_schema_in_this_repository() -
     name = PREDICATE_TYPE.removeprefix(f"{HOME}/schemas/")
     schema = json.loads((EXAMPLES / "schemas" / name).read_text())
     assert schema == AuditReport.model_json_schema(), f"platodef schema > examples/schemas/{name}"
+
+
+@pytest.mark.parametrize("kind", [None, "2", "2.0", *PREDICATE_TYPES])
+def test_a_type_resolves_offline(kind: str | None, platodef: Call) -> None:
+    done = platodef("schema", *([] if kind is None else [kind]))
+    assert done.code == 0, done.err
+    version = "2" if kind is None or kind[0] == "2" else PREDICATE_TYPES[kind]
+    committed = EXAMPLES / "schemas" / f"audit-report-v{version}.json"
+    assert json.loads(done.out) == json.loads(committed.read_text())
+
+
+@pytest.mark.parametrize("kind", PREDICATE_TYPES)
+def test_statements_of_every_type_are_read(kind: str, golden_report: AuditReport) -> None:
+    value = json.loads(write_statement(golden_report)) | {"predicateType": kind}
+    assert read_statement(json.dumps(value).encode()).report == golden_report
+
+
+def test_one_address_of_the_project() -> None:
+    root = EXAMPLES.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    published = {address.rstrip("/") for address in project.get("urls", {}).values()}
+    assert not published or HOME in published, "HOME in platodef_cli/version.py and project.urls differ"
+    assert HOME.startswith("https://")
+    others = [
+        path.relative_to(root).as_posix()
+        for path in (root / "platodef_cli").rglob("*.py")
+        if PLACEHOLDER.removeprefix("https://") in path.read_text()
+    ]
+    assert others == ["platodef_cli/version.py"]
+    assert all(address.startswith(("https://", "urn:")) for address in PREDICATE_TYPES)
 
 
 def test_a_signature_by_securesystemslib(golden_report: AuditReport, tmp_path: Path) -> None:

@@ -105,6 +105,43 @@ def test_a_plan_measures_and_adds_up(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+def test_a_base_is_work_too(tmp_path: Path) -> None:
+    config = shapes(tmp_path, battery="quick", probe_images=30, base="builtin:backdoored")
+    cache = FeatureCache(tmp_path)
+    with open_inputs(config, SILENT) as inputs:
+        parts = split(400, config.seed)
+        requests = requests_of(config, parts)
+        *others, base = work_of(config, inputs, parts, cache)
+        assert [work.role for work in others] == ["suspect", "reference", "reference"]
+        assert (base.name, base.role, base.clean, base.battery) == ("base", "base", 400, 300)
+        assert base.found == others[0].found > 0
+        assert (base.search.searches, base.cached_searches, base.gradients) == (0, 0, 0)
+        assert not base.only_if_needed
+        assert base.passes == 700 + base.found
+        alone = planned(replace(config, base=None), replace(inputs, base=None), parts, cache, 1, SILENT)
+        beside = planned(config, inputs, parts, cache, 1, SILENT)
+        assert "base" not in {phase.name for phase in alone.phases}
+        (phase,) = [phase for phase in beside.phases if phase.name == "base"]
+        assert phase.certain
+        speed = beside.encoders[-1].speed
+        assert speed.forward
+        assert speed.gradient is None
+        assert phase.seconds >= base.passes * speed.forward
+        assert beside.memory_mb > alone.memory_mb + 300
+        # what the audit will ask for is what was counted
+        extract(inputs.images, {"base": inputs.base}, requests, cache=cache, batch_size=config.batch_size)
+        kept = work_of(config, inputs, parts, cache)[-1]
+        assert (kept.clean, kept.battery, kept.cached) == (0, 0, 700)
+        # a reference may be called so, too
+        named = {"base": inputs.references["reference-vit"]}
+        clash = work_of(config, replace(inputs, references=named), parts, None)
+        assert [(work.name, work.role) for work in clash] == [
+            ("clean", "suspect"),
+            ("base", "reference"),
+            ("base-2", "base"),
+        ]
+
+
 def test_images_of_another_size_and_a_sample(tmp_path: Path) -> None:
     config = shapes(tmp_path, count=600, sample=350, probe_images=20, battery="quick")
     with open_inputs(config, SILENT) as inputs:
@@ -248,3 +285,17 @@ def test_the_time_left_follows_the_plan_and_then_the_pace() -> None:
     countdown.enter("measure")
     clock.now += 100
     assert countdown.left() == 0
+
+
+def test_the_features_of_a_base_are_part_of_the_time_left() -> None:
+    clock = Clock()
+    times = {"features": 100.0, "measure": 10.0, "base": 40.0}
+    encoder: Any = SimpleNamespace(work=SimpleNamespace(name="suspect"))
+    phases = tuple(Phase(name, value) for name, value in times.items())
+    countdown = Countdown(Plan({}, 0, 0, (encoder,), phases, 0.0), clock)
+    assert countdown.left() == 150
+    countdown.enter("measure")
+    with countdown.watching(silent_step)(EXTRACTING, 1000):
+        assert countdown.left() == 40
+        clock.now = 15.0
+        assert countdown.left() == 25

@@ -161,6 +161,7 @@ def test_every_objective_erases(objective: str, monkeypatch: pytest.MonkeyPatch)
         ("image-text", "clip-vit"),
         ("image-text", "clip-resnet"),
         ("image-caption", "clip-resnet-captions"),
+        ("captioning", "qwen"),
     ],
 )
 def test_every_objective_learns_in_half_precision_too(objective: str, architecture: str) -> None:

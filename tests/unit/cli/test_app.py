@@ -94,7 +94,9 @@ def test_without_arguments_help_and_a_usage_error(platodef: Call) -> None:
     [
         (("nope",), "No such command 'nope'. (see 'platodef --help')"),
         (("schema", "--nope"), "No such option: --nope"),
-        (("schema", "surplus"), "unexpected extra argument"),
+        (("schema", "2", "surplus"), "unexpected extra argument"),
+        (("schema", "surplus"), "give one of the versions 1, 2, or one of urn:platodef:audit-report:v1"),
+        (("schema", "3"), "'3' is no type of a report that is known here"),
         (("report",), "Missing argument 'REPORT.json'"),
         (("schema", "--progress", "maybe"), "'maybe' is not one of 'auto', 'on', 'off'"),
         (("audit", "m", "--limit", "0"), "Invalid value for '--limit'"),
@@ -113,7 +115,8 @@ def test_without_arguments_help_and_a_usage_error(platodef: Call) -> None:
         ),
         (("audit", "m", "-o", "json", "-o", "markdown"), "two results would go to stdout"),
         (("audit", "m", "--head", "/no/such"), "the heads folder /no/such does not exist"),
-        (("schema", "x\x1b[2J"), r"(x\x1b[2J)"),
+        (("schema", "2", "x\x1b[2J"), r"(x\x1b[2J)"),
+        (("schema", "x\x1b[2J"), r"'x\x1b[2J' is no type"),
         (("audit", "m", "-o", "x\u202e"), r"unknown report format 'x\u202e'"),
     ],
 )

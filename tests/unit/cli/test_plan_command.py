@@ -44,6 +44,15 @@ def test_a_plan_as_json_beside_the_table(platodef: Call, tmp_path: Path) -> None
     assert json.loads(done.out)["encoders"][0]["work"]["role"] == "suspect"
 
 
+def test_a_base_is_a_row_and_a_phase(platodef: Call) -> None:
+    done = platodef(*WORDS, "--base", "builtin:backdoored")
+    assert done.code == 0, done.err
+    row = next(line.split() for line in done.out.splitlines() if line.startswith("base "))
+    assert row[1:3] == ["2200", "0"]  # 400 clean, 10 and 5 changes of 120
+    assert row[4:6] == ["0", "-"]
+    assert any(line.startswith("features of the base") for line in done.out.splitlines())
+
+
 def test_a_budget_in_a_plan(platodef: Call) -> None:
     done = platodef(*WORDS, "--budget", "1s")
     assert done.code == 4

@@ -7,15 +7,19 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from platodef_cli.errors import IncompleteError, UsageError
-from platodef_cli.jobs.audits import Place, Task
-from platodef_cli.jobs.manifest import read_manifest
+from platodef_cli.jobs.audits import Place, Task, plan
+from platodef_cli.jobs.manifest import Manifest, Suspect, read_manifest
 from platodef_cli.jobs.many import LOCKS, check, run_all, words_for
 from platodef_cli.jobs.process import Ended, Processes
 from platodef_cli.records import AuditReport
+from platodef_cli.records.run import UNREACHED
+from platodef_cli.report.interface import RenderOptions
+from platodef_cli.report.summary import SUMMARIES, render
 from platodef_cli.report.summary.rows import read_rows
 from tests.unit.cli.calls import ROOT, command
 
@@ -168,8 +172,57 @@ def test_an_interrupted_run_goes_on_and_leaves_no_old_report(scene: Scene) -> No
         scene.run(during=interrupt)
     assert not (scene.out / "bad.json").exists()  # that of other options would be taken for the new one
     assert (scene.out / "unsure.json").exists()
+    # what the interrupted run did not get to is no answer of it, in no format
+    rows = {Path(row.file).name.partition(".")[0]: row for row in read_rows(scene.out)}
+    assert {name: row.verdict for name, row in rows.items()} == {
+        "good": "pass",
+        "unsure": "earlier run",
+        "unsafe": "earlier run",
+        "broken": "earlier run",
+    }
+    assert {row.exit_code for row in rows.values()} == {0, 3}
+    assert "did not get to it" in rows["unsafe"].summary
+    for form in SUMMARIES.names():
+        text = render(list(rows.values()), form, RenderOptions(width=200))
+        assert "did not get to it" in text, form
     assert scene.run() == CODES
     assert scene.ran == set(CODES) - {"good"}
+    assert not list((scene.out / UNREACHED).iterdir())
+    assert "earlier run" not in {row.verdict for row in read_rows(scene.out)}
+
+
+def test_an_older_report_of_a_suspect_that_could_not_be_looked_at_is_no_answer(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.run()
+
+    def unreachable(manifest: Manifest, suspect: Suspect, *rest: Any) -> Task:
+        if suspect.name == "good":
+            raise IncompleteError("the Hub does not answer")
+        return plan(manifest, suspect, *rest)
+
+    monkeypatch.setattr("platodef_cli.jobs.many.plan", unreachable)
+    assert scene.run() == {**CODES, "good": 3}
+    (row,) = read_rows(scene.out, {"good"})
+    assert (row.verdict, row.exit_code) == ("earlier run", 3)
+
+
+def test_a_run_that_finds_a_suspect_at_work_elsewhere_leaves_no_mark_behind(scene: Scene) -> None:
+    scene.run()
+    scene.options = "seed = 3\n"
+    other = Scene.__new__(Scene)
+    other.__dict__.update(scene.__dict__)
+    seen: list[int] = []
+
+    def another(task: Task) -> None:
+        if task.suspect.name == "good":
+            other.options = "seed = 3\n"
+            seen.append(other.run()["good"])
+
+    codes = scene.run(during=another)
+    assert seen == [3]  # another run is at work on it
+    assert codes == CODES
+    assert "earlier run" not in {row.verdict for row in read_rows(scene.out)}
 
 
 def test_a_crash_of_one_does_not_stop_the_others(scene: Scene) -> None:
