@@ -21,10 +21,12 @@ from platodef_cli.bench.encoder_tables import (
 )
 from platodef_cli.bench.evaluation import Costs
 from platodef_cli.bench.feature_store import public_uri
-from platodef_cli.bench.zoo.card import ZooCard
+from platodef_cli.bench.zoo.card import ZooCard, read_card
+from platodef_cli.bench.zoo.networks import pooling_of
 from platodef_cli.defences import ENCODER_DETECTORS, make_encoder_detector
 from platodef_cli.defences.interface import Mode
 from platodef_cli.disk import write_atomically
+from platodef_cli.encoders.pooling import AUTO
 from platodef_cli.errors import InconclusiveError, NotApplicable, UsageError
 from platodef_cli.features.access import EncoderAccess
 from platodef_cli.metrics.costs import Cost, measure_cost
@@ -107,6 +109,13 @@ def _detectors(run: BenchmarkRun) -> list[str]:
     return [name for name in ENCODER_DETECTORS.names() if name not in run.config.skip]
 
 
+def _poolings(run: BenchmarkRun, suspect: str, references: Sequence[str]) -> tuple[str, ...]:
+    """Return what ``--pooling`` says of encoders that need a word."""
+    folders = {name: run.feature_store.zoo.folder(name) for name in (suspect, *references)}
+    said = {name: pooling_of(read_card(folder).architecture) for name, folder in folders.items()}
+    return tuple(f"{folders[name]}={pooling}" for name, pooling in said.items() if pooling != AUTO)
+
+
 def _audited(run: BenchmarkRun, card: ZooCard) -> AuditCell:
     feature_store, config = run.feature_store, run.config
     references = [one.name for one in run.references if one.name != card.name]
@@ -115,6 +124,7 @@ def _audited(run: BenchmarkRun, card: ZooCard) -> AuditCell:
         model=str(feature_store.zoo.folder(card.name)),
         references=tuple(str(feature_store.zoo.folder(name)) for name in references),
         images=_audit_images(run),
+        pooling=_poolings(run, card.name, references),
         seed=seed,
         cache_dir=feature_store.zoo.root / "cache",
         battery="quick" if config.quick else "standard",

@@ -12,7 +12,7 @@ from typing import Literal
 from platodef_cli.records import Finding, Reason, TaxonomyRecord
 from platodef_cli.report.checks import check_of
 
-VERSION = "1"
+VERSION = "2"
 """Of the table below; a change of an entry or of a mapping is a new one."""
 Scheme = Literal["ATLAS", "OWASP-ML", "OWASP-LLM", "CWE"]
 FORMS: dict[Scheme, re.Pattern[str]] = {
@@ -132,10 +132,13 @@ OF_CHECK: dict[str, tuple[str, ...]] = {
 """Check of :mod:`platodef_cli.report.checks` -> entries; other checks say nothing about an attack."""
 
 _WEAKNESSES = (
-    (re.compile(r"pickle|running code|zip archive|archive|not safetensors|adapter|hub kernel|names code"),
+    (re.compile(r"pickle|(can|would|could|of|and) run(ning)? |runs code|archive|is [^,]*, not safetensors"
+                r"|adapter|the (hub )?kernel|names code|patch the model"),
      ("CWE-502",)),
-    (re.compile(r"a link |outside the model folder|names another repository"), ("CWE-22",)),
-    (re.compile(r"more than|bounds|too deep|nested deeper|larger than|memory"), ("CWE-400",)),
+    (re.compile(r"a link |outside the model folder|names another repository|names the shard .*; only"
+                r"|choose another weight file"), ("CWE-22",)),
+    (re.compile(r"more than|the bounds|too deep|nested deeper|larger than|longer than|giant|memory"),
+     ("CWE-400",)),
     (re.compile(r"gzip|zip archive|decompress|unpack"), ("CWE-409",)),
 )  # fmt: skip
 
@@ -145,12 +148,12 @@ def taxa_of(name: str, message: str = "") -> tuple[str, ...]:
 
     Args:
         name: Its id.
-        message: Of a refusal, what was wrong: only the weaknesses that it tells of are named then, and all of
-            them where it tells of none.
+        message: Of a refusal, what was wrong: only the weaknesses that it tells of are named then, none for a
+            weight that is no number. Empty: of the check as a whole.
     """
     entries = OF_CHECK.get(check_of(name).id, ())
     told = {taxon for pattern, taxa in _WEAKNESSES if pattern.search(message) for taxon in taxa}
-    if check_of(name).id != "refused" or not told:
+    if check_of(name).id != "refused" or not message:
         return entries
     return tuple(entry for entry in entries if not entry.startswith("CWE-") or entry in told)
 

@@ -23,7 +23,8 @@ def accused_change(state: AuditState, indicators: Indicators, found: FoundTrigge
     """Return the most suspicious change as pictures and numbers; None where none is suspicious.
 
     Known triggers come before found ones, and those before harmless changes; of each the one that collapses
-    the features most.
+    the features most. Examples are the first images that the suspect keeps no more of than of the median one:
+    an image that lay at the target before shows nothing.
 
     Args:
         state: The audit.
@@ -41,7 +42,8 @@ def accused_change(state: AuditState, indicators: Indicators, found: FoundTrigge
         variants = {item.variant.name: item.variant for item in items}
     changed, rows = features.tuples(None, worst.name)
     clean, _ = features.tuples(tuple(rows.tolist()))
-    shown = rows[:EXAMPLES].tolist()
+    chosen = _examples(state.statistics[features.suspect], clean.source, changed.source)
+    shown = rows[chosen].tolist()
     geometry = state.inputs.suspect.geometry
     pixels = load_pixels(state.inputs.images, [geometry], shown, state.recorder)[geometry]
     seeds = image_seeds([state.inputs.images.refs[row] for row in shown])
@@ -54,18 +56,37 @@ def accused_change(state: AuditState, indicators: Indicators, found: FoundTrigge
         originals=tuple(png(image, LARGEST["example"]) for image in pixels),
         examples=tuple(png(image, LARGEST["example"]) for image in altered),
         said=tuple(
-            _said(name, features, worst, pair, state.statistics[name], _classes(state, name, features, pair))
+            _said(
+                name,
+                features,
+                worst,
+                _kept(state.statistics[name], *pair),
+                chosen,
+                _classes(state, name, features, (pair[0][chosen], pair[1][chosen])),
+            )
             for name, pair in spaces.items()
         ),
     )
+
+
+def _kept(statistics: CleanStatistics, before: Tensor, after: Tensor) -> Tensor:
+    """Return the cosine ``[n]`` of every image's feature with and without a change."""
+    first, second = (statistics.standardise(part.double()) for part in (before, after))
+    return torch.cosine_similarity(first, second, dim=1)
+
+
+def _examples(statistics: CleanStatistics, before: Tensor, after: Tensor) -> Tensor:
+    """Return the places of the images that are shown, ascending."""
+    kept = _kept(statistics, before, after)
+    return (kept <= kept.median()).nonzero()[:EXAMPLES, 0]
 
 
 def _said(
     name: str,
     features: Features,
     worst: ProbeRecord,
-    pair: tuple[Tensor, Tensor],
-    statistics: CleanStatistics,
+    kept: Tensor,
+    chosen: Tensor,
     classes: tuple[tuple[str, str], ...],
 ) -> SaidRecord:
     """Return what one encoder says.
@@ -74,12 +95,10 @@ def _said(
         name: The encoder.
         features: Which of them is the suspect.
         worst: The change.
-        pair: Its features of the same images without and with the change, ``[n, D]`` each.
-        statistics: Of its clean features.
+        kept: Cosines ``[n]`` of its features with and without the change.
+        chosen: Places of the examples.
         classes: Of the examples, where a probe gives any.
     """
-    before, after = (statistics.standardise(part.double()) for part in pair)
-    kept = torch.cosine_similarity(before, after, dim=1)
     suspect = name == features.suspect
     collapse = worst.collapse.value if suspect else worst.control_collapse.get(name)
     shift = worst.effect.value if suspect else worst.control_shift.get(name)
@@ -89,7 +108,7 @@ def _said(
         kept=_mean(kept),
         collapse=collapse,
         shift=shift,
-        examples=tuple(round(float(value), 6) for value in kept[:EXAMPLES]),
+        examples=tuple(round(float(value), 6) for value in kept[chosen]),
         classes=classes,
     )
 
@@ -101,7 +120,7 @@ def _classes(
     if state.labelled is None or name != features.suspect:
         return ()
     probe = state.labelled.probe
-    before, after = (probe.predict(part[:EXAMPLES]).tolist() for part in pair)
+    before, after = (probe.predict(part).tolist() for part in pair)
     return tuple(
         (state.labelled.name(one) or "", state.labelled.name(other) or "")
         for one, other in zip(before, after, strict=True)

@@ -47,6 +47,10 @@ def tokenizer() -> Tokenizer:
     return made
 
 
+def _number(token: str) -> int:
+    return int(tokenizer().encode(token, add_special_tokens=False).ids[0])
+
+
 def build(width: int, layers: int, heads: int, vision_width: int, vision_layers: int) -> nn.Module:
     """Return a fresh network from torch's random numbers.
 
@@ -59,7 +63,7 @@ def build(width: int, layers: int, heads: int, vision_width: int, vision_layers:
     """
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    ids = {name: tokenizer().token_to_id(token) for name, token in _SPECIAL.items()}
+    ids = {name: _number(token) for name, token in _SPECIAL.items()}
     third = width // heads // 8
     text = {
         "hidden_size": width,
@@ -87,7 +91,8 @@ def build(width: int, layers: int, heads: int, vision_width: int, vision_layers:
         "temporal_patch_size": SETTINGS["temporal_patch_size"],
     }
     config = Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
-    return Qwen2VLForConditionalGeneration(config)
+    made: nn.Module = Qwen2VLForConditionalGeneration(config)
+    return made
 
 
 def _reader(module: nn.Module, side: int) -> LastTokenReader:
@@ -115,7 +120,7 @@ def caption_error(module: nn.Module, inputs: Tensor, captions: list[str]) -> Ten
         captions: One for each.
     """
     head: Any = module
-    end, pad = (tokenizer().token_to_id(_SPECIAL[name]) for name in ("eos_token_id", "pad_token_id"))
+    end, pad = (_number(_SPECIAL[name]) for name in ("eos_token_id", "pad_token_id"))
     told = [[*ids.ids, end] for ids in tokenizer().encode_batch(captions, add_special_tokens=False)]
     longest = max(map(len, told))
     rows = [[*ids, *[pad] * (longest - len(ids))] for ids in told]

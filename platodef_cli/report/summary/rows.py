@@ -113,12 +113,12 @@ def read_rows(folder: Path, names: Collection[str] | None = None) -> list[Row]:
             )
         name = path.relative_to(folder).as_posix()
         if path.name.endswith(RUN_SUFFIX):
-            row, rows, suffix = _row_of_run(path, name), runs, RUN_SUFFIX
+            row, kept, suffix = _row_of_run(path, name), runs, RUN_SUFFIX
         else:
-            row, rows, suffix = _row_of_file(path, name), reports, ".json"
+            row, kept, suffix = _row_of_file(path, name), reports, ".json"
         if os.path.lexists(path.parent / UNREACHED / path.name.removesuffix(suffix)):
             row = _earlier(row)
-        rows[name.removesuffix(suffix)] = row
+        kept[name.removesuffix(suffix)] = row
     if not count:
         raise UsageError(f"{folder} holds no JSON report; write some with `platodef audit -o json=FILE`")
     rows = [*reports.values(), *(row for stem, row in runs.items() if stem not in reports)]

@@ -1,6 +1,7 @@
 """The zoo's language model that reads images: saved, trained on captions, opened by an audit."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,14 @@ from platodef_cli.bench.feature_store import BenchmarkImages, FeatureStore
 from platodef_cli.bench.zoo import reading
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.bench.zoo.dataset import open_zoo_dataset
+from platodef_cli.bench.zoo.hub.cards import encoder_card
 from platodef_cli.bench.zoo.networks import ARCHITECTURES, Network, captions, pooling_of
 from platodef_cli.bench.zoo.objectives import Batch
 from platodef_cli.bench.zoo.recipe import RECIPES
 from platodef_cli.encoders.backends.last_token import PROMPT
 from platodef_cli.encoders.load import open_encoder
 from platodef_cli.errors import UsageError
+from platodef_cli.records import Metric
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -125,6 +128,15 @@ def test_a_zoo_opens_it_at_its_last_token(
     store = FeatureStore(None, images, extra={"reading": tmp_path})  # type: ignore[arg-type]
     assert torch.allclose(store.clean("reading"), network.embed(images.pixels), atol=1e-5)
     store.close()
+
+
+def test_what_is_published_says_how_it_is_read() -> None:
+    facts: dict[str, Any] = {"name": "reading", "truth": "clean", "made": "scratch", "role": "reference"}
+    facts |= {"parent": None, "parameters": 1, "dim": 96, "objective": "captioning", "steps": 2}
+    facts |= {"accuracy": Metric(name="accuracy", value=0.5), "cosine_to_parent": None, "backdoor": None}
+    for architecture, format in (("qwen", "qwen"), ("vit", "timm")):
+        card = ZooCard.model_construct(**facts, architecture=architecture, format=format)
+        assert ("--pooling last" in encoder_card(card, "apache-2.0")) is (architecture == "qwen")
 
 
 def test_the_references_of_a_recipe_are_of_four_families() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 
 from platodef_cli.bench.zoo.card import ZooCard
 from platodef_cli.bench.zoo.manifest import Manifest
+from platodef_cli.bench.zoo.networks import pooling_of
+from platodef_cli.encoders.pooling import AUTO, POOLINGS
 from platodef_cli.records import Metric
 from platodef_cli.report.markdown import escape
 
@@ -159,6 +161,8 @@ def encoder_card(card: ZooCard, licence: str) -> str:
         f"- Architecture: {escape(card.architecture)} ({card.format}), {card.parameters} parameters, "
         f"features of {card.dim} numbers",
     ]
+    if (pooling := pooling_of(card.architecture)) != AUTO:
+        lines.append(f"- Feature: {POOLINGS[pooling]} (`--pooling {pooling}` of `platodef audit`)")
     if card.objective:
         lines.append(f"- Objective: {escape(card.objective)}; {card.steps} steps of 128 images")
     lines.append(f"- Accuracy of a linear probe on images that it never saw: {_rate(card.accuracy)}")
