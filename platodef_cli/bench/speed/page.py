@@ -130,6 +130,8 @@ def _table(result: SpeedResult) -> list[str]:
     libraries = ", ".join(f"{name} {number}" for name, number in result.libraries.items())
     repeats = max((row.repeats for row in result.rows), default=0)
     missed = [row for row in result.rows if not row.met]
+    there = [row.name for row in result.rows]
+    absent = [name for name in CONTESTS.names() if name not in there]
     lines = [
         f"platodef {result.tool_version} on one thread of {result.machine},",
         f"with {libraries}; made by",
@@ -140,6 +142,8 @@ def _table(result: SpeedResult) -> list[str]:
         *(_row(row) for row in result.rows),
         "",
     ]
+    if absent:
+        lines += [f"Not measured in this run: {', '.join(absent)}.", ""]
     if missed:
         lines += [
             "Goals that are missed, and where our time goes (operators of torch; P7: its encoders):",

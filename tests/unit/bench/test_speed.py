@@ -100,6 +100,8 @@ def test_a_page_says_which_goals_are_missed() -> None:
     assert "| 2 (missed) |" in page
     assert "- P2, 1.5 of 2: aten::mm 90%. It is all products" in page
     assert "--size usual --repeats 5" in page
+    assert "Not measured in this run: P3, P3-isolated, " in page
+    assert "Not measured" not in draw(result.model_copy(update={"rows": [row(n, 3.0) for n in NAMES]}))
     assert machine()
 
 
