@@ -1,6 +1,7 @@
 """Images of a tar of samples, as WebDataset writes them: ``KEY.jpg`` beside ``KEY.cls``."""
 
 import json
+import os
 import tarfile
 import threading
 import weakref
@@ -169,4 +170,7 @@ def _members(stream: BinaryIO, path: Path) -> tuple[list[tuple[str, int, int]], 
             elif suffix in (".cls", ".json", ".txt") and member.size <= _MOST_LABEL_BYTES:
                 ends = PurePosixPath(member.name).name.partition(".")[2].lower()
                 sides[f"{_key(member.name)}.{ends}"] = (member.offset_data, member.size)
+        # tarfile takes a piece of a header for the end, and the images after it would be missing in silence
+        if 0 < stream.seek(0, os.SEEK_END) - archive.offset < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("it ends inside a header, so it was not written or downloaded to its end")
     return images, sides

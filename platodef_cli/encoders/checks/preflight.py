@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from platodef_cli.errors import RefusedError, UnsupportedError, UsageError
 from platodef_cli.plugins import blaming
 from platodef_cli.records import FileRecord, Finding, Record
 
+_LONGEST_NAME = 200
+_ELSEWHERE = re.compile(r"^[\w-]+:|\.\.|^[/~]|\\")
+"""Names that loaders take for an address: ``hf-hub:org/name``, ``local-dir:/home``, ``../other``."""
 _NAMED = 50  # files that are named one by one
 
 
@@ -123,6 +127,11 @@ def _architecture(backend: str, configuration: Mapping[str, Any]) -> str:
         name: str = BACKENDS.load(backend)().architecture(configuration)
         if plugin is not None and not isinstance(name, str):
             raise TypeError(f"it gave {type(name).__name__} for the architecture, not a text")
+    if len(name) > _LONGEST_NAME or not name.isprintable() or _ELSEWHERE.search(name):
+        raise RefusedError(
+            f"its configuration has the architecture {name[:60]!a}, which is no name or leads elsewhere; "
+            "do not use this model"
+        )
     return name
 
 

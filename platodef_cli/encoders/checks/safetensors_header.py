@@ -17,6 +17,7 @@ ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
 }  # fmt: skip
+_LONGEST_NAME = 1024
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -68,7 +69,7 @@ def parse_header(
         raise RefusedError(f"{name}: its header is not valid JSON ({error}); do not use this model") from None
     if not isinstance(raw, dict):
         raise RefusedError(f"{name}: its header is not a JSON object; do not use this model")
-    raw.pop("__metadata__", None)
+    _check_metadata(name, raw.pop("__metadata__", None))
     if len(raw) > limits.tensors:
         raise RefusedError(f"{name}: declares {len(raw)} tensors, more than {limits.tensors}")
     entries = {key: _entry(name, key, value) for key, value in raw.items()}
@@ -118,8 +119,21 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _check_metadata(name: str, metadata: Any) -> None:
+    """Refuse metadata that the format does not have, and that its library does not read."""
+    if metadata is None:
+        return
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise RefusedError(f"{name}: its metadata are no texts, as the format wants; do not use this model")
+
+
 def _entry(name: str, key: str, value: Any) -> TensorEntry:
     """Check one entry of a header."""
+    if not 0 < len(key) <= _LONGEST_NAME or not key.isprintable():
+        raise RefusedError(
+            f"{name}: the name of a tensor, {key[:60]!a}, is empty, unprintable or longer than "
+            f"{_LONGEST_NAME} characters; do not use this model"
+        )
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise RefusedError(f"{name}: tensor {key!r} has a malformed header entry")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
