@@ -195,8 +195,7 @@ def _of_timm(name: str, input_size: int | None, normalised: Mapping[str, Sequenc
     """Yield a network of timm, with parts that only its weights tell of, and for small images."""
     import timm
 
-    from platodef_cli.encoders.backends.small_stems import SMALL
-    from platodef_cli.encoders.backends.timm_tower import check_name
+    from platodef_cli.encoders.backends.timm_tower import SMALL, check_name
 
     check_name(name, "--architecture")
     yield _timm_form(name, {}, input_size, normalised)

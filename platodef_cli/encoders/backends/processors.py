@@ -19,7 +19,7 @@ PLAIN = (
     *("BitImageProcessor", "CLIPImageProcessor", "ViTImageProcessor", "SiglipImageProcessor"),
     *("ConvNextImageProcessor", "DINOv3ViTImageProcessor", "DeiTImageProcessor"),
 )
-PATCHED = ("Siglip2ImageProcessor", "Qwen2VLImageProcessor")
+PATCHED = ("Siglip2ImageProcessor", "Qwen2VLImageProcessor", "Glm4vImageProcessor", "Glm46VImageProcessor")
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 _SETTINGS = (
     *_STEPS,
