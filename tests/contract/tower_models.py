@@ -166,7 +166,7 @@ def _glm(kind: str) -> Made:
     vision = {**GRID, "patch_size": 16, "image_size": SIDE, "model_type": "glm4v_vision"}
     if kind == "glm4v_moe":
         vision["model_type"] = "glm4v_moe_vision"
-    edges = {"shortest_edge": 32**2, "longest_edge": SIDE**2}
+    edges = {"shortest_edge": 2 * 32**2, "longest_edge": 2 * SIDE**2}
     process = t.Glm46VImageProcessor if kind == "glm46v" else t.Glm4vImageProcessor
     text = {**DECODER, "hidden_size": 24, "head_dim": 8, "model_type": f"{kind}_text".replace("46", "4")}
     text["rope_parameters"] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
