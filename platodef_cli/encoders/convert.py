@@ -197,8 +197,7 @@ def _of_timm(name: str, input_size: int | None, normalised: Mapping[str, Sequenc
     import_without_compiler("torchvision", "timm")
     import timm
 
-    from platodef_cli.encoders.backends.small_stems import SMALL
-    from platodef_cli.encoders.backends.timm_tower import check_name
+    from platodef_cli.encoders.backends.timm_tower import SMALL, check_name
 
     check_name(name, "--architecture")
     yield _timm_form(name, {}, input_size, normalised)

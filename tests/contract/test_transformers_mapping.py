@@ -117,7 +117,7 @@ def test_every_type_is_supported_or_left_out_with_a_reason() -> None:
 
 def test_types_whose_images_need_more_than_pixels_say_so() -> None:
     for kind, wanted in (
-        ("glm4v", "image_grid_thw"),
+        ("ernie4_5_vl_moe", "image_grid_thw"),
         ("llava_next", "image_sizes"),
         ("instructblip", "qformer"),
     ):

@@ -159,15 +159,40 @@ def _alone(kind: str) -> Made:
     return network, _clip_processor(), pooled
 
 
+def _glm(kind: str) -> Made:
+    """A model of the GLM-V family, whose tower takes a sequence of patches too."""
+    import transformers as t
+
+    vision = {**GRID, "patch_size": 16, "image_size": SIDE, "model_type": "glm4v_vision"}
+    if kind == "glm4v_moe":
+        vision["model_type"] = "glm4v_moe_vision"
+    edges = {"shortest_edge": 2 * 32**2, "longest_edge": 2 * SIDE**2}
+    process = t.Glm46VImageProcessor if kind == "glm46v" else t.Glm4vImageProcessor
+    text = {**DECODER, "hidden_size": 24, "head_dim": 8, "model_type": f"{kind}_text".replace("46", "4")}
+    text["rope_parameters"] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    if kind == "glm4v_moe":
+        text |= {"n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    tokens = {
+        **{"image_token_id": 50, "video_token_id": 51, "image_start_token_id": 52, "image_end_token_id": 53},
+        **{"video_start_token_id": 54, "video_end_token_id": 55},
+    }
+    config = t.CONFIG_MAPPING[kind](vision_config=vision, text_config=text, **tokens)
+    network = t.AutoModelForImageTextToText.from_config(config)
+    processor = process(size=edges, patch_size=16)
+    return network, processor, lambda n, x: _means(n.model.get_image_features(**x))
+
+
+GLM = ("glm4v", "glm46v", "glm4v_moe")
 QWEN = [f"{name}{end}" for name in ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
         for end in ("", "_vision")]  # fmt: skip
 MAKERS: dict[str, Callable[[str], Made]] = {
     **dict.fromkeys(QWEN, _qwen),
+    **dict.fromkeys(GLM, _glm),
     **dict.fromkeys(("internvl", "llava", "vipllava", "got_ocr2", "paligemma", "gemma3"), _whole),
     **dict.fromkeys(("metaclip_2", "altclip", "chinese_clip", "blip"), _pair),
     **dict.fromkeys(("internvl_vision", "chinese_clip_vision_model"), _alone),
 }
-SQUARES = {kind: 56 if kind.startswith("qwen2_5") else SIDE for kind in QWEN}
+SQUARES = {kind: 56 if kind.startswith("qwen2_5") else SIDE for kind in (*QWEN, *GLM)}
 """Networks of any input size run on a fixed square; the library agrees on pictures of that very size."""
 
 

@@ -46,7 +46,7 @@ def test_what_is_left_out_is_in_no_table_of_what_loads() -> None:
     page = PAGE.read_text()
     assert not rows(page).keys() & LEFT_OUT.keys()
     left = page.partition("### What is left out")[2].partition("## timm")[0]
-    for kind in ("detr", "sam", "videomae", "glm4v", "llava_next"):
+    for kind in ("detr", "sam", "videomae", "glm_ocr", "llava_next"):
         assert f"`{kind}`" in left
     assert rows(page)["deit"] == ["`DeiTModel`", "pooler_output", "class token"]
     assert rows(page)["qwen3_vl_vision"][1] == "mean of image features"

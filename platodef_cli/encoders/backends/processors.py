@@ -19,7 +19,7 @@ PLAIN = (
     *("BitImageProcessor", "CLIPImageProcessor", "ViTImageProcessor", "SiglipImageProcessor"),
     *("ConvNextImageProcessor", "DINOv3ViTImageProcessor", "DeiTImageProcessor"),
 )
-PATCHED = ("Siglip2ImageProcessor", "Qwen2VLImageProcessor")
+PATCHED = ("Siglip2ImageProcessor", "Qwen2VLImageProcessor", "Glm4vImageProcessor", "Glm46VImageProcessor")
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 _SETTINGS = (
     *_STEPS,
@@ -208,8 +208,10 @@ def _square(name: str, settings: Mapping[str, Any], interpolation: str) -> tuple
         side = int(settings["max_num_patches"] ** 0.5) * settings["patch_size"]
     else:
         unit = settings["patch_size"] * settings["merge_size"]
-        most = min(settings["size"]["longest_edge"] ** 0.5, _LARGEST_SQUARE)
-        least = settings["size"]["shortest_edge"] ** 0.5
+        # GLM's areas are those of all frames, as which an image is repeated
+        frames = settings["temporal_patch_size"] if name.startswith("Glm") else 1
+        most = min((settings["size"]["longest_edge"] / frames) ** 0.5, _LARGEST_SQUARE)
+        least = (settings["size"]["shortest_edge"] / frames) ** 0.5
         side = unit * max(1, int(most // unit), -int(-least // unit))
     note = f"images are resized to a square of {side} pixels; {name} itself keeps their aspect ratio"
     return Geometry((side, side), (side, side), interpolation, crop="floor"), (note,)

@@ -16,6 +16,7 @@ from timm.data import resolve_model_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
+from platodef_cli.encoders.backends import small_stems
 from platodef_cli.encoders.checks.weights import Bundle
 from platodef_cli.encoders.geometry import INTERPOLATIONS, Geometry
 from platodef_cli.encoders.local import Tower, build_on_meta, freeze, is_convolutional
@@ -24,6 +25,7 @@ from platodef_cli.encoders.strict import load_strictly, unwrapped, with_shared
 from platodef_cli.errors import RefusedError, UnsupportedError
 
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
+SMALL = small_stems.SMALL  # its networks are architectures of timm as well
 _OPTIONS = {f.name for f in fields(PretrainedCfg)} - _SOURCES
 _WRAPPER = "timm_model."  # prefix of weights that transformers saved
 _NO_POOLING = "the folder asks for no pooling (global_pool)"

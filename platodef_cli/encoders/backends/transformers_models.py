@@ -166,6 +166,8 @@ FAMILIES = {
     **dict.fromkeys(("qwen3_vl_moe", "qwen3_vl_moe_vision"), _grid("Qwen3VLMoeVisionModel")),
     **dict.fromkeys(("qwen3_5", "qwen3_5_vision"), _grid("Qwen3_5VisionModel")),
     **dict.fromkeys(("qwen3_5_moe", "qwen3_5_moe_vision"), _grid("Qwen3_5MoeVisionModel")),
+    **dict.fromkeys(("glm4v", "glm46v"), _grid("Glm4vVisionModel")),
+    "glm4v_moe": _grid("Glm4vMoeVisionModel"),
     "internvl": _whole("InternVLModel"),
     "llava": _whole("LlavaModel"),
     "vipllava": _whole("VipLlavaModel"),

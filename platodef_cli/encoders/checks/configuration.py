@@ -7,7 +7,7 @@ from typing import Any
 
 from platodef_cli.disk import check_json_size
 from platodef_cli.encoders.checks.limits import Limits
-from platodef_cli.errors import IncompleteError, RefusedError
+from platodef_cli.errors import IncompleteError, RefusedError, UsageError
 
 _QUANTISED = (
     "says that the weights are quantised, which other loading code would undo (give the model they are of)"
@@ -76,6 +76,12 @@ def parse_json(data: bytes | bytearray, name: str, limits: Limits) -> dict[str, 
         if error.doc.lstrip().startswith("{") and _ends_early(error):
             raise IncompleteError(
                 f"{name}: ends in the middle ({error}), it was not downloaded to its end; download it again"
+            ) from None
+        raise RefusedError(f"{name}: not valid JSON ({error}); do not use this model") from None
+    except UnicodeDecodeError as error:
+        if bytes(data[:2]) in (b"\xff\xfe", b"\xfe\xff"):
+            raise UsageError(
+                f"{name}: is saved as UTF-16, which no library reads; save it as UTF-8"
             ) from None
         raise RefusedError(f"{name}: not valid JSON ({error}); do not use this model") from None
     except ValueError as error:
@@ -200,10 +206,10 @@ def _check_number(
 
 
 def _is_pixel_budget(path: tuple[str, ...], root: dict[str, Any]) -> bool:
-    """Tell whether ``size.shortest_edge`` counts pixels of the area, as the Qwen2-VL processor does."""
+    """Tell whether ``size.shortest_edge`` counts pixels of the area, as for Qwen-VL and GLM-V."""
     holder = root.get("image_processor", root) if "image_processor" in path else root
     kind = str(holder.get("image_processor_type", ""))
-    return kind.startswith("Qwen2VL") and path[-1] in ("shortest_edge", "longest_edge")
+    return kind.startswith(("Qwen2VL", "Glm4v", "Glm46V")) and path[-1] in ("shortest_edge", "longest_edge")
 
 
 def _require(good: bool, name: str, path: tuple[str, ...], item: Any, problem: str) -> None:

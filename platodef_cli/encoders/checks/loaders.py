@@ -86,7 +86,7 @@ def other_loaders(
         for library, weights in loads.items()
         if library != backend and weights not in used
     ]
-    if "auto_map" in config:
+    if config.get("auto_map"):
         findings.append(
             Finding(
                 id="repository-code",

@@ -5,7 +5,8 @@ from collections.abc import Collection, Sequence
 
 from platodef_cli.errors import IncompleteError, PlatodefError, RefusedError, UnsupportedError, UsageError
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".msgpack", ".h5")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npz", ".msgpack", ".h5",
+           ".ot", ".pt2", ".ptl", ".torchscript", ".keras", ".mar", ".pdparams")  # fmt: skip
 _PARTIAL = (".incomplete", ".crdownload", ".part", ".partial", ".aria2", ".download", ".tmp")
 """How the names of unfinished downloads end: of huggingface_hub, browsers, wget and aria2."""
 _VARIANT = re.compile(

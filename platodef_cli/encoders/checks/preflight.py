@@ -20,7 +20,7 @@ from platodef_cli.encoders.checks.limits import Limits
 from platodef_cli.encoders.checks.loaders import other_loaders, refuse_adapters
 from platodef_cli.encoders.checks.nothing import PICKLES
 from platodef_cli.encoders.checks.safetensors_header import FLOATS, TensorEntry, header_length, parse_header
-from platodef_cli.encoders.checks.substitutes import refuse_substitute, signature
+from platodef_cli.encoders.checks.substitutes import is_archive, refuse_substitute, signature
 from platodef_cli.encoders.checks.weights import INTEGER_BUFFER, files_digest
 from platodef_cli.encoders.hub.hub_cache import place_in_cache
 from platodef_cli.errors import RefusedError, UnsupportedError, UsageError
@@ -286,7 +286,8 @@ def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:
     pickles = sorted(
         n
         for n, kind in kinds.items()
-        if n not in used and (n.endswith(PICKLES) or "pickle" in kind or "zip" in kind)
+        if n not in used
+        and (n.endswith(PICKLES) or kind == "a pickle" or "zip" in kind and not is_archive(n))
     )
     if pickles:
         findings.append(
@@ -294,7 +295,7 @@ def _findings(kinds: dict[str, str], used: set[str]) -> tuple[Finding, ...]:
                 id="pickle", severity="low", message=f"holds pickles, never opened: {', '.join(pickles[:5])}"
             )
         )
-    hidden = [n for n in pickles if not n.endswith((*PICKLES, ".zip"))]
+    hidden = [n for n in pickles if not n.endswith(PICKLES)]
     if hidden:
         findings.append(
             Finding(

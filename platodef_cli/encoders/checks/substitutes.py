@@ -31,6 +31,12 @@ _SIGNATURES = (
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (b"\xfd7zXZ", "an xz archive"),
 )
+_ARCHIVES = tuple(
+    (
+        ".zip .gz .tgz .svgz .whl .egg .jar .apk .docx .xlsx .pptx .odt .ods .odp .epub .usdz .kmz .kra .vsix"
+    ).split()
+)
+"""Ends of names of archives that say what they are, and that no loader takes for weights."""
 _PICKLED_TEXT = re.compile(rb"^\(*(?:c[\w.]+\r?\n[\w.]+\r?\n|i[\w.]+\r?\n|[dl]p\d+\r?\n)")
 """A pickle of protocol 0, which is text."""
 
@@ -41,6 +47,11 @@ def signature(head: bytes, name: str) -> str:
         # A header length may happen to start with the bytes of another format (0x0280 is a pickle's).
         return "file"
     return next((kind for magic, kind in _SIGNATURES if head.startswith(magic)), "file")
+
+
+def is_archive(name: str) -> bool:
+    """Tell by its name that a file is an archive as everybody knows them: packed files, office documents."""
+    return name.lower().endswith(_ARCHIVES)
 
 
 def refuse_substitute(head: bytes, path: Path) -> None:

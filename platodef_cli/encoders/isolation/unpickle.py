@@ -194,27 +194,11 @@ def main(lifeline: str, path: str, memory_limit_gb: str) -> int:
     answers = os.dup(1)
     os.dup2(2, 1)
     give_up_rights(int(lifeline), [Path(path)])
-    import pickle
-
     limit_memory(float(memory_limit_gb))
     _allow_plain_values()
-    try:
-        content = _read(path)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if named is None:
-            return _unread(path, str(error))
-        print(named[1], file=sys.stderr)
-        return _UNSAFE
-    except MemoryError:
-        raise
-    except Exception as error:
-        if "TorchScript" in str(error):
-            return _SCRIPT
-        if "legacy .tar" in str(error) or "magic number" in str(error):
-            return _unread(path, "not of torch.save")
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}"[:150], file=sys.stderr)
-        return _BROKEN
+    code, content = _content(path)
+    if code:
+        return code
     tensors = list(_tensors(content))
     if not tensors:
         return _NOTHING
@@ -223,8 +207,31 @@ def main(lifeline: str, path: str, memory_limit_gb: str) -> int:
     return 0
 
 
+def _content(path: str) -> tuple[int, Any]:
+    """Return what a file holds, and 0; or why it is not read, with a line on standard error."""
+    import pickle
+
+    try:
+        return 0, _read(path)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named is None:
+            return _unread(path, str(error)), None
+        print(named[1], file=sys.stderr)
+        return _UNSAFE, None
+    except MemoryError:
+        raise
+    except Exception as error:
+        if "TorchScript" in str(error):
+            return _SCRIPT, None
+        if "legacy .tar" in str(error) or "magic number" in str(error):
+            return _unread(path, "not of torch.save"), None
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}"[:150], file=sys.stderr)
+        return _BROKEN, None
+
+
 def _unread(path: str, why: str) -> int:
-    """Tell of a pickle that the safe reader does not know; one that asks for code is unsafe whatever it is."""
+    """Tell of a pickle that the safe reader does not know; one that asks for code is unsafe."""
     for name in _asked_for(Path(path)):
         plain = name in _PLAIN_TYPES or name.removeprefix("builtins.") in _PLAIN_TYPES
         if not plain and not name.startswith(_HARMLESS) and not _is_beside(name):
@@ -235,9 +242,11 @@ def _unread(path: str, why: str) -> int:
     return _FOREIGN
 
 
-_HARMLESS = ("torch._utils._rebuild_", "torch.storage.", "torch.FloatStorage", "torch.serialization._get_layout",
-             "collections.", "numpy.core.multiarray.", "numpy._core.multiarray.", "numpy.dtype", "numpy.ndarray",
-             "torch.nn.parameter.Parameter", "_codecs.encode")  # fmt: skip
+_HARMLESS = (
+    *("torch._utils._rebuild_", "torch.storage.", "torch.serialization._get_layout", "torch.FloatStorage"),
+    *("torch.nn.parameter.Parameter", "collections.", "numpy.core.multiarray.", "numpy._core.multiarray."),
+    *("numpy.dtype", "numpy.ndarray", "_codecs.encode"),
+)
 
 
 def _asked_for(path: Path) -> Iterator[str]:
@@ -254,13 +263,20 @@ def _asked_for(path: Path) -> Iterator[str]:
             with archive.open(name) as inner:
                 data = inner.read(_MOST_PICKLE)
     texts: list[str] = []
+    kept: dict[int, str] = {}  # what the pickle refers to by number
+    last: Any = None
     with contextlib.suppress(ValueError, IndexError, UnicodeDecodeError):  # where the pickle ends
         for code, value, _ in pickletools.genops(io.BytesIO(data)):
             if code.name in ("GLOBAL", "INST"):
                 yield str(value).replace(" ", ".", 1)
             elif code.name == "STACK_GLOBAL":
                 yield ".".join(texts[-2:])
-            elif isinstance(value, str):
+            elif "PUT" in code.name or code.name == "MEMOIZE":
+                kept[len(kept) if value is None else int(value)] = last if isinstance(last, str) else ""
+                continue
+            value = kept.get(int(value), "") if "GET" in code.name and value is not None else value
+            last = value
+            if isinstance(value, str) and value:
                 texts = [*texts[-3:], value]
 
 

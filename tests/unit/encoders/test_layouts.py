@@ -1,19 +1,23 @@
 """The layouts of checkpoints that published methods write: found, told, and equal to the network in them."""
 
+import os
+import pickle
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from platodef_cli.encoders.checkpoint import Matched
 from platodef_cli.encoders.convert import _forms, _matched, convert
 from platodef_cli.encoders.isolation import unpickle
 from platodef_cli.encoders.load import open_encoder
-from platodef_cli.errors import UsageError
+from platodef_cli.errors import UnsupportedError, UsageError
 from tests.unit.encoders import checkpoints as make
 
 
@@ -112,8 +116,6 @@ def test_a_deeper_network_is_not_cut(tmp_path: Path) -> None:
 
 def test_sorted_names_are_never_matched_by_order(tmp_path: Path) -> None:
     """A file of safetensors sorts names, so that bias, mean and weight of a layer change places."""
-    from safetensors.torch import save_file
-
     state = make.resnet().state_dict()
     renamed = {f"m.{n:03d}.{key.rpartition('.')[2]}": v for n, (key, v) in enumerate(state.items())}
     save_file(renamed, tmp_path / "a.safetensors")
@@ -143,3 +145,89 @@ def test_parts_that_only_weights_tell_of(tmp_path: Path) -> None:
     assert "blocks.0.ls1.gamma" in found(scaled, tmp_path, "timm/vit_tiny_patch16_224")[1].weights
     averaged = make.vit(global_pool="avg").state_dict()
     assert "fc_norm.weight" in found(averaged, tmp_path, "timm/vit_tiny_patch16_224")[1].weights
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def _script(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+
+
+UNREAD: dict[str, tuple[Any, int, str]] = {
+    "code": (lambda p, e: torch.save({"x": e}, p), unpickle._UNSAFE, "mkdir"),
+    "code among options": (
+        lambda p, e: torch.save({"x": make.options("omegaconf.dictconfig", "DictConfig", a=e)}, p),
+        unpickle._UNSAFE, "mkdir"),
+    "code, legacy": (lambda p, e: torch.save({"x": e}, p, _use_new_zipfile_serialization=False),
+                     unpickle._UNSAFE, "mkdir"),
+    "code, protocol 4": (lambda p, e: torch.save({"w": torch.ones(2), "x": e}, p, pickle_protocol=4),
+                         unpickle._UNSAFE, "mkdir"),
+    "code, plain": (lambda p, e: p.write_bytes(pickle.dumps({"x": [1, e]})), unpickle._UNSAFE, "mkdir"),
+    "a whole network": (lambda p, e: torch.save(torch.nn.Linear(2, 2), p), unpickle._UNSAFE, "torch.nn"),
+    "protocol 4": (lambda p, e: torch.save({"a": torch.ones(2), "b": np.float64(1)}, p, pickle_protocol=4),
+                   unpickle._FOREIGN, "protocol 4"),
+    "a plain pickle": (lambda p, e: p.write_bytes(pickle.dumps({"a": np.ones(3), "b": np.zeros(2)})),
+                       unpickle._FOREIGN, ""),
+    "TorchScript": (lambda p, e: _script(p), unpickle._SCRIPT, ""),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write, code, word = UNREAD[name]
+    write(tmp_path / "a.pth", Evil(tmp_path / "ran"))
+    unpickle._allow_plain_values()
+    assert unpickle._content(str(tmp_path / "a.pth")) == (code, None)
+    assert word in capsys.readouterr().err.strip().rpartition("\n")[2]
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [("posix.system", "do not use"), ("builtins.eval", "do not use"), ("getattr", "do not use"),
+     ("torchvision.models.resnet.ResNet", "save its weights alone"), ("__main__.Options", "no more than")],
+)  # fmt: skip
+def test_only_attacks_are_called_one(name: str, word: str) -> None:
+    assert word in unpickle._advice(name)
+
+
+def test_quantised_weights_are_named(tmp_path: Path) -> None:
+    state = make.resnet().state_dict()
+    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"].to(torch.int8)
+    save_file(state, tmp_path / "a.safetensors")
+    with pytest.raises(UnsupportedError, match=r"weight 'layer1\.0\.conv1\.weight' is quantised"):
+        convert(tmp_path / "a.safetensors", "resnet18", tmp_path / "model")
+
+
+def test_a_tower_of_open_clip(tmp_path: Path) -> None:
+    """CLIP as OpenAI and those who backdoor it save it: the tower with its projection, as in the library."""
+    import open_clip
+
+    model = open_clip.get_model_config("ViT-S-32-alt")
+    torch.manual_seed(2)
+    network = open_clip.CLIP(**{**model, "text_cfg": {**model["text_cfg"], "layers": 1}}).eval()
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    save_file(
+        {f"state_dict.{key}": value.clone() for key, value in state.items()}, tmp_path / "a.safetensors"
+    )
+    done = convert(tmp_path / "a.safetensors", "open_clip/ViT-S-32-alt", tmp_path / "model")
+    assert done.prefix == "state_dict.module.visual."
+    pixels = torch.randint(0, 256, (1, 3, 224, 224), generator=torch.Generator().manual_seed(1)).byte()
+    with open_encoder(str(tmp_path / "model")) as encoder, torch.inference_mode():
+        mean, std = (
+            torch.tensor(value).view(1, 3, 1, 1)
+            for value in (encoder.record.transform.mean, encoder.record.transform.std)
+        )
+        expected = network.encode_image((pixels / 255 - mean) / std)
+        assert (encoder.embed(pixels) - expected).abs().max() <= 1e-4 * expected.abs().max()
+    with pytest.raises(UnsupportedError, match="the nearest one is 'ViT-S-32-alt'"):
+        convert(tmp_path / "a.safetensors", "open_clip/ViT-S-32-alx", tmp_path / "other")

@@ -97,6 +97,33 @@ def test_other_files_are_listed_but_not_read(tmp_path: Path) -> None:
     assert "pytorch_model.bin" not in disguised.message
 
 
+def test_archives_that_say_what_they_are_are_no_disguise(tmp_path: Path) -> None:
+    """Office documents, packed samples and weights of other programs lie beside many models."""
+    honest = ("assets.tar.gz", "paper.docx", "table.xlsx", "a.whl", "samples.zip")
+    weights = ("rust_model.ot", "model.pt2", "model.torchscript")
+    files = {name: b"\x1f\x8b\x08" if name.endswith("gz") else ZIP for name in (*honest, *weights)}
+    (finding,) = preflight(folder(tmp_path / "model", files)).findings
+    assert (finding.id, finding.severity) == ("pickle", "low")
+    assert all(name in finding.message for name in weights)
+    assert not any(name in finding.message for name in honest)
+    hidden = {"paper.docx": PICKLE, "cover.png": ZIP, "notes": b"\x1f\x8b\x08"}
+    findings = preflight(folder(tmp_path / "other", hidden)).findings
+    disguised = next(finding for finding in findings if finding.id == "disguised-pickle")
+    assert all(name in disguised.message for name in hidden)
+
+
+@pytest.mark.parametrize("code", [None, {}])
+def test_an_empty_list_of_code_is_no_finding(code: Any, tmp_path: Path) -> None:
+    config = {**TRANSFORMERS, "auto_map": code}
+    assert preflight(folder(tmp_path / "model", {"config.json": config})).findings == ()
+
+
+def test_a_configuration_in_utf_16_says_so(tmp_path: Path) -> None:
+    path = folder(tmp_path / "model", {"config.json": json.dumps(TRANSFORMERS).encode("utf-16")})
+    with pytest.raises(UsageError, match="saved as UTF-16.*save it as UTF-8"):
+        preflight(path)
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 346293860\n"
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>"
 
