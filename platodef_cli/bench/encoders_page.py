@@ -62,7 +62,7 @@ def draw() -> str:
         *_transformers(known),
         "## timm",
         "",
-        *_paragraph(_TIMM.format(count=len(timm.list_models()))),
+        *_paragraph(_TIMM.format(count=len(timm.list_models(exclude_filters=["*_cifar"])))),
         "## open_clip",
         "",
         *_paragraph(_OPEN_CLIP.format(count=len(open_clip.list_models()))),

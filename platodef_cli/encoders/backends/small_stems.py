@@ -26,25 +26,16 @@ def _small(name: str, arguments: dict[str, Any]) -> nn.Module:
     return made
 
 
-@_register
-def resnet18_cifar(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Return a ResNet-18 whose first layer has 3 x 3 weights and keeps the size."""
-    return _small("resnet18", arguments)
+def _maker(name: str) -> Callable[..., nn.Module]:
+    """Return the function that timm's table holds for the small form of one of its ResNets."""
+
+    def make(pretrained: bool = False, **arguments: Any) -> nn.Module:
+        return _small(name, arguments)
+
+    make.__name__ = make.__qualname__ = name + SMALL
+    make.__module__ = timm.models.resnet.__name__  # where timm lists it, with its other ResNets
+    return make
 
 
-@_register
-def resnet34_cifar(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Return a ResNet-34 of this kind."""
-    return _small("resnet34", arguments)
-
-
-@_register
-def resnet50_cifar(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Return a ResNet-50 of this kind."""
-    return _small("resnet50", arguments)
-
-
-@_register
-def resnet101_cifar(pretrained: bool = False, **arguments: Any) -> nn.Module:
-    """Return a ResNet-101 of this kind."""
-    return _small("resnet101", arguments)
+for _name in ("resnet18", "resnet34", "resnet50", "resnet101"):
+    setattr(timm.models.resnet, _name + SMALL, _register(_maker(_name)))
