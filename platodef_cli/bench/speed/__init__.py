@@ -21,6 +21,7 @@ CONTESTS = Registry(
         "P4-ridge": "platodef_cli.bench.speed.networks:ridge_score",
         "P4-whitened": "platodef_cli.bench.speed.networks:whitened_ridge_score",
         "P5": "platodef_cli.bench.speed.kernels:probing",
+        "P5-falling": "platodef_cli.bench.speed.kernels:probing_falling",
         "P7": "platodef_cli.bench.speed.images:three_encoders",
         "P8": "platodef_cli.bench.speed.images:resuming",
         "P10": "platodef_cli.bench.speed.images:in_kernels",

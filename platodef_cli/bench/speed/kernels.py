@@ -73,17 +73,26 @@ def linear(size: str) -> Contest:
 
 
 def probing(size: str) -> Contest:
-    """P5: a linear classifier, on features with the spectrum of an encoder's."""
+    """P5: a linear classifier, on features whose principal components all have the same variance."""
+    return _probing(size, falling=False)
+
+
+def probing_falling(size: str) -> Contest:
+    """P5: the same on features whose j-th principal component has a variance of 1 / j."""
+    return _probing(size, falling=True)
+
+
+def _probing(size: str, *, falling: bool) -> Contest:
     from sklearn.linear_model import LogisticRegression
 
     count, width, classes = _PROBED[size]
     generator = torch.Generator().manual_seed(0)
     centres = torch.randn(classes, width, generator=generator) * 1.3 * (8 / width) ** 0.5
     labels = torch.randint(0, classes, (count + count // 5,), generator=generator)
-    # the variance of the j-th principal component of an encoder's features falls about as 1 / j
-    spectrum = torch.arange(1, width + 1).rsqrt()
-    axes = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
-    features = (centres[labels] + torch.randn(len(labels), width, generator=generator)) * spectrum @ axes
+    features = centres[labels] + torch.randn(len(labels), width, generator=generator)
+    if falling:
+        spectrum = torch.arange(1, width + 1).rsqrt()
+        features = features * spectrum @ torch.linalg.qr(torch.randn(width, width, generator=generator)).Q
     x, y, held, truth = features[:count], labels[:count], features[count:], labels[count:]
 
     def theirs() -> float:
@@ -91,7 +100,7 @@ def probing(size: str) -> Contest:
         return float(model.score(held.numpy(), truth.numpy()))
 
     return Contest(
-        work=f"linear probe, {count} x {width}, {classes} classes",
+        work=f"linear probe, {count} x {width}, {classes} classes, {'falling' if falling else 'flat'} spectrum",
         peer="scikit-learn LogisticRegression",
         goal=10,
         ours=lambda: LinearProbe.fit(x, y).accuracy(held, truth),
