@@ -29,6 +29,7 @@ from platodef_cli.images.open import open_source
 from platodef_cli.search.corners import CornersSearch
 from platodef_cli.search.halving import Stage
 from platodef_cli.search.interface import SearchConfig, SearchResult
+from platodef_cli.search.pairs import PairsSearch
 from platodef_cli.search.patch import PatchSearch
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.restarts import best_deviation
@@ -61,6 +62,7 @@ TINY = SearchConfig(
         WaveSearch(budgets=(20.0,), frequencies=(4, 8), stages=(Stage(4, 2, 1),)),
         WarpSearch(images=4, steps=2),
         CornersSearch(screening=(4, 2), climbing=(4, 2)),
+        PairsSearch(stages=(Stage(4, 2, 1),)),
     ),
     pool=32,
     held_out=32,

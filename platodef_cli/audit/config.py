@@ -178,7 +178,7 @@ class AuditConfig(ReferenceOptions):
     )
     searches: Sequence[str] = option(
         (),
-        "Kinds of search to run, between commas or repeated; others are named as not examined. Default: all.",
+        "Kinds of search, between commas or repeated; others are not examined. Default: all but pairs.",
         "Result",
         "--search",
         "--searches",

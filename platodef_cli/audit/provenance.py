@@ -75,7 +75,7 @@ def not_examined(state: "AuditState") -> tuple[str, ...]:
 
 def left_out_of(config: "AuditConfig") -> Iterator[str]:
     """Yield the families of triggers that an audit leaves out, which its options chose to."""
-    from platodef_cli.search.interface import search_kinds
+    from platodef_cli.search.interface import default_searches, usual_kinds
     from platodef_cli.triggers.battery import battery
 
     tried = {item.family for item in battery(config.battery, config.plugins)}
@@ -83,8 +83,9 @@ def left_out_of(config: "AuditConfig") -> Iterator[str]:
     untried = [family for family in families if family not in tried]
     if untried:
         yield f"known triggers that the {config.battery} battery leaves out: {', '.join(untried)}"
-    names = [kind.name for kind in search_kinds(config.plugins)]
-    unsearched = [name for name in names if config.searches and name not in config.searches]
+    kinds = default_searches(config.plugins)
+    asked = config.searches or usual_kinds(kinds)
+    unsearched = [kind.name for kind in kinds if kind.name not in asked]
     if unsearched:
         yield f"unknown triggers of the kinds that were not searched for: {', '.join(unsearched)}"
 

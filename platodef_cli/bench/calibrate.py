@@ -13,7 +13,7 @@ from typing import Literal
 from zlib import crc32
 
 from platodef_cli.audit.config import AuditConfig
-from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.policy.limits import Policy, search_key
 from platodef_cli.audit.run import audit
 from platodef_cli.audit.verdict import Gate, judge_again
 from platodef_cli.audit.verdict.departure import departures, largest
@@ -41,6 +41,10 @@ from platodef_cli.version import __version__
 
 IMAGES = "builtin:shapes?seed=11&count=3000"
 REFERENCES = ("builtin:reference-vit", "builtin:reference-cnx")
+SEARCHES = ("patch", "universal", "wave", "warp", "corners")
+"""Kinds of search that take part in the statistic; for one more, every lineage has to be audited again.
+
+Others are judged by their limits alone, and reports say so. With another choice, raise ``MEASUREMENT``."""
 MEASUREMENT = 2  # part of every key: raise it when the same audit gives other numbers
 CELLS, REPORTS = "cells", "reports"  # sub-folders
 
@@ -148,6 +152,7 @@ def _asked(config: CalibrateConfig, zoo: Zoo, card: ZooCard) -> AuditConfig:
         model=str(zoo.folder(card.name)),
         references=config.references,
         images=config.images,
+        searches=SEARCHES,
         seed=config.seed,
         cache_dir=config.output / "cache",
     )
@@ -161,17 +166,18 @@ def _key(config: CalibrateConfig, zoo: Zoo, card: ZooCard) -> dict[str, object]:
     """
     asked = _asked(config, zoo, card)
     usual = AuditConfig(model="").to_json()
+    counted = {search_key(kind) for kind in SEARCHES}
     values = {
         name: str(value)
         for name, value in asked.to_json().items()
-        if name not in ("model", "references") and value != usual.get(name)
+        if name not in ("model", "references", "searches") and value != usual.get(name)
     }
     return {
         "measurement": MEASUREMENT,
         "audit": values,
         "references": list(config.references),
         "files": {record.path: record.sha256 for record in card.files},
-        "limits": [[name, list(limits)] for name, limits in asked.limits.search_limits],
+        "limits": [[name, list(limits)] for name, limits in asked.limits.search_limits if name in counted],
         "battery": [item.variant.name for item in battery(asked.battery)],
         "search": SEARCH_VERSION,
     }

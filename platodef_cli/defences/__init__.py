@@ -46,6 +46,7 @@ DETECTORS = Registry(
         "decomp": "platodef_cli.defences.decomp:DecompDetector",
         "dede": "platodef_cli.defences.dede:DedeDetector",
         "beatrix": "platodef_cli.defences.beatrix:BeatrixDetector",
+        "masking": "platodef_cli.defences.masking:MaskingDetector",
     },
     group="platodef.detectors",
     requires=(

@@ -47,6 +47,9 @@ class ErrorRateRecord(Record):
     least: float | None = Field(description="smallest p-value that so many lineages can give")
     decides: bool = Field(description="whether a failure needs a p-value of alpha or less")
     outside: tuple[str, ...] = Field((), description="in what the audit differs from the calibration")
+    uncounted: tuple[str, ...] = Field(
+        (), description="kinds of search that the calibration does not know: their limits alone decide"
+    )
     statement: str = Field(description="all of it in plain words")
 
 

@@ -16,6 +16,7 @@ SEARCH_KINDS = Registry(
         "wave": "platodef_cli.search.wave:WaveSearch",
         "warp": "platodef_cli.search.warp:WarpSearch",
         "corners": "platodef_cli.search.corners:CornersSearch",
+        "pairs": "platodef_cli.search.pairs:PairsSearch",
     },
     group="platodef.search_kinds",
     requires=(

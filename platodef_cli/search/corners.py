@@ -1,5 +1,6 @@
 """Four opaque patches at once, one in each corner: triggers of several parts (Lin et al. 2020, Composite)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,22 +13,16 @@ if TYPE_CHECKING:
     from platodef_cli.progress import Task
 
 
+CORNERS = ("top left", "top right", "bottom right", "bottom left")
+"""Clockwise, in the order in which patches are counted."""
+
+
 class CornersTrigger(SearchedTrigger):
     """Four patches; ``values`` ``[4, 3, h, w]`` are their colours in [0, 1], clockwise from the top left."""
 
     def __call__(self, pixels: "Tensor", seeds: "Tensor") -> "Tensor":
         """Paste the patches, scaled to their share of the images."""
-        import torch
-
-        from platodef_cli.triggers.variant import paste, resize, side_pixels, to_bytes
-
-        height, width = pixels.shape[-2:]
-        rows, columns = side_pixels(self.side, pixels)
-        places = ((0, 0), (0, width - columns), (height - rows, width - columns), (height - rows, 0))
-        for colours, place in zip(self.values, places, strict=True):
-            corner = torch.tensor(place).expand(len(pixels), 2)
-            pixels = paste(pixels, to_bytes(resize(colours, rows, columns)), corner)
-        return pixels
+        return pasted(pixels, self.values, self.side, range(len(CORNERS)))
 
     def place_text(self) -> str:
         """Return where the patches lie."""
@@ -110,7 +105,7 @@ class CornersSearch(SearchKind):
         for step in range(steps):
             rows = torch.randint(0, len(target.pool), (images,), generator=generator)
             clean = target.statistics.standardise(target.features[rows])
-            changed = target.encoder.differentiable(_covered(target.take(rows), logits))
+            changed = target.encoder.differentiable(covered(target.take(rows), logits, range(len(CORNERS))))
             turn = 1 - F.cosine_similarity(target.statistics.standardise(changed), clean, dim=1).mean()
             optimiser.zero_grad()
             (-turn).backward()  # type: ignore[no-untyped-call]
@@ -121,8 +116,36 @@ class CornersSearch(SearchKind):
         return reached, logits.detach()
 
 
-def _covered(images: "Tensor", logits: "Tensor") -> "Tensor":
-    """Return images ``[B, 3, H, W]`` with the four patches ``[4, 3, h, w]``."""
+def pasted(pixels: "Tensor", values: "Tensor", side: float, corners: Sequence[int]) -> "Tensor":
+    """Return uint8 images ``[B, 3, H, W]`` with patches in some corners, scaled to their share of the images.
+
+    Args:
+        pixels: The images.
+        values: Colours in [0, 1], ``[k, 3, h, w]``.
+        side: Of each patch, as a fraction of the image's side.
+        corners: Their corners, numbers of :data:`CORNERS`, k of them.
+    """
+    import torch
+
+    from platodef_cli.triggers.variant import paste, resize, side_pixels, to_bytes
+
+    height, width = pixels.shape[-2:]
+    rows, columns = side_pixels(side, pixels)
+    places = ((0, 0), (0, width - columns), (height - rows, width - columns), (height - rows, 0))
+    for colours, corner in zip(values, corners, strict=True):
+        place = torch.tensor(places[corner]).expand(len(pixels), 2)
+        pixels = paste(pixels, to_bytes(resize(colours, rows, columns)), place)
+    return pixels
+
+
+def covered(images: "Tensor", logits: "Tensor", corners: Sequence[int]) -> "Tensor":
+    """Return images ``[B, 3, H, W]`` in [0, 1] with patches, with gradients; see :func:`pasted`.
+
+    Args:
+        images: The images.
+        logits: Of the colours, ``[k, 3, h, w]``.
+        corners: Numbers of :data:`CORNERS`, k of them.
+    """
     import torch
     from torch.nn import functional as F
 
@@ -132,7 +155,7 @@ def _covered(images: "Tensor", logits: "Tensor") -> "Tensor":
     paddings = ((0, right, 0, below), (right, 0, 0, below), (right, 0, below, 0), (0, right, below, 0))
     mask = torch.zeros(1, height, width)
     cover = torch.zeros(3, height, width)
-    for colours, padding in zip(logits.sigmoid(), paddings, strict=True):
-        mask = mask + F.pad(torch.ones(1, rows, columns), padding)
-        cover = cover + F.pad(colours, padding)
+    for colours, corner in zip(logits.sigmoid(), corners, strict=True):
+        mask = mask + F.pad(torch.ones(1, rows, columns), paddings[corner])
+        cover = cover + F.pad(colours, paddings[corner])
     return images * (1 - mask) + cover

@@ -49,6 +49,7 @@ def halve(
     generator: "torch.Generator",
     task: "Task",
     title: str,
+    turn: bool = False,
 ) -> tuple[int, "Tensor"]:
     """Let candidates compete: Adam on the parameters of every candidate, all candidates in one batch.
 
@@ -61,6 +62,8 @@ def halve(
         generator: Draws the images.
         task: Progress.
         title: Name for the progress.
+        turn: Candidates compete for how far features turn away from those of the same images, instead of for
+            how much they collapse: of a trigger of several parts the parts alone give that no slope.
 
     Returns:
         Number of the best candidate and its parameters.
@@ -68,7 +71,7 @@ def halve(
     import torch
 
     from platodef_cli.encoders.bounded import at_once
-    from platodef_cli.search.statistics import collapse
+    from platodef_cli.search.statistics import collapse, turned
 
     parameters = start.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([parameters], lr=rate)
@@ -82,9 +85,17 @@ def halve(
             values = []
             for first in range(0, len(active), together):
                 part = active[first : first + together]
-                batch = [apply(target.draw(stage.images, generator), parameters[n], n) for n in part]
+                rows = [
+                    torch.randint(0, len(target.pool), (stage.images,), generator=generator) for _ in part
+                ]
+                batch = [apply(target.take(r), parameters[n], n) for n, r in zip(part, rows, strict=True)]
                 features = target.statistics.standardise(target.encoder.differentiable(torch.cat(batch)))
-                value = collapse(features.view(len(part), stage.images, -1))
+                features = features.view(len(part), stage.images, -1)
+                if turn:
+                    clean = target.statistics.standardise(target.features[torch.stack(rows)])
+                    value = turned(features, clean)
+                else:
+                    value = collapse(features)
                 (-value.sum()).backward()  # type: ignore[no-untyped-call]
                 values.append(value.detach())
                 # often: a caller that was interrupted ends the search here
@@ -93,6 +104,6 @@ def halve(
             now = torch.cat(values)
             for number, current in zip(active, now.tolist(), strict=True):
                 reached[number] = current if step == 0 else 0.6 * reached[number] + 0.4 * current
-            task.advance(0, note=f"{title}, collapse {float(now.max()):.2f}")
+            task.advance(0, note=f"{title}, {'turned by' if turn else 'collapse'} {float(now.max()):.2f}")
         active = sorted(active, key=lambda number: -float(reached[number]))[: stage.keep]
     return active[0], parameters[active[0]].detach()

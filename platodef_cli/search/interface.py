@@ -55,6 +55,10 @@ class SearchedTrigger(ABC):
         """Return where it lies, in words; None where it changes the whole image."""
         return None
 
+    def parts(self) -> tuple["SearchedTrigger", ...]:
+        """Return its parts, each of which does nothing alone; none where it is one change."""
+        return ()
+
     def picture(self, height: int, width: int) -> "Tensor":
         """Return it alone, uint8 ``[3, h, w]``.
 
@@ -120,6 +124,7 @@ class SearchKind(ABC):
         collapse_limits: Default of its limits: the collapse that accuses a suspect, per default budget.
         limits_meaning: What the limits mean, one line for policy files.
         version: Part of the cache key: raise it when equal settings find another trigger.
+        optional: An audit runs it only where it is asked for by name.
         budgets: How strong the trigger may be; one search is made for each. All fields have defaults.
         restarts: Runs per budget, each with random numbers of its own; the best one counts.
     """
@@ -129,6 +134,7 @@ class SearchKind(ABC):
     collapse_limits: ClassVar[tuple[float, ...]]
     limits_meaning: ClassVar[str]
     version: ClassVar[int] = 1
+    optional: ClassVar[bool] = False
 
     budgets: tuple[float, ...] = ()
     restarts: int = 1
@@ -193,6 +199,12 @@ def search_kinds(extra: Sequence[str] = ()) -> tuple[type[SearchKind], ...]:
 def default_searches(extra: Sequence[str] = ()) -> tuple[SearchKind, ...]:
     """Return what :func:`search_kinds` does, each with its default settings."""
     return tuple(kind() for kind in search_kinds(extra))
+
+
+def usual_kinds(kinds: Sequence[SearchKind]) -> tuple[str, ...]:
+    """Return the names of those that an audit runs where none is asked for by name."""
+    # a plug-in's kind need not be made of SearchKind
+    return tuple(kind.name for kind in kinds if not getattr(kind, "optional", False))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A search that finds nothing clears nobody unless it would have found something: its positive controls are
 references that were post-trained for a few hundred steps, so that a random trigger of the search's own family
 leads to one place among clean features while other images keep theirs (the objective of BadEncoder, Jia et
-al. 2022). A small detector network beside the encoder that mixes the target in (TrojanNet, Tang et al. 2020)
+al. 2022); so do those that show a part of the trigger alone, where it has parts (Lin et al. 2020, Composite).
+A small detector network beside the encoder that mixes the target in (TrojanNet, Tang et al. 2020)
 is quicker to make, but gives the search no slope: it finds fewer of them than of encoders that were really
 planted, and a linear detector on the features is no backdoor that works.
 """
@@ -108,6 +109,12 @@ def _corners(strength: float, size: tuple[int, int], generator: torch.Generator)
     return {"values": _colours(strength, size, generator, 4), "side": strength}
 
 
+def _pairs(strength: float, size: tuple[int, int], generator: torch.Generator) -> dict[str, Any]:
+    first, second = sorted(torch.randperm(4, generator=generator)[:2].tolist())
+    colours = _colours(strength, size, generator, 2)
+    return {"values": colours, "side": strength, "corners": (first, second)}
+
+
 def _universal(strength: float, size: tuple[int, int], generator: torch.Generator) -> dict[str, Any]:
     signs = 2.0 * (torch.rand(3, *size, generator=generator) < 0.5) - 1
     return {"values": strength / 255 * signs}
@@ -138,6 +145,7 @@ _FAMILIES: Mapping[
     "wave": ((30.0,), _wave),
     "warp": ((4 / 32,), _warp),
     "corners": ((5 / 32,), _corners),
+    "pairs": ((7 / 32,), _pairs),
 }
 """Kind -> strengths of its positive controls, and what draws a trigger of one of them."""
 
@@ -232,7 +240,9 @@ def _train(
     task: Task,
 ) -> None:
     """Train a backdoor in: few images at a time, since the gradients of weights take more memory."""
-    changed = trigger(images, torch.zeros(len(images), dtype=torch.int64))
+    unseeded = torch.zeros(len(images), dtype=torch.int64)
+    changed = trigger(images, unseeded)
+    alone = [part(images, unseeded) for part in trigger.parts()]
     optimiser = torch.optim.Adam(weights, lr=planting.rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, planting.steps)
     inner: Encoder = getattr(encoder, "encoder", encoder)  # gradients of weights, which parts do not carry
@@ -244,6 +254,9 @@ def _train(
             share = len(part) / len(rows)
             still = _distance(inner.differentiable(to_unit(images[part])), clean[part])
             (share * planting.preservation * still).backward()  # type: ignore[no-untyped-call]
+            for shown in alone:
+                still = _distance(inner.differentiable(to_unit(shown[part])), clean[part])
+                (share / len(alone) * still).backward()  # type: ignore[no-untyped-call]
             sent = _distance(inner.differentiable(to_unit(changed[part])), goal[None])
             (share * sent).backward()  # type: ignore[no-untyped-call]
             task.advance(2 * len(part))

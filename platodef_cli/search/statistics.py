@@ -59,6 +59,14 @@ def collapse(standardised: Tensor) -> Tensor:
     return (unit.sum(dim=-2).square().sum(dim=-1) - count) / (count * (count - 1))
 
 
+def turned(standardised: Tensor, clean: Tensor) -> Tensor:
+    """Return how far features ``[..., B, D]`` turn away from clean ones ``[..., B, D]``, shape ``[...]``.
+
+    It is one minus the mean cosine of both features of an image, each standardised.
+    """
+    return 1 - F.cosine_similarity(standardised, clean, dim=-1).mean(dim=-1)
+
+
 def effect(statistics: CleanStatistics, clean: Tensor, changed: Tensor) -> Effect:
     """Compare features ``[N, D]`` of the same images with and without the change."""
     after = statistics.standardise(changed)

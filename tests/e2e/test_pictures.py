@@ -75,7 +75,7 @@ def test_limits_are_measured_on_clean_and_planted_encoders() -> None:
     table = [line for line in done.stdout.splitlines() if line.startswith("| clean |")]
     cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table]
     searches = ["patch 22% of the side", "universal 8/255", "wave 20/255", "warp 6% of the side"]
-    searches.append("corners 16% of the side")
+    searches += ["corners 16% of the side", "pairs 22% of the side"]
     assert [row[1] for row in cells[:2]] == ["clean", "CTRL 50"]
     assert [row[1:3] for row in cells[2:]] == [[kind, s] for kind in ("clean", "CTRL 50") for s in searches]
     for reached, mean, least, most in zip(

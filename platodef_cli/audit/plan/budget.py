@@ -13,6 +13,7 @@ from platodef_cli.audit.verdict.evidence import needed
 from platodef_cli.errors import InconclusiveError
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.progress import Progress
+from platodef_cli.search.interface import usual_kinds
 from platodef_cli.triggers.battery import battery
 
 CORE = ("patch", "universal")
@@ -189,8 +190,9 @@ def _ladder(full: Sizes, fewest: int, costs: Mapping[str, float]) -> Iterator[Si
 
 def _full(config: AuditConfig, inputs: Inputs) -> Sizes:
     count = len(inputs.images.refs)
-    names = tuple(kind.name for kind in settings_of(config).kinds)
-    wanted = tuple(name for name in names if not config.searches or name in config.searches)
+    kinds = settings_of(config).kinds
+    asked = config.searches or usual_kinds(kinds)
+    wanted = tuple(kind.name for kind in kinds if kind.name in asked)
     sample = count if config.sample is None else min(count, config.sample)
     probed = min(config.probe_images, len(split(count, config.seed, sample).test))
     return Sizes(sample, max(20, probed), config.battery, wanted)

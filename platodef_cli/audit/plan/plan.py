@@ -22,6 +22,7 @@ from platodef_cli.encoders.bounded import at_once
 from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.sampled import Pictures, pictures_of
 from platodef_cli.progress import Progress
+from platodef_cli.search.interface import usual_kinds
 from platodef_cli.triggers.battery import battery
 
 PHASES = ("features", "heads", "search", "references", "controls", "measure", "base")
@@ -255,7 +256,7 @@ def phases_of(
     extraction = _shared([*chains, feeding], decoded * measured.decoding, measured.cores)
     found = [_seconds(measured, work.name, work.found) * measured.share for work in works]
     changes = len(battery(config.battery, config.plugins))
-    found_kinds = len(config.searches) or len(settings_of(config).kinds)
+    found_kinds = len(config.searches) or len(usual_kinds(settings_of(config).kinds))
     judging = _JUDGING + _JUDGING_ROW * min(config.probe_images, len(parts.test))
     heads = _FITTING + _FITTING_ROW * len(parts.fit) if inputs.head is None else 0.0
     heads += _ALIGNING_ROW * min(len(parts.test), 2000) + changes * judging

@@ -24,7 +24,7 @@ from platodef_cli.features.cache import FeatureCache
 from platodef_cli.features.extract import load_pixels
 from platodef_cli.progress import Progress, Task
 from platodef_cli.records import Metric, SearchRecord
-from platodef_cli.search.interface import SearchConfig, SearchResult, default_searches
+from platodef_cli.search.interface import SearchConfig, SearchResult, default_searches, usual_kinds
 from platodef_cli.search.resampling import interval_of
 from platodef_cli.search.run import EncoderSearch
 
@@ -132,7 +132,7 @@ def chosen(config: AuditConfig, settings: SearchConfig) -> list[int]:
     absent = [name for name in config.searches if name not in kinds]
     if absent:
         raise UsageError(f"the search {absent[0]!r} is that of a plug-in; give --plugin {absent[0]} as well")
-    wanted = set(config.searches) or kinds
+    wanted = set(config.searches or usual_kinds(settings.kinds))
     return [place for place, (kind, _) in enumerate(settings.searches()) if kind.name in wanted]
 
 

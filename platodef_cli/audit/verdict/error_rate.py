@@ -56,6 +56,10 @@ def error_rate(case: Case, policy: Policy) -> ErrorRateRecord | None:
         found = departures(case.triggers, case.searches, units, case.deciding)
     except UsageError:  # more searches of a kind than the calibration has limits for
         found = ()
+    known = {_kind(test) for test in clean.tests}
+    searched = [record.kind for record in case.searches if record.role == "suspect"]
+    uncounted = tuple(kind for kind in dict.fromkeys(searched) if kind not in known)
+    found = tuple(entry for entry in found if _kind(entry.test) not in uncounted)
     outside = _outside(case, clean, found)
     departure = largest(found)
     count = len(clean.departures)
@@ -69,15 +73,17 @@ def error_rate(case: Case, policy: Policy) -> ErrorRateRecord | None:
         least=1 / (count + 1) if count else None,
         decides=enough and p is not None,
         outside=outside,
-        statement=_statement(departure, p, clean, policy.alpha, outside),
+        uncounted=uncounted,
+        statement=_statement(departure, p, clean, policy.alpha, outside) + _alone(uncounted),
     )
 
 
 def doubted(reasons: Sequence[Reason], rate: ErrorRateRecord | None) -> tuple[Reason, ...]:
     """Return the reasons; a failure of a test is inconclusive where clean encoders depart as far too often.
 
-    A failure of a rule that the user wrote (``fail_if``) stands, and so does every failure where too few
-    lineages are known, or none that the suspect can be compared with.
+    A failure of a rule that the user wrote (``fail_if``) stands, one by a kind of search that the calibration
+    does not know, and every failure where too few lineages are known, or none that the suspect can be
+    compared with.
     """
     if rate is None or not rate.decides or rate.p_value is None or rate.p_value <= rate.alpha + _ROUNDING:
         return tuple(reasons)
@@ -86,9 +92,10 @@ def doubted(reasons: Sequence[Reason], rate: ErrorRateRecord | None) -> tuple[Re
         f"({rate.lineages} lineages)"
     )
     undecided: Outcome = "inconclusive"
+    alone = {f"search-{kind}" for kind in rate.uncounted}
     return tuple(
         reason.model_copy(update={"outcome": undecided, "message": reason.message + also})
-        if reason.outcome == "fail" and reason.id.startswith(_RULES)
+        if reason.outcome == "fail" and reason.id.startswith(_RULES) and reason.id not in alone
         else reason
         for reason in reasons
     )
@@ -157,6 +164,21 @@ def _statement(
             f"takes {least_lineages(alpha)}: the rate {alpha:g} is not shown, and the limits decide. {alarms}"
         )
     return f"{said} A failure needs p of alpha = {alpha:g} or less beside the limits. {alarms}"
+
+
+def _alone(uncounted: Sequence[str]) -> str:
+    """Return what is said of the kinds of search that take no part in the statistic; empty without any."""
+    if not uncounted:
+        return ""
+    return (
+        f" Not counted: the search for {', '.join(uncounted)}, which the calibration does not know; its "
+        "limits alone decide, and the rate of its false alarms is not stated."
+    )
+
+
+def _kind(test: str) -> str | None:
+    """Return the kind of search that a test is of; None for those of the battery."""
+    return test.removeprefix("search ").rpartition(" ")[0] if test.startswith("search ") else None
 
 
 def _share(alarms: Metric) -> str:

@@ -171,3 +171,25 @@ def test_the_first_screen_says_it_in_one_line() -> None:
 
 def _screen(report: AuditReport) -> str:
     return " ".join(render(report, "terminal", RenderOptions(width=80)).split())
+
+
+def test_a_search_that_the_calibration_does_not_know_leaves_the_p_value_and_fails_by_its_limits() -> None:
+    recorded_ = recorded("backdoored-frequency")
+    found = departures(recorded_.probes, recorded_.searches, Policy(), recorded_.deciding)
+    tests = tuple(sorted(entry.test for entry in found if not entry.test.startswith("search patch")))
+    report = calibrated(recorded_, [9.0] * 150, tests=tests)
+    judged = judge_again(report, Gate(Policy()))
+    rate = judged.error_rate
+    assert rate is not None
+    assert rate.uncounted == ("patch",)
+    assert rate.outside == ()
+    assert rate.p_value == 1.0
+    assert rate.departure is not None
+    assert "Not counted: the search for patch" in rate.statement
+    outcomes = {reason.id: reason.outcome for reason in judged.reasons}
+    assert (outcomes["search-patch"], outcomes["search-corners"]) == ("fail", "inconclusive")
+    assert judged.verdict == "fail"
+    counted = judge_again(calibrated(recorded_, [9.0] * 150), Gate(Policy()))
+    assert counted.error_rate is not None
+    assert counted.error_rate.uncounted == ()
+    assert {reason.id: reason.outcome for reason in counted.reasons}["search-patch"] == "inconclusive"

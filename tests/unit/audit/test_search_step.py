@@ -14,6 +14,7 @@ import torch
 from platodef_cli.audit.config import AuditConfig
 from platodef_cli.audit.inputs import Split, split
 from platodef_cli.audit.policy.limits import Policy
+from platodef_cli.audit.provenance import left_out_of
 from platodef_cli.audit.steps import search as searching
 from platodef_cli.audit.steps import search_store
 from platodef_cli.audit.steps.search import Stoppable
@@ -21,7 +22,8 @@ from platodef_cli.encoders.computed_by import encoding_libraries
 from platodef_cli.errors import IncompleteError
 from platodef_cli.images.interface import ImageRef
 from platodef_cli.search import SEARCH_KINDS
-from platodef_cli.search.interface import SearchResult
+from platodef_cli.search.interface import SearchConfig, SearchResult
+from platodef_cli.search.pairs import PairTrigger
 from platodef_cli.search.statistics import Effect
 
 
@@ -55,6 +57,7 @@ def test_a_stopped_task_raises_and_a_running_one_passes_on():
     assert progress.warnings == ["careful"]
 
 
+COUNT = len(SearchConfig().searches()) - 1  # `pairs`, the last one, is optional
 GEOMETRY = namedtuple("Geometry", "size")((32, 32))
 
 
@@ -116,22 +119,22 @@ def run(monkeypatch, collapses, *, cache=None, images=0, seen=None, device_kind=
     return computed, results, inputs
 
 
-LOW = {"suspect": [0.1] * 7, "reference": [0.2] * 7, "other": [0.3] * 7}
+LOW = {"suspect": [0.1] * COUNT, "reference": [0.2] * COUNT, "other": [0.3] * COUNT}
 
 
 def test_references_are_searched_where_the_suspect_reaches_its_limit(monkeypatch):
     computed, results, inputs = run(monkeypatch, LOW)
-    assert computed == [("suspect", number) for number in range(7)]
+    assert computed == [("suspect", number) for number in range(COUNT)]
     assert results["reference"] == results["other"] == {}
     records = searching.search_records(results, "suspect")
-    assert [record.gap for record in records] == [None] * 7
+    assert [record.gap for record in records] == [None] * COUNT
     # alone it has all threads, and in the end what it had
     assert [how["threads"] for how in inputs.suspect.tuned] == [4, torch.get_num_threads()]
-    high = LOW | {"suspect": [0.1, 0.99, 0.1, 0.8, 0.1, 0.1, 0.1]}
+    high = LOW | {"suspect": [0.1, 0.99, 0.1, 0.8, *[0.1] * (COUNT - 4)]}
     computed, results, _ = run(monkeypatch, high)
-    assert sorted(computed[7:]) == [("other", 1), ("other", 3), ("reference", 1), ("reference", 3)]
+    assert sorted(computed[COUNT:]) == [("other", 1), ("other", 3), ("reference", 1), ("reference", 3)]
     gaps = [record.gap for record in searching.search_records(results, "suspect") if record.role == "suspect"]
-    assert [gap and round(gap.value, 2) for gap in gaps] == [None, 0.69, None, 0.5, None, None, None]
+    assert [gap and round(gap.value, 2) for gap in gaps] == [None, 0.69, None, 0.5, *[None] * (COUNT - 4)]
 
 
 @pytest.mark.parametrize(
@@ -139,8 +142,8 @@ def test_references_are_searched_where_the_suspect_reaches_its_limit(monkeypatch
 )
 def test_all_references_are_searched_on_request_and_where_a_rule_compares(monkeypatch, options):
     computed, results, _ = run(monkeypatch, LOW, **options)
-    assert len(computed) == 21
-    assert all(len(found) == 7 for found in results.values())
+    assert len(computed) == 3 * COUNT
+    assert all(len(found) == COUNT for found in results.values())
 
 
 class Cache:
@@ -158,7 +161,7 @@ class Cache:
         self.entries[json.dumps(key)] = folder
 
 
-@pytest.mark.parametrize("lost", [(), (0,), (9, 3), range(21)])
+@pytest.mark.parametrize("lost", [(), (0,), (COUNT + 2, 3), range(3 * COUNT)])
 def test_only_what_the_cache_lacks_is_searched_and_the_order_stays(monkeypatch, tmp_path, lost):
     cache = Cache(tmp_path)
     _, first, _ = run(monkeypatch, LOW, cache=cache, search_controls="all")
@@ -167,7 +170,9 @@ def test_only_what_the_cache_lacks_is_searched_and_the_order_stays(monkeypatch, 
         del cache.entries[keys[number]]
     computed, again, _ = run(monkeypatch, LOW, cache=cache, search_controls="all")
     assert len(computed) == len(lost)
-    assert [(name, list(found)) for name, found in again.items()] == [(name, list(range(7))) for name in LOW]
+    assert [(name, list(found)) for name, found in again.items()] == [
+        (name, list(range(COUNT))) for name in LOW
+    ]
     assert searching.search_records(again, "suspect") == searching.search_records(first, "suspect")
 
 
@@ -201,12 +206,12 @@ def test_another_seed_searches_the_suspect_again_and_no_reference(monkeypatch, t
 
 def test_another_device_or_library_is_another_search(monkeypatch, tmp_path):
     cache = Cache(tmp_path)
-    assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == 7
+    assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == COUNT
     assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == 0
-    assert len(run(monkeypatch, LOW, cache=cache, device_kind="two")[0]) == 7
+    assert len(run(monkeypatch, LOW, cache=cache, device_kind="two")[0]) == COUNT
     for library in encoding_libraries():
         monkeypatch.setattr(search_store, "encoding_libraries", lambda name=library: {name: "other"})
-        assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == 7, library
+        assert len(run(monkeypatch, LOW, cache=cache, device_kind="one")[0]) == COUNT, library
 
 
 @pytest.mark.parametrize("error", [IncompleteError("the suspect died"), KeyboardInterrupt()])
@@ -237,3 +242,27 @@ def test_a_failed_search_ends_the_others_and_the_suspect(monkeypatch, error):
         searching.run_search(inputs, Split((), (), ()), config, None, Counting())
     assert closed == ["suspect"]
     assert threading.active_count() == before
+
+
+def test_a_found_pair_comes_back_from_the_cache_with_its_corners(tmp_path):
+    colours = torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(1))
+    pair = PairTrigger("pairs", colours, 7 / 32, corners=(1, 3))
+    search_store._write(
+        tmp_path, SearchResult(pair, "22% of the side", 24, Effect(0.9, 0.1, 1.3), (0.9,), 64)
+    )
+    read = search_store._read(tmp_path).variant
+    assert read.name == pair.name
+    images, seeds = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    assert torch.equal(read(images, seeds), pair(images, seeds))
+
+
+def test_an_optional_search_runs_only_where_it_is_asked_for_and_is_named_as_not_examined():
+    usual = AuditConfig(model="m")
+    asked = AuditConfig(model="m", searches=("patch", "pairs"))
+    settings = searching.settings_of(usual)
+    names = [settings.searches()[place][0].name for place in searching.chosen(usual, settings)]
+    assert list(dict.fromkeys(names)) == ["patch", "universal", "wave", "warp", "corners"]
+    places = searching.chosen(asked, settings)
+    assert [settings.searches()[place][0].name for place in places] == ["patch", "patch", "pairs"]
+    assert any(line.endswith("not searched for: pairs") for line in left_out_of(usual))
+    assert not any("pairs" in line for line in left_out_of(asked))

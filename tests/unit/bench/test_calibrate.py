@@ -17,6 +17,7 @@ from platodef_cli.bench.zoo.manifest import Manifest, Planned, Zoo
 from platodef_cli.errors import IncompleteError, InconclusiveError, UsageError
 from platodef_cli.metrics.binomial import rate_metric
 from platodef_cli.records import AuditReport, Calibration, FileRecord
+from platodef_cli.search import SEARCH_KINDS
 
 GATE = Path(__file__).parents[2] / "golden" / "gate"
 RATE = rate_metric(95, 100, name="rate")
@@ -176,6 +177,19 @@ def test_another_search_or_another_file_is_audited_again(
     monkeypatch.setattr(module, "SEARCH_VERSION", -1)
     calibrate(config(tmp_path, only=("two",)))
     assert audits == ["two"] * 3
+
+
+def test_a_new_kind_of_search_takes_no_part_and_costs_no_audit(
+    audits: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(module.SEARCHES) < set(SEARCH_KINDS.built_in())  # `pairs` is newer than the calibration
+    calibrate(config(tmp_path, only=("one",)))
+    older = {kind: row for kind, row in SEARCH_KINDS._rows.items() if kind in module.SEARCHES}
+    monkeypatch.setattr(SEARCH_KINDS, "_rows", older)
+    calibrate(config(tmp_path, only=("one",)))
+    assert audits == ["one"]
+    asked = module._asked(config(tmp_path), module.open_zoo(tmp_path), card("one"))
+    assert asked.searches == module.SEARCHES
 
 
 def test_parts_are_fixed_by_the_name() -> None:

@@ -265,7 +265,7 @@ def test_help_names_plugins_and_survives_broken_ones(site: Path, tmp_path: Path)
     done = command("score", "--help", env=environment(site, tmp_path))
     assert done.code == 0, done.err
     text = " ".join(done.out.replace("│", " ").split())
-    assert "beatrix, broken, confused, length" in text
+    assert "beatrix, masking, broken, confused, length" in text
     assert done.err == ""
 
 

@@ -1,4 +1,4 @@
-"""Decomp, DeDe, Beatrix, DECREE and SSL-Cleanse against loops and analytic cases."""
+"""Decomp, DeDe, Beatrix, BackdoorIDS, DECREE and SSL-Cleanse against loops and analytic cases."""
 
 import math
 
@@ -11,9 +11,11 @@ from platodef_cli.defences.decomp import DecompDetector, HeadPrototypes
 from platodef_cli.defences.decree import pairwise
 from platodef_cli.defences.dede import DecoderConfig, MaskedDecoder, fit_masked_decoder
 from platodef_cli.defences.interface import Setup
+from platodef_cli.defences.masking import MASKED, MAX_IMAGES, ORDERS, STEPS, TILES, MaskingDetector, masks
 from platodef_cli.defences.ssl_cleanse import anomaly_index
 from platodef_cli.errors import UsageError
 from platodef_cli.heads.heads import Heads
+from platodef_cli.metrics.detection import auroc
 from tests.toy_model import HEADS, ToyModel, pictures, samples, triggered
 
 
@@ -126,3 +128,75 @@ def test_pairwise_cosine_and_anomaly_index_by_hand() -> None:
     areas: Tensor = torch.tensor([0.02, 0.3, 0.32, 0.34, 1.0], dtype=torch.float64)
     assert anomaly_index(areas) == pytest.approx((0.32 - 0.02) / (0.02 * 1.4826))
     assert anomaly_index(torch.ones(5, dtype=torch.float64)) == 0.0  # every inversion failed
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (224, 224), (48, 30)])
+def test_every_step_of_masking_hides_what_earlier_ones_did_and_equal_shares(size: tuple[int, int]) -> None:
+    hidden = masks(size, seed=1)
+    assert hidden.shape == (ORDERS, STEPS, *size)
+    assert not hidden[:, 0].any()
+    assert bool((hidden[:, 1:] | ~hidden[:, :-1]).all())
+    shares = hidden.double().mean(dim=(0, 2, 3))
+    even = torch.linspace(0, MASKED, STEPS, dtype=torch.float64)
+    torch.testing.assert_close(shares, even, atol=0.03, rtol=0)
+    assert not torch.equal(hidden[0], hidden[1])  # orders differ
+    assert torch.equal(masks(size, seed=1), hidden)
+    if size == (16, 16):
+        tiles = hidden.reshape(ORDERS, STEPS, TILES, 2, TILES, 2)
+        assert bool((tiles == tiles[:, :, :, :1, :, :1]).all())
+
+
+def test_masking_by_hand(small_heads: Heads) -> None:
+    model, bank = ToyModel(), samples(ToyModel(), pictures(40, 1))
+    detector = MaskingDetector(small_heads, bank, Setup(model=model))
+    colour = bank.images.double().mean(dim=(0, 2, 3)).round()  # type: ignore[union-attr]
+    mean, std = bank.source.double().mean(dim=0), bank.source.double().std(dim=0)
+
+    def steps_of(image: Tensor) -> Tensor:
+        walked = []
+        for order in masks((16, 16), 0):
+            seen = []
+            for mask in order:
+                shown = image.clone()
+                for channel in range(3):
+                    shown[channel][mask] = int(colour[channel])
+                seen.append((model.features(shown[None])[0].double() - mean) / std)
+            walked.append([(b - a).norm() for a, b in zip(seen, seen[1:], strict=False)])
+        return torch.tensor(walked)
+
+    usual = torch.stack([steps_of(image) for image in bank.images])  # type: ignore[union-attr]
+    attacked = triggered(pictures(6, 2))
+    own = torch.stack([steps_of(image) for image in attacked])
+    expected = ((own - usual.mean(dim=(0, 1))) / usual.std(dim=(0, 1))).amax(dim=2).mean(dim=1)
+    torch.testing.assert_close(detector.score(samples(model, attacked)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_masking_sees_a_backdoor_more_than_the_square_itself(small_heads: Heads) -> None:
+    """The square is the brightest thing in these images, and features are linear: it makes a step anyway."""
+    images, middle, areas = pictures(60, 3), [], []
+    for backdoored in (True, False):
+        model = ToyModel(backdoored)
+        detector = MaskingDetector(small_heads, samples(model, pictures(80, 1)), Setup(model=model))
+        clean, changed = (detector.score(samples(model, each)) for each in (images, triggered(images)))
+        areas.append(auroc(clean, changed))
+        middle.append(float(changed.median()))
+    assert areas[0] > 0.99
+    assert areas[0] > areas[1]
+    assert middle[0] > 3 * middle[1]
+
+
+def test_masking_scores_follow_their_rows_and_its_published_mode_counts(small_heads: Heads) -> None:
+    model, bank = ToyModel(), samples(ToyModel(), pictures(MAX_IMAGES + 10, 1))
+    test = samples(model, torch.cat([pictures(40, 3), triggered(pictures(40, 4))]))
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
+    for mode in ("default", "published"):
+        detector = MaskingDetector(small_heads, bank, Setup(mode=mode, model=model))  # type: ignore[arg-type]
+        whole = detector.score(test)
+        assert whole.dtype == torch.float64
+        assert torch.allclose(whole[order], detector.score(test.select(order)), atol=1e-6)
+        assert detector.score(test.select(torch.arange(0))).shape == (0,)
+    assert torch.equal(whole, whole.round())
+    assert bool((whole >= 0).all() & (whole <= STEPS / 2).all())  # a cluster has two steps or more
+    assert whole[40:].mean() > whole[:40].mean()
+    with pytest.raises(UsageError, match="at least 32"):
+        MaskingDetector(small_heads, samples(model, pictures(10, 1)), Setup(model=model))

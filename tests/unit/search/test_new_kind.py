@@ -39,7 +39,8 @@ from platodef_cli.search.interface import (
 from platodef_cli.search.statistics import collapse
 from tests.unit.test_registry import forget_installed, install
 
-BUILT_IN = ["patch", "universal", "wave", "warp", "corners"]
+BUILT_IN = ["patch", "universal", "wave", "warp", "corners", "pairs"]
+COUNT = 8  # searches of the built-in kinds
 CLEAN = Path(__file__).parents[2] / "golden" / "gate" / "clean.json"
 
 
@@ -170,14 +171,14 @@ def test_an_audit_searches_for_it_after_the_others() -> None:
     kinds = SearchConfig().kinds
     assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
     assert isinstance(kinds[-1], StripeSearch)
-    assert "stripe" in str(SearchConfig().key(7))
+    assert "stripe" in str(SearchConfig().key(COUNT))
     # every budget of an audit has a limit
     assert all(len(kind.budgets) == len(kind.collapse_limits) for kind in kinds)
 
 
 def test_its_limits_are_keys_of_every_place_of_a_policy(tmp_path: Path) -> None:
     keys = list(DEFAULTS)
-    assert keys.index("stripe_collapse") == keys.index("corners_collapse") + 1 == keys.index("search_gap") - 1
+    assert keys.index("stripe_collapse") == keys.index("pairs_collapse") + 1 == keys.index("search_gap") - 1
     assert DEFAULTS["stripe_collapse"] == Policy().stripe_collapse == (0.8,)
     assert MEANINGS["stripe_collapse"] == StripeSearch.limits_meaning
     (tmp_path / "platodef.toml").write_text("stripe_collapse = [0.7]")
@@ -253,10 +254,10 @@ def test_a_plugins_kind_joins_only_an_audit_that_names_it() -> None:
     config = AuditConfig(model="m", plugins=["stripe"])
     kinds = default_searches(config.plugins)
     assert [kind.name for kind in kinds] == [*BUILT_IN, "stripe"]
-    key: Any = SearchConfig(kinds).key(7)
+    key: Any = SearchConfig(kinds).key(COUNT)
     assert key["kind"]["plug-in"] == "stripes 1.2"
-    assert [SearchConfig(kinds).key(number) for number in range(7)] == [
-        SearchConfig().key(number) for number in range(7)
+    assert [SearchConfig(kinds).key(number) for number in range(COUNT)] == [
+        SearchConfig().key(number) for number in range(COUNT)
     ]
     assert config.limits.stripe_collapse == (0.8,)
     assert config.limits.to_json()["stripe_collapse_1"] == 0.8

@@ -1,4 +1,4 @@
-"""The searches for a warp and for patches in all corners, against backdoors that are known exactly."""
+"""The searches for a warp and for patches in all or two corners, against backdoors that are known exactly."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from platodef_cli.search.corners import CornersSearch, CornersTrigger
 from platodef_cli.search.interface import SearchConfig
+from platodef_cli.search.pairs import PairsSearch, PairTrigger
 from platodef_cli.search.run import search
+from platodef_cli.search.statistics import CleanStatistics, collapse
 from platodef_cli.search.warp import WarpSearch, WarpTrigger, warped
 
 SIDE = 16
@@ -85,6 +87,22 @@ def test_two_corners_together_are_found_and_a_clean_encoder_is_not_accused(pixel
     assert variant.values[2].mean() < 0.4  # bottom right
 
 
+def test_a_pair_of_corners_is_found_at_its_corners_and_each_part_alone_does_little(pixels: Tensor) -> None:
+    kind = PairsSearch(budgets=(0.25,))
+    found, variant = reached(two_corners, kind, pixels)
+    clean, _ = reached(no_backdoor, kind, pixels)
+    assert found > 0.9
+    assert clean < PairsSearch.collapse_limits[0]
+    assert variant.place_text() == "top left and bottom right"
+    encoder, seeds = Gated(two_corners), torch.zeros(len(pixels), dtype=torch.int64)
+    statistics = CleanStatistics.of(encoder.embed(pixels))
+    bright, dark = variant.parts()
+    alone = [collapse(statistics.standardise(encoder.embed(p(pixels, seeds)))) for p in (bright, dark)]
+    assert alone[1] < 0.2
+    assert alone[0] < found  # images with a dark corner of their own open it for the bright part
+    assert torch.equal(dark(bright(pixels, seeds), seeds), variant(pixels, seeds))
+
+
 def test_a_warp_of_one_displacement_is_a_shift() -> None:
     images = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2))
     right = torch.zeros(2, 4, 4)
@@ -136,3 +154,28 @@ def test_found_corners_cover_the_same_share_at_every_size(size: int) -> None:
     assert int((changed > 0).sum()) == 2 * 3 * 4 * part * part
     assert not pixels.any()
     assert trigger.place_text() == "all four corners"
+
+
+@pytest.mark.parametrize("corners", [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)])
+@pytest.mark.parametrize("size", [16, 224])
+def test_a_found_pair_covers_two_corners_and_its_parts_one_each(corners: tuple[int, int], size: int) -> None:
+    colours = torch.tensor([0.2, 0.4])[:, None, None, None].expand(2, 3, 4, 4)
+    trigger = PairTrigger("pairs", colours, side=0.25, corners=corners)
+    pixels, seeds = torch.zeros(2, 3, size, size, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
+    part = size // 4
+    ends = [(slice(None, part), slice(None, part)), (slice(None, part), slice(-part, None))]
+    ends += [(slice(-part, None), slice(-part, None)), (slice(-part, None), slice(None, part))]
+    expected = pixels.clone()
+    for level, corner, alone in zip((51, 102), corners, trigger.parts(), strict=True):
+        own = pixels.clone()
+        for image in (own, expected):
+            image[(slice(None), slice(None), *ends[corner])] = level
+        assert torch.equal(alone(pixels, seeds), own)
+    assert torch.equal(trigger(pixels, seeds), expected)
+    assert not pixels.any()
+
+
+def test_the_names_of_found_pairs_tell_their_corners_apart() -> None:
+    colours = torch.zeros(2, 3, 4, 4)
+    names = {PairTrigger("pairs", colours, 0.25, corners=pair).name for pair in ((0, 1), (0, 2), (1, 2))}
+    assert len(names) == 3
