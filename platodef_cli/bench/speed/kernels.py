@@ -99,8 +99,9 @@ def _probing(size: str, *, falling: bool) -> Contest:
         model = LogisticRegression(max_iter=200).fit(x.numpy(), y.numpy())
         return float(model.score(held.numpy(), truth.numpy()))
 
+    spectral = "falling" if falling else "flat"
     return Contest(
-        work=f"linear probe, {count} x {width}, {classes} classes, {'falling' if falling else 'flat'} spectrum",
+        work=f"linear probe, {count} x {width}, {classes} classes, {spectral} spectrum",
         peer="scikit-learn LogisticRegression",
         goal=10,
         ours=lambda: LinearProbe.fit(x, y).accuracy(held, truth),
