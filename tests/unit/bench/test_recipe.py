@@ -15,6 +15,7 @@ NINE = {
     ),
     **dict.fromkeys(("clip-backdoor", "bad-clip"), "image-text"),
 }
+_OF_SHAPES = {"image-caption", "captioning"}  # need sentences about single images, which other sources lack
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -49,8 +50,7 @@ def test_calibration_has_enough_lineages_of_every_kind() -> None:
     lineages = [entry for entry in chosen.scratch if isinstance(entry, Lineage)]
     assert len(lineages) >= 99  # p-values down to 0.01
     assert sum(part_of(entry.name) == "testing" for entry in lineages) >= 60
-    # sentences about single images are of shapes alone; a calibration may be of any images
-    assert {entry.objective for entry in lineages} == set(OBJECTIVES.names()) - {"image-caption", "captioning"}
+    assert {entry.objective for entry in lineages} == set(OBJECTIVES.names()) - _OF_SHAPES
     assert {entry.change for entry in lineages} == set(CHANGES)
     assert {ARCHITECTURES[entry.architecture].family for entry in lineages} == {
         "resnet", "densenet", "convnext", "vit",
