@@ -150,7 +150,8 @@ def screen(report: AuditReport, *, width: int) -> list[Section]:
         facts.append(in_few_words(report.context.quality.measured[-1]))
     if not report.probes and report.not_examined:
         facts.append(f"not examined: {report.not_examined[0]}"[:145])
-    counts = {"not examined": report.not_examined, "findings": report.findings, "warnings": report.warnings}
-    left = [f"{len(entries)} {name}" for name, entries in counts.items() if entries]
+    left = [f"{len(report.not_examined)} not examined"] if report.not_examined else []
+    for name, entries in (("finding", report.findings), ("warning", report.warnings)):
+        left += [f"{len(entries)} {name}{'s' if len(entries) > 1 else ''}"] if entries else []
     facts.append(f"all of it ({', '.join(left)}): -v" if left else "all of it: -v")
     return [*_drawing(report, width), Section("What next", "", (Bullets(tuple(facts)),), key="next")]
