@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from platodef_cli.records import AuditReport
 
@@ -14,7 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # workers share the cores, and threads in each of them would only wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("platodef", deadline=None)  # a busy machine is no failure
+# a busy machine is no failure
+settings.register_profile("platodef", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("platodef")
 
 if TYPE_CHECKING:

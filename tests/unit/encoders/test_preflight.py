@@ -463,7 +463,9 @@ def test_dangling_links_pipes_and_folders_in_place_of_files(tmp_path: Path) -> N
 
 
 HOSTILE = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 
