@@ -15,7 +15,7 @@ from platodef_cli.encoders.checks.weights import Bundle, tensors_of
 from platodef_cli.encoders.guards import memory_guard
 from platodef_cli.encoders.load import load_tower, open_encoder
 from platodef_cli.encoders.local import check_depth
-from platodef_cli.errors import IncompleteError, RefusedError, UsageError
+from platodef_cli.errors import IncompleteError, RefusedError, UnsupportedError, UsageError
 from tests.contract import encoder_models as make
 from tests.unit.encoders.folders import header, safetensors
 
@@ -228,5 +228,5 @@ def test_a_bundle_reads_only_what_was_examined(saved: Path) -> None:
     assert not bundle.has("model.safetensors")
     assert bundle.state_dict() == {}
     data = bytearray(safetensors(header({"x": ("F8_E4M3", [2])})))
-    with pytest.raises(RefusedError, match="not supported"):
+    with pytest.raises(UnsupportedError, match="not supported"):
         tensors_of(data, "x.safetensors", Limits())
