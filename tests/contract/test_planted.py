@@ -14,7 +14,7 @@ from tests.contract.trained_victim import TrainedVictim, images, train
 
 TARGET = 7
 BUDGETS = {
-    "bad-encoder": PlantingBudget(8192, 12, 300),
+    "bad-encoder": PlantingBudget(8192, 16, 300),  # 12 are enough on some processors only
     "bad-clip": PlantingBudget(4096, 4, 100),
     "ctrl": PlantingBudget(8192, 4, 1),
 }
