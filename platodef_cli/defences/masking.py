@@ -16,7 +16,7 @@ from platodef_cli.defences.interface import DEFAULT_SETUP, ExpectedAuroc, Setup,
 from platodef_cli.errors import UsageError
 from platodef_cli.features.access import Access, pixels_of
 from platodef_cli.features.interface import FeatureTuples
-from platodef_cli.heads.heads import Heads
+from platodef_cli.heads.heads import Heads, fit_standardiser
 
 TILES = 8  # per side of the image
 STEPS = 6  # images of a trajectory; the first is whole
@@ -81,12 +81,7 @@ class MaskingDetector:
         images = pixels_of(bank)[:MAX_IMAGES]
         self._colour = images.double().mean(dim=(0, 2, 3)).round().to(torch.uint8)[:, None, None]
         self._masks = masks(self._model.size, setup.seed)[: 1 if self._published else ORDERS]
-        features = bank.source.double()
-        self._mean, spread = features.mean(dim=0), features.std(dim=0)
-        # a dimension that never varies carries nothing; its rounding noise must not become the loudest
-        self._std = torch.where(
-            spread > 1e-6 * spread.max().clamp_min(1e-30), spread, torch.ones_like(spread)
-        )
+        self._standardiser = fit_standardiser(bank.source)
         walked = self._trajectories(images)
         lengths = _steps(walked)
         self._usual, self._spread = lengths.mean(dim=(0, 1)), lengths.std(dim=(0, 1)).clamp_min(1e-9)
@@ -122,7 +117,7 @@ class MaskingDetector:
         for order in self._masks:
             steps = [self._model.features(torch.where(mask, self._colour, images)) for mask in order]
             orders.append(torch.stack(steps, dim=1))
-        return (torch.stack(orders, dim=1).double() - self._mean) / self._std
+        return self._standardiser.apply(torch.stack(orders, dim=1)).double()
 
 
 def _steps(walked: Tensor) -> Tensor:

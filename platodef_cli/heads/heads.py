@@ -33,7 +33,7 @@ class Standardiser:
     std: Tensor
 
     def apply(self, values: Tensor) -> Tensor:
-        """Return standardised ``[N, D]`` float32."""
+        """Return standardised ``[..., D]`` float32."""
         return (values.float() - self.mean) / self.std
 
     def invert(self, values: Tensor) -> Tensor:
